@@ -1,0 +1,43 @@
+"""One YAML per run: typed, frozen, every field documented, unknown keys refused with a suggestion."""
+
+from lodestar.config.base import Section
+from lodestar.config.data import ArchitectureConfig, DataConfig, LoraConfig, ModelConfig, TokenizerConfig
+from lodestar.config.load import dump, load_config, parse_overrides
+from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig
+from lodestar.config.run import EvaluationConfig, RunConfig
+from lodestar.config.services import (
+    LearnerConfig,
+    PolicyConfig,
+    QueueConfig,
+    ReferenceConfig,
+    RewardConfig,
+    RolloutConfig,
+)
+from lodestar.config.training import RewardTrainingConfig, TrainingConfig
+
+__all__ = [
+    "ArchitectureConfig",
+    "CriticConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "KlConfig",
+    "LearnerConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "PpoConfig",
+    "PtxConfig",
+    "QueueConfig",
+    "ReferenceConfig",
+    "RewardConfig",
+    "RewardTrainingConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "ScoreConfig",
+    "Section",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "dump",
+    "load_config",
+    "parse_overrides",
+]

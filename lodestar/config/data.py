@@ -1,0 +1,106 @@
+"""Where text, comparisons and models come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lodestar.config.base import Section
+
+
+class DataConfig(Section):
+    """The data of a run. The data stage turns it into plain JSONL files under the run's ``data/``."""
+
+    kind: Literal["synthetic", "hh", "jsonl", "hub"] = "synthetic"
+    """synthetic: the generated world; hh: Anthropic HH dialogues; jsonl: own files; hub: a Hugging Face data set."""
+    root: str | None = None
+    """Folder of the files (hh, jsonl) or hub id (hub). Not used by synthetic."""
+    files: tuple[str, ...] = ()
+    """hh, jsonl: comparison files below root, .gz allowed; empty means every *.jsonl and *.jsonl.gz there.
+    hub: configurations (data_dir) to read."""
+    demonstrations: str | None = None
+    """jsonl: file of {prompt, completion} rows; unset takes the preferred completions of the comparisons."""
+    text: str | None = None
+    """File of plain text to pretrain on; unset takes the text of the demonstrations and dialogues."""
+    demonstration_rows: int = Field(default=4000, ge=1)
+    """synthetic: how many demonstrations to write."""
+    comparison_rows: int = Field(default=4000, ge=1)
+    """synthetic: how many comparisons the panel of annotators gives."""
+    prompt_rows: int = Field(default=2048, ge=1)
+    """Prompts kept for PPO; hh, jsonl and hub take them from prompts that no training pair contains."""
+    held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of prompts kept apart for held-out loss and accuracy; split by prompt, never by row."""
+    shuffle_labels: bool = False
+    """Shuffle the comparisons' labels: a control that must teach nothing."""
+    max_prompt_tokens: int = Field(default=192, ge=1)
+    """PPO and evaluation use prompts of at most this many tokens."""
+    max_tokens: int = Field(default=512, ge=2)
+    """Longer training rows are left out and counted (the tail of a dialogue cannot be judged without its head)."""
+    strict: bool = False
+    """Refuse a file with a bad row instead of counting it."""
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> DataConfig:
+        if self.kind != "synthetic" and self.root is None:
+            raise ValueError(
+                f"data.root must name the {'data set' if self.kind == 'hub' else 'folder'} "
+                f"when data.kind is {self.kind}"
+            )
+        return self
+
+
+class TokenizerConfig(Section):
+    """A tokenizer trained on the run's text; used when model.path is unset."""
+
+    kind: Literal["word", "bpe"] = "word"
+    """word: one id per word of the synthetic world; bpe: byte-level BPE."""
+    vocab_size: int = Field(default=1024, ge=16)
+    """Entries at most, special tokens included."""
+
+
+class ArchitectureConfig(Section):
+    """A Llama made from nothing; used when model.path is unset."""
+
+    hidden_size: int = Field(default=96, ge=8)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(default=256, ge=8)
+    """Width of the MLP."""
+    layers: int = Field(default=3, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Query heads."""
+    kv_heads: int = Field(default=4, ge=1)
+    """Key/value heads; must divide heads."""
+    context_tokens: int = Field(default=256, ge=8)
+    """Longest prompt + response."""
+    tied: bool = True
+    """Share the embedding with the LM head."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (PEFT); the saved model is merged."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale: the update is multiplied by alpha / rank."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Module names to adapt."""
+
+
+class ModelConfig(Section):
+    """The policy's start model: a Hugging Face model, or a small Llama from nothing."""
+
+    path: str | None = None
+    """Local folder or hub id with safetensors; unset makes a Llama of `architecture` and trains it from nothing."""
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    """Shape of the model made when path is unset."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Tokenizer made when path is unset."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Computation; master weights are float32 always."""
+    device: str = "auto"
+    """auto: cuda when there is one, else cpu."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all weights in SFT and reward training."""

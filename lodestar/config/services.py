@@ -1,0 +1,113 @@
+"""One section per service; a service receives only its own, and the run's name, seed and folders."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lodestar.config.base import Section
+
+
+class ServerConfig(Section):
+    """What every gRPC server shares."""
+
+    replicas: int = Field(default=1, ge=1)
+    """Processes on one machine."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of the one model that computes in the process."""
+    max_message_bytes: int = Field(default=16 * 2**20, ge=2**16)
+    """Largest message accepted or sent."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, calls in flight may take this long."""
+
+
+class PolicyConfig(ServerConfig):
+    """The generation engine and its server."""
+
+    max_sequences: int = Field(default=256, ge=1)
+    """Sequences decoded at once."""
+    max_waiting: int = Field(default=4096, ge=1)
+    """Sequences queued before RESOURCE_EXHAUSTED."""
+    kv_cache_tokens: int = Field(default=65_536, ge=16)
+    """Tokens whose keys and values are held."""
+    block_tokens: int = Field(default=16, ge=1)
+    """Tokens per block."""
+    prefill_tokens: int = Field(default=2048, ge=16)
+    """Prompt tokens computed per step at most (chunked prefill)."""
+    prefix_cache: bool = True
+    """Share the blocks of equal prefixes, between samples and between prompts."""
+    swap: Literal["drain", "continue"] = "drain"
+    """New weights wait for running sequences, or sequences go on and each token is stamped with its version."""
+
+
+class BatchedConfig(ServerConfig):
+    """A server that scores: requests are batched by tokens."""
+
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Tokens per forward pass at most."""
+    batch_wait_ms: float = Field(default=2.0, ge=0)
+    """How long a request waits for company."""
+    max_queued_tokens: int = Field(default=2**20, ge=1)
+    """Tokens queued before RESOURCE_EXHAUSTED."""
+
+
+class RewardConfig(BatchedConfig):
+    """The reward server."""
+
+
+class ReferenceConfig(BatchedConfig):
+    """The reference server."""
+
+
+class LearnerConfig(ServerConfig):
+    """The learner's process; the mathematics is in the ppo section."""
+
+    replicas: Literal[1] = 1
+    """One learner drives a run."""
+    threads: int = Field(default=2, ge=1)
+    """Threads of the update."""
+    checkpoint_every: int = Field(default=10, ge=1)
+    """PPO steps between checkpoints; one is written at the end always."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Older ones are deleted."""
+    weight_versions: int = Field(default=3, ge=1)
+    """Published versions kept on disk."""
+
+
+class RolloutConfig(Section):
+    """The rollout workers."""
+
+    replicas: int = Field(default=1, ge=1)
+    """Worker processes on one machine."""
+    in_flight: int = Field(default=64, ge=1)
+    """Tickets one worker holds at once."""
+    version_wait_seconds: float = Field(default=5.0, gt=0)
+    """How long a policy server may wait for the wanted weights before the worker asks another."""
+    deadline_seconds: float = Field(default=120.0, gt=0)
+    """Of each call."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Errors of a ticket's own before it becomes a dead letter."""
+    max_deliveries: int = Field(default=20, ge=1)
+    """Deliveries before a ticket that kills workers becomes a dead letter."""
+
+
+class QueueConfig(Section):
+    """The Redis rollout queue."""
+
+    url: str | None = None
+    """redis:// or rediss:// URL; unset starts a Redis for the run."""
+    heartbeat_seconds: float = Field(default=2.0, gt=0)
+    """A worker renews its claims this often."""
+    claim_seconds: float = Field(default=10.0, gt=0)
+    """A ticket silent this long is claimed by another worker; must exceed the heartbeat."""
+    reconcile_seconds: float = Field(default=15.0, gt=0)
+    """The learner re-issues what is unsettled when nothing settled this long."""
+
+    @model_validator(mode="after")
+    def _claims_outlive_heartbeats(self) -> QueueConfig:
+        if self.claim_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                "claim_seconds must be at least twice heartbeat_seconds, or honest workers lose their tickets"
+            )
+        return self

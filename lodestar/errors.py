@@ -1,0 +1,120 @@
+"""Everything Lodestar raises on purpose, with the gRPC status and the exit code it becomes.
+
+    LodestarError                 INTERNAL             exit 1
+    ├── InvalidArgument           INVALID_ARGUMENT     exit 2   names the request's field
+    │   ├── ConfigError                                exit 2   names the key or the file
+    │   └── DataError                                  exit 2   names file:line
+    ├── ModelError                FAILED_PRECONDITION  exit 2   a model or tokenizer that cannot be used
+    ├── FailedPrecondition        FAILED_PRECONDITION  exit 2
+    │   ├── TokenizerMismatch
+    │   └── ResumeRefused                                       names what changed since the checkpoint
+    ├── ResourceExhausted         RESOURCE_EXHAUSTED   exit 1   admission limits
+    ├── Unavailable               UNAVAILABLE          exit 1   worth trying again or elsewhere
+    │   └── VersionUnavailable                                  carries the version held
+    ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
+    ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
+    └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
+
+One interceptor (lodestar.rpc.interceptors) converts them on the way out, and lodestar.rpc.channel converts
+statuses back on the way in; one handler in the command line turns them into a sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class LodestarError(Exception):
+    """Base class. The message is a sentence for the person who must act on it."""
+
+    status: ClassVar[str] = "INTERNAL"
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidArgument(LodestarError):
+    """A request field is out of range; ``field`` names it (``sampling.top_p``)."""
+
+    status: ClassVar[str] = "INVALID_ARGUMENT"
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class ConfigError(InvalidArgument):
+    """A run configuration cannot be used; ``field`` is the dotted key."""
+
+
+class DataError(InvalidArgument):
+    """A data file is missing, empty or has a bad row; the message starts with ``file:line:``."""
+
+    def __init__(self, path: Path | str, message: str, line: int | None = None) -> None:
+        super().__init__(str(path) if line is None else f"{path}:{line}", message)
+        self.path = str(path)
+        self.line = line
+
+
+class ModelError(LodestarError):
+    """A model folder or tokenizer cannot be used as it is."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    exit_code: ClassVar[int] = 2
+
+
+class FailedPrecondition(LodestarError):
+    """The request is well-formed but the server's state does not allow it."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    exit_code: ClassVar[int] = 2
+
+
+class TokenizerMismatch(FailedPrecondition):
+    """Caller and server use different tokenizers."""
+
+    def __init__(self, ours: str, theirs: str) -> None:
+        super().__init__(
+            f"tokenizer_hash: the caller's tokenizer {theirs[:12]} is not this server's {ours[:12]}; "
+            "use the tokenizer saved beside the served model"
+        )
+
+
+class ResumeRefused(FailedPrecondition):
+    """The checkpoint belongs to another config, data set, tokenizer or model."""
+
+
+class ResourceExhausted(LodestarError):
+    """An admission limit is reached; try again later or send less."""
+
+    status: ClassVar[str] = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(LodestarError):
+    """The server cannot answer now; another replica may."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+
+
+class VersionUnavailable(Unavailable):
+    """The wanted weights are not served here; the message carries the version held."""
+
+
+class QueueUnavailable(LodestarError):
+    """The rollout queue cannot be reached."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+
+
+class RunPaused(LodestarError):
+    """The run paused itself (too many failed tickets, for instance) and waits for a person."""
+
+    status: ClassVar[str] = "ABORTED"
+    exit_code: ClassVar[int] = 4
+
+
+class NonFinite(LodestarError):
+    """A loss, gradient, reward or logit is NaN or infinite."""
+
+    status: ClassVar[str] = "DATA_LOSS"
+    exit_code: ClassVar[int] = 3

@@ -1,0 +1,249 @@
+"""The records that travel through Lodestar, and the legend of shape suffixes.
+
+Shape suffixes used in the whole repository, on tensors and in docstrings:
+
+    B  sequences in a batch          T  tokens of a packed batch (all sequences one after another)
+    R  response tokens of a batch    V  vocabulary            H  hidden size
+    N  attention heads               D  size of one head      S  tokens of one sequence
+
+Log-probs are natural logarithms in float32; seconds are seconds; a *step* is one PPO iteration and version
+``step = k`` is the policy after k of them. Every record that came from a policy carries the version that made
+it; staleness is computed where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WeightVersion:
+    """One set of policy weights: ``WeightVersion("9f31c2aa", 12, "5d1e…")``."""
+
+    incarnation: str
+    """Random id of the learner start that published it; empty for the start model nobody published."""
+    step: int
+    """PPO steps behind these weights, ≥ 0."""
+    digest: str
+    """Hex sha256 over the sha256 of every tensor, in name order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What answered a request: ``ModelInfo("runs/demo/models/sft", version, "ab12…")``."""
+
+    name: str
+    version: WeightVersion
+    tokenizer_hash: str
+
+
+class FinishReason(StrEnum):
+    """Why a response ended."""
+
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn: ``ChatMessage("user", "How do magnets work?")``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample: ``SamplingParams(max_tokens=64, temperature=0.7, top_p=0.9, seed=1)``."""
+
+    max_tokens: int
+    """New tokens per sample at most, ≥ 1."""
+    n: int = 1
+    min_tokens: int = 0
+    """EOS and stops are forbidden before this many tokens."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens with p ≥ min_p · max p."""
+    seed: int | None = None
+    """Noise is a pure function of (seed, sample index, position); None draws a seed."""
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: bool = False
+    """Return both log-probs of every token."""
+    top_logprobs: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished sample of a prompt."""
+
+    token_ids: tuple[int, ...]
+    """Shape [S]; ends with the EOS token when finish_reason is EOS."""
+    text: str
+    """Decoded, without EOS and without the stop string."""
+    finish_reason: FinishReason
+    logprobs: tuple[float, ...] = ()
+    """Shape [S]: log softmax(logits / temperature) at each token; PPO's behaviour policy."""
+    processed_logprobs: tuple[float, ...] = ()
+    """Shape [S]: of the distribution sampled from, after top_p, top_k, min_p and logit_bias."""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """All samples of one prompt and what made them."""
+
+    model: ModelInfo
+    prompt_tokens: int
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tokens to compute log-probs of: ``Scored((5, 8, 13, 1), prompt_tokens=2)`` asks for the last two."""
+
+    token_ids: tuple[int, ...]
+    """Prompt and completion, shape [S]."""
+    prompt_tokens: int
+    """How many of them are the prompt, ≥ 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogProbs:
+    """Shape [S − prompt_tokens] each; entropy in nats, empty unless asked for."""
+
+    logprobs: tuple[float, ...]
+    entropy: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward model's opinion of one completion: ``Score(1.3, mean=1.3)``."""
+
+    score: float
+    mean: float
+    standard_deviation: float = 0.0
+    heads: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy answers: ``Prompt("synthetic-17", "what color is the sky ?", (4, 9, …))``."""
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """Shape [S], the policy's tokens; empty before tokenization."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt and the reply to imitate (SFT)."""
+
+    prompt: str
+    completion: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Human feedback on one prompt: two completions and who won.
+
+    ``Comparison("…", ("short reply", "long reply"), label=1.0)`` says that the first was preferred.
+    """
+
+    prompt: str
+    completions: tuple[str, str]
+    label: float
+    """Probability that the first is better: 1, 0, or 0.5 for a tie."""
+    id: str = ""
+    annotator: str = ""
+    gap: float | None = None
+    """Difference of the hidden gold rewards where they are known (the synthetic world)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An order for n samples of one prompt, for one step of one run."""
+
+    run: str
+    incarnation: str
+    step: int
+    index: int
+    """Position in the step's batch, 0 … tickets per step − 1."""
+    prompt: Prompt
+    n: int
+    seed: int
+    min_step: int
+    """Oldest acceptable policy step."""
+    max_tokens: int
+    temperature: float
+    attempt: int = 0
+    """0 for the first issue of this (step, index); a re-issue after failure or staleness counts up."""
+
+    @property
+    def id(self) -> str:
+        """``"12.7.0"``: step, index and attempt; unique within a run's lineage of checkpoints."""
+        return f"{self.step}.{self.index}.{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response with everything PPO needs to learn from it."""
+
+    token_ids: tuple[int, ...]
+    """Response tokens, shape [S], EOS included when there is one."""
+    behaviour_logprobs: tuple[float, ...]
+    """Shape [S], the sampler's."""
+    reference_logprobs: tuple[float, ...]
+    """Shape [S], the reference model's."""
+    score: float
+    """The reward model's, before offset and clip."""
+    finish_reason: FinishReason
+    text: str = ""
+    score_standard_deviation: float = 0.0
+    heads: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The n samples of one ticket, made by one version of the policy."""
+
+    ticket: Ticket
+    version: WeightVersion
+    samples: tuple[Sample, ...]
+    worker: str
+    generate_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+    def token_hash(self) -> str:
+        """Hex sha256 of the samples' token ids: the ledger's proof of what was trained on."""
+        text = ";".join(",".join(map(str, sample.token_ids)) for sample in self.samples)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+Outcome = Literal["trained", "failed", "superseded"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """How one issued ticket ended: one line of ledger.jsonl."""
+
+    incarnation: str
+    step: int
+    id: str
+    tokens: str
+    """Rollout.token_hash(); empty when nothing was received."""
+    outcome: Outcome

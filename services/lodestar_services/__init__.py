@@ -1,0 +1,1 @@
+"""The five Lodestar services: policy, reward, reference, learner and rollout."""
