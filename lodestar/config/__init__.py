@@ -5,6 +5,7 @@ from lodestar.config.data import ArchitectureConfig, DataConfig, LoraConfig, Mod
 from lodestar.config.load import dump, load_config, parse_overrides
 from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig
 from lodestar.config.run import EvaluationConfig, RunConfig
+from lodestar.config.serve import Endpoints, ServeOptions
 from lodestar.config.services import (
     LearnerConfig,
     PolicyConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "ArchitectureConfig",
     "CriticConfig",
     "DataConfig",
+    "Endpoints",
     "EvaluationConfig",
     "KlConfig",
     "LearnerConfig",
@@ -35,6 +37,7 @@ __all__ = [
     "RunConfig",
     "ScoreConfig",
     "Section",
+    "ServeOptions",
     "TokenizerConfig",
     "TrainingConfig",
     "dump",

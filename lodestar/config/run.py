@@ -28,7 +28,7 @@ class EvaluationConfig(Section):
     best_of: tuple[int, ...] = (2, 4, 8)
     """n of best-of-n sampling from the SFT model, ranked by the reward model."""
     judge: Literal["gold", "reward"] = "gold"
-    """gold: the synthetic world's hidden reward; reward: the reward model (how far PPO got, not whether it is better)."""
+    """gold: the synthetic world's hidden reward; reward: the reward model (how far PPO got, not if it is better)."""
     watch_every: int = Field(default=5, ge=0)
     """PPO steps between the running win rates of the live view; 0 takes none."""
     watch_prompts: int = Field(default=64, ge=1)

@@ -71,7 +71,7 @@ class LearnerQueue(Protocol):
         """Takes tickets back that no longer matter; their rollouts will be refused."""
 
     def lost_contents(self) -> bool:
-        """True once after the queue's server restarted or lost the incarnation's streams: re-issue what is unsettled."""
+        """True once after the server restarted or lost the incarnation's streams: re-issue what is unsettled."""
 
     def depth(self) -> Depth:
         """How full the queue is now."""
@@ -103,7 +103,7 @@ class WorkerQueue(Protocol):
         """Acks the ticket and appends the rollout, atomically. False when another worker finished it before."""
 
     async def fail(self, claim: Claim, error: str) -> None:
-        """Counts an error of the ticket's own; the last allowed one makes it a dead letter, else it is offered again."""
+        """Counts an error of the ticket's own; the last allowed one makes it a dead letter, else it is re-offered."""
 
     async def release(self, claim: Claim) -> None:
         """Hands a ticket back without counting an attempt: a service was unavailable, or the worker stops."""

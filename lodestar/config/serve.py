@@ -1,0 +1,54 @@
+"""What one service process is told when it starts, on a laptop and on Kubernetes alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from lodestar.config.base import Section
+from lodestar.config.run import RunConfig
+
+
+class Endpoints(Section):
+    """Where the other parts of the fleet are: gRPC targets such as ``127.0.0.1:50051`` or ``dns:///policy:50051``."""
+
+    redis: str | None = None
+    """Redis URL of the rollout queue."""
+    policy: tuple[str, ...] = ()
+    """Policy servers; one dns:/// target may stand for many."""
+    reward: tuple[str, ...] = ()
+    """Reward servers."""
+    reference: tuple[str, ...] = ()
+    """Reference servers."""
+    weights: str | None = None
+    """The learner host's WeightsService."""
+
+
+class ServeOptions(Section):
+    """One process of one role; ``lodestar serve ROLE CONFIG`` and the launcher both make it."""
+
+    config: RunConfig
+    """The run's configuration; the service takes its own section out of it and passes on nothing else."""
+    run_dir: Path
+    """The run's folder (lodestar.layout.RunFolder)."""
+    host: str = "127.0.0.1"
+    """Address to bind. Other than loopback needs TLS and tokens, or insecure."""
+    port: int = Field(default=0, ge=0, le=65_535)
+    """gRPC port; 0 takes a free one, which the process writes to its log and its state file."""
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Prometheus port; 0 takes a free one."""
+    weights_port: int = Field(default=0, ge=0, le=65_535)
+    """learner: port of the WeightsService process."""
+    replica: int = Field(default=0, ge=0)
+    """Which of the role's processes this is."""
+    model: str | None = None
+    """Folder or hub id of the model to serve; unset takes the run's own."""
+    insecure: bool = False
+    """Allow a non-loopback address without TLS."""
+    reflection: bool | None = None
+    """gRPC reflection; unset means on loopback only."""
+    resume: bool = False
+    """learner: go on from the newest checkpoint."""
+    endpoints: Endpoints = Endpoints()
+    """The rest of the fleet."""
