@@ -1,0 +1,70 @@
+"""Checks and dispatch of packed attention: Triton on a GPU, the reference elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lodestar_kernels.attention.layout import PackedLayout
+from lodestar_kernels.attention.reference import packed_attention
+
+
+def attention(
+    q_TND: Tensor,
+    k_TMD: Tensor,
+    v_TMD: Tensor,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    *,
+    layout: PackedLayout | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    window: int | None = None,
+    per_sequence: bool = False,
+) -> Tensor:
+    """Attention within each of the sequences packed end to end; returns [T, N, D] in the dtype of q_TND.
+
+    q_TND: queries [T, N, D]; k_TMD, v_TMD: keys and values [T, M, D] with N a multiple of M (grouped-query).
+    The boundaries are `cu_seqlens` (int32 [B + 1]) with `max_seqlen`, or a `layout` that the caller built once per batch,
+    which saves every layer from deriving it. `scale` is 1/√D by default. With a `window` of w, position i sees
+    positions j with i − w < j. `per_sequence` computes each sequence alone at its exact length, so that its bits do not
+    depend on the rest of the batch.
+
+    Raises ValueError naming the argument for shapes, dtypes, devices and boundaries that do not fit.
+    """
+    if layout is None:
+        if cu_seqlens is None:
+            raise ValueError("attention needs cu_seqlens or layout")
+        layout = PackedLayout.from_cu_seqlens(cu_seqlens)
+    _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, window)
+    scale = q_TND.shape[2] ** -0.5 if scale is None else scale
+    return packed_attention(
+        q_TND, k_TMD, v_TMD, layout, causal=causal, scale=scale, window=window, per_sequence=per_sequence
+    )
+
+
+def _check(
+    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, max_seqlen: int | None, window: int | None
+) -> None:
+    if q_TND.ndim != 3 or k_TMD.ndim != 3:
+        raise ValueError(f"q_TND and k_TMD must be [T, heads, D], got {list(q_TND.shape)} and {list(k_TMD.shape)}")
+    tokens, query_heads, dim = q_TND.shape
+    key_heads = k_TMD.shape[1]
+    if k_TMD.shape != v_TMD.shape or k_TMD.shape[0] != tokens or k_TMD.shape[2] != dim:
+        raise ValueError(
+            f"k_TMD and v_TMD must be [T, M, D] with T = {tokens} and D = {dim}, "
+            f"got {list(k_TMD.shape)} and {list(v_TMD.shape)}"
+        )
+    if key_heads == 0 or query_heads % key_heads:
+        raise ValueError(f"query heads must be a multiple of key/value heads, got {query_heads} and {key_heads}")
+    for name, tensor in (("k_TMD", k_TMD), ("v_TMD", v_TMD)):
+        if tensor.dtype != q_TND.dtype or tensor.device != q_TND.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device} and q_TND is {q_TND.dtype} on {q_TND.device}"
+            )
+    if layout.tokens != tokens:
+        raise ValueError(f"the layout holds {layout.tokens} tokens and q_TND has {tokens}")
+    if max_seqlen is not None and max_seqlen < layout.max_seqlen:
+        raise ValueError(f"max_seqlen is {max_seqlen} and the longest sequence has {layout.max_seqlen} tokens")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
