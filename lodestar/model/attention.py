@@ -2,7 +2,7 @@
 
 Every model is loaded with ``attn_implementation=NAME``. Its layers then call :func:`attend`, which hands the
 queries, keys and values to the :class:`AttentionContext` that the caller passed to the forward call as the
-keyword ``attention_context``: packed sequences when training or scoring, the paged or slab cache when generating. One model
+keyword ``attention_context``: packed sequences when training or scoring, the KV cache when generating. One model
 definition therefore serves the generator, the reference model and the learner.
 """
 
@@ -72,4 +72,4 @@ def attend(
     return out_TND.unsqueeze(0), None
 
 
-AttentionInterface.register(NAME, attend)  # type: ignore[no-untyped-call]
+AttentionInterface.register(NAME, attend)

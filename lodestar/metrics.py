@@ -1,0 +1,152 @@
+"""Every Prometheus metric of Lodestar, in one place.
+
+Base units (seconds, bytes, nats), prefix ``lodestar_``, no label that grows with traffic. Help texts say what to do
+when the number is bad. A process exports what it touches; the others stay at zero or absent.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds, for calls and waits."""
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# --- RPC, every server -------------------------------------------------------------------------------------------
+RPCS = Counter(
+    "lodestar_rpcs",
+    "Calls answered, by method and gRPC status code. Errors other than CANCELLED point at the callers or the logs.",
+    ["method", "code"],
+)
+RPC_SECONDS = Histogram(
+    "lodestar_rpc_seconds",
+    "Time to answer a call (a stream: until its end). When it grows, look at batch sizes and waiting sequences.",
+    ["method"],
+    buckets=SHORT,
+)
+RPCS_IN_FLIGHT = Gauge("lodestar_rpcs_in_flight", "Calls being answered now.", ["method"])
+MODEL_INFO = Gauge(
+    "lodestar_model_info", "1 for the model this process serves.", ["model", "tokenizer_hash", "incarnation"]
+)
+READY = Gauge("lodestar_ready", "1 while the server takes calls; 0 while it loads or drains.")
+
+# --- batching servers (reward, reference) --------------------------------------------------------------------------
+BATCH_ITEMS = Histogram(
+    "lodestar_batch_items",
+    "Sequences per forward pass. Always 1 under load means that batch_wait_ms is too short.",
+    buckets=SIZES,
+)
+BATCH_TOKENS = Histogram(
+    "lodestar_batch_tokens",
+    "Tokens per forward pass.",
+    buckets=(64, 256, 1024, 4096, 16_384, 65_536),
+)
+BATCH_WAIT_SECONDS = Histogram(
+    "lodestar_batch_wait_seconds", "Time a request waited for its batch. Add replicas when it grows.", buckets=SHORT
+)
+QUEUED_TOKENS = Gauge("lodestar_queued_tokens", "Tokens that wait for a batch.")
+
+# --- tokens, every model server ------------------------------------------------------------------------------------
+TOKENS_IN = Counter("lodestar_tokens_in", "Prompt tokens generated from, or tokens scored.")
+TOKENS_OUT = Counter("lodestar_tokens_out", "Tokens generated.")
+
+# --- generation engine ---------------------------------------------------------------------------------------------
+SEQUENCES_RUNNING = Gauge("lodestar_sequences_running", "Sequences decoded in each step.")
+SEQUENCES_WAITING = Gauge(
+    "lodestar_sequences_waiting", "Sequences that wait for room. Growing: add policy replicas or KV cache."
+)
+KV_TOKENS_USED = Gauge("lodestar_kv_tokens_used", "Tokens whose keys and values are held.")
+KV_TOKENS_TOTAL = Gauge("lodestar_kv_tokens_total", "Tokens whose keys and values can be held.")
+PREFIX_HIT_TOKENS = Counter("lodestar_prefix_hit_tokens", "Prompt tokens not computed again thanks to a shared prefix.")
+PREEMPTIONS = Counter(
+    "lodestar_preemptions", "Sequences thrown out to be recomputed. More than a few: the KV cache is too small."
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "lodestar_first_token_seconds", "Arrival of a request to its first token.", buckets=SHORT
+)
+BETWEEN_TOKENS_SECONDS = Histogram(
+    "lodestar_between_tokens_seconds", "Time between two tokens of a sequence.", buckets=SHORT
+)
+
+# --- weights -------------------------------------------------------------------------------------------------------
+WEIGHT_STEP = Gauge(
+    "lodestar_weight_step",
+    "PPO step of the weights served or published. A replica that lags behind the learner cannot fetch or refuses.",
+)
+WEIGHT_SWAP_SECONDS = Histogram(
+    "lodestar_weight_swap_seconds", "Pause of decoding while new weights are copied in.", buckets=SHORT
+)
+WEIGHT_FETCH_SECONDS = Histogram(
+    "lodestar_weight_fetch_seconds", "Time to fetch and verify a version, in the background.", buckets=SHORT
+)
+WEIGHTS_REFUSED = Counter(
+    "lodestar_weights_refused",
+    "Versions refused, by reason; the log says more. Training stops when all refuse.",
+    ["reason"],
+)
+WEIGHT_BYTES_SENT = Counter("lodestar_weight_bytes_sent", "Bytes of weights sent to policy servers.")
+
+# --- rollout queue -------------------------------------------------------------------------------------------------
+QUEUE_WAITING = Gauge("lodestar_queue_waiting", "Tickets no worker has taken. Growing: add rollout workers.")
+QUEUE_TAKEN = Gauge("lodestar_queue_taken", "Tickets that workers hold.")
+QUEUE_FINISHED = Gauge("lodestar_queue_finished", "Rollouts that wait for the learner.")
+QUEUE_OLDEST_SECONDS = Gauge(
+    "lodestar_queue_oldest_seconds", "Age of the oldest unfinished ticket. Old: look at the workers' logs."
+)
+TICKETS_ISSUED = Counter("lodestar_tickets_issued", "Tickets issued, re-issues included.")
+TICKETS_SETTLED = Counter("lodestar_tickets_settled", "Tickets settled, by outcome.", ["outcome"])
+DEAD_LETTERS = Counter(
+    "lodestar_dead_letters", "Tickets given up after their own errors. The dead-letter stream holds the error."
+)
+DUPLICATES_REFUSED = Counter("lodestar_duplicates_refused", "Second finishers of a ticket: harmless.")
+RECONCILES = Counter(
+    "lodestar_reconciles", "Times the learner re-issued what was unsettled. Frequent: Redis restarts or workers hang."
+)
+ROLLOUT_STALENESS = Histogram(
+    "lodestar_rollout_staleness", "Steps a rollout's policy lagged behind the learner.", buckets=(0, 1, 2, 3, 4, 8)
+)
+ROLLOUT_SECONDS = Histogram(
+    "lodestar_rollout_seconds", "A worker's time on one ticket, by stage.", ["stage"], buckets=SHORT
+)
+ROLLOUTS = Counter("lodestar_rollouts", "Tickets a worker ended, by how.", ["outcome"])
+
+# --- learner: the design's section 5 -------------------------------------------------------------------------------
+STEP = Gauge("lodestar_step", "PPO steps done. Not moving: see lodestar_run_state and the queue.")
+RUN_STATE = Gauge("lodestar_run_state", "1 for the run's present state.", ["state"])
+STAGE_SECONDS = Histogram(
+    "lodestar_stage_seconds",
+    "Time per stage of a PPO step: collect, prepare, optimise, publish, checkpoint.",
+    ["stage"],
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+CHECKPOINTS = Counter("lodestar_checkpoints", "Checkpoints written.")
+CHECKPOINT_STEP = Gauge("lodestar_checkpoint_step", "PPO step of the newest checkpoint: what a crash falls back to.")
+
+_TRAINING = {
+    "reward": "Mean reward per sequence, KL penalty included.",
+    "score": "Mean reward-model score after offset and clip. Up while gold or disagreement says otherwise: hacking.",
+    "score_std": "Standard deviation of the scores of a batch. Near zero: nothing left to learn from.",
+    "score_disagreement": "Mean standard deviation over the reward ensemble. Growing: the policy left what it knows.",
+    "kl_k1": "Mean log π/π_ref per token, the penalised estimate.",
+    "kl_k3": "Mean k3 estimate of the KL to the reference per token: never negative.",
+    "kl_sequence": "KL to the reference per sequence, nats. Far above target: raise the coefficient.",
+    "kl_behaviour": "KL of sampler to learner log-probs. Above 0.01: they disagree about the same weights.",
+    "kl_coefficient": "β of the KL penalty.",
+    "entropy": "Mean entropy per token, nats. Collapsing to zero: lower the learning rate or add a bonus.",
+    "clip_fraction": "Share of tokens whose ratio was clipped. Above 0.3: lower the learning rate.",
+    "value_clip_fraction": "Share of tokens whose value was clipped.",
+    "explained_variance": "Of returns by values. Below 0 for long: the critic does not learn.",
+    "ratio_max": "Largest probability ratio of a batch.",
+    "ratio_min": "Smallest probability ratio of a batch.",
+    "policy_loss": "Clipped policy loss.",
+    "value_loss": "Clipped value loss.",
+    "policy_grad_norm": "Before clipping.",
+    "critic_grad_norm": "Before clipping.",
+    "response_length": "Mean response tokens.",
+    "eos_rate": "Share of responses that ended by themselves. Falling: the policy rambles.",
+    "staleness": "Mean steps that rollouts lagged behind.",
+    "learning_rate": "The policy's.",
+    "tokens_per_second": "Response tokens per second of wall time over the last step.",
+}
+TRAINING: dict[str, Gauge] = {name: Gauge(f"lodestar_ppo_{name}", help_) for name, help_ in _TRAINING.items()}
+"""Gauges by the names of metrics.jsonl."""
