@@ -247,3 +247,67 @@ class LedgerEntry:
     tokens: str
     """Rollout.token_hash(); empty when nothing was received."""
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """One safetensors file of a weight version: ``TensorFile("model.safetensors", 2_811_904)``."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Fixed tokens and the learner's log-probs of them, which a policy server must reproduce while serving."""
+
+    scored: Scored
+    logprobs: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightManifest:
+    """All that a policy server needs to check the weights it fetched."""
+
+    run: str
+    version: WeightVersion
+    files: tuple[TensorFile, ...]
+    tensors: Mapping[str, str]
+    """Hex sha256 of every tensor by state-dict name; version.digest is the sha256 over these in name order."""
+    tokenizer_hash: str
+    parent: WeightVersion | None = None
+    """Set when the files hold only what changed since this version."""
+    probe: Probe | None = None
+
+
+class RunState(StrEnum):
+    """What a PPO run is doing."""
+
+    STARTING = "starting"
+    COLLECTING = "collecting"
+    OPTIMISING = "optimising"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a PPO run is: what the learner tells whoever watches it."""
+
+    run: str
+    model: ModelInfo
+    state: RunState
+    step: int
+    """PPO steps done."""
+    total_steps: int
+    settled: int
+    """Tickets of the step in progress that are received."""
+    batch: int
+    """Tickets the step needs."""
+    reason: str = ""
+    """Why the run is paused or failed."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last step's, by the names of metrics.jsonl."""
+    eta_seconds: float = 0.0
