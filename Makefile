@@ -1,0 +1,55 @@
+# `make` lists the verbs. Everything happens in .venv, made from constraints.txt on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint proto bench gpu-check clean
+
+# The first interpreter that is 3.11 or newer; `make PYTHON=/path/to/python3.12 test` chooses another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+PROTOS := $(wildcard proto/lodestar/v1/*.proto)
+
+help: ## List these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## A tiny model learns from preferences through five services, in five minutes
+	$(BIN)/lodestar demo
+
+test: $(DEV) ## All tests but the slow ones, with the time per tier
+	$(BIN)/python tests/tiers.py
+
+test-slow: $(DEV) ## Soaks, many-seed studies, long fuzzing
+	$(BIN)/python tests/tiers.py --slow
+
+lint: $(DEV) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+proto: $(DEV) ## Regenerate lodestar/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+bench: $(DEV) ## Every benchmark, one after another; each prints a table and writes JSON
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+gpu-check: $(DEV) ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests; status=$$?; [ $$status -eq 5 ] || exit $$status
+
+clean: ## Remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "Lodestar needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv"; exit 1; }
+
+$(RUNTIME): constraints.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(DEV): constraints.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(RUNTIME) $@
