@@ -1,0 +1,75 @@
+"""Scalar heads: from a language model to a reward model or critic."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from lodestar.errors import ModelError
+from lodestar.model.attention import NAME as ATTENTION
+
+
+def scalar_head(model: PreTrainedModel) -> nn.Linear:
+    """The [1, H] head of a sequence-classification model.
+
+    Raises:
+        ModelError: the class keeps its head elsewhere or has more than one label.
+    """
+    head = getattr(model, "score", None)
+    if isinstance(head, ModulesToSaveWrapper):  # PEFT keeps the trainable head beside the original
+        head = head.modules_to_save[head.active_adapter]
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ModelError(f"{type(model).__name__} has no linear head of one label named score")
+    return head
+
+
+def scalar_from_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """Copy a language model's trunk under a new scalar head.
+
+    The head is drawn from N(0, 1/(H + 1)) with zero bias (Stiennon et al. 2020): scores start with unit variance at
+    most and no preference. Weights are copies; ``model`` is not touched.
+
+    Raises:
+        ModelError: transformers has no sequence-classification class for this architecture.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    config.pad_token_id = tokenizer.pad_token_id
+    config.score_bias = 0.0
+    config._attn_implementation = ATTENTION
+    try:
+        with torch.random.fork_rng(devices=[]):
+            scalar = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        name = type(model).__name__
+        raise ModelError(f"{name} has no sequence-classification counterpart in transformers") from error
+    parameter = next(model.parameters())
+    scalar = scalar.to(device=parameter.device, dtype=parameter.dtype).eval()
+    scalar.base_model.load_state_dict(model.base_model.state_dict())
+    head = scalar_head(scalar)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+    head.bias = nn.Parameter(torch.zeros(1, device=parameter.device, dtype=parameter.dtype))
+    return scalar  # type: ignore[no-any-return]
+
+
+def restore_bias(model: PreTrainedModel, path: str | Path) -> None:
+    """Give a loaded scalar model its bias back: ``score_bias`` of its config, 0 where another program made it.
+
+    Raises:
+        ModelError: no scalar head, or a bias that is not a number.
+    """
+    head = scalar_head(model)
+    bias = getattr(model.config, "score_bias", 0.0)
+    if not isinstance(bias, (int, float)) or not math.isfinite(bias):
+        raise ModelError(f"{path}: score_bias in config.json must be a finite number, got {bias!r}")
+    if not hasattr(head, "bias") or head.bias is None:
+        head.bias = nn.Parameter(torch.full((1,), bias, device=head.weight.device, dtype=head.weight.dtype))

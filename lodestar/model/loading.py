@@ -1,0 +1,168 @@
+"""Loads, makes and saves Hugging Face models; the front door of the package.
+
+Policies are ``AutoModelForCausalLM``, reward models and critics ``AutoModelForSequenceClassification`` with one label.
+All run on our attention, in eval mode with every dropout at 0, from safetensors, without remote code.
+
+A scalar model's head is given a bias (``model.score.bias``), which the Hugging Face classes do not have. It is an
+ordinary parameter while the model lives and the number ``score_bias`` of config.json on disk, so that
+``from_pretrained`` loads the folder without complaint; a plain load gives scores that lack this constant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lodestar.config.data import ArchitectureConfig
+from lodestar.errors import ModelError
+from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.heads import restore_bias, scalar_from_causal_lm
+from lodestar.model.lora import apply_lora, merge_lora
+from lodestar.model.probe import check_causal_lm, check_scalar_model
+from lodestar.model.quiet import quiet_transformers
+from lodestar.model.tokenizers import load_tokenizer, tokenizer_hash
+from lodestar.model.weights import named_tensors, save_model, tensor_digests, weights_digest
+
+__all__ = [
+    "apply_lora",
+    "load_causal_lm",
+    "load_scalar_model",
+    "load_tokenizer",
+    "merge_lora",
+    "named_tensors",
+    "new_causal_lm",
+    "resolve_device",
+    "save_model",
+    "scalar_from_causal_lm",
+    "tensor_digests",
+    "tokenizer_hash",
+    "weights_digest",
+]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is cuda where there is one, else cpu; anything else is a torch device name."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def load_causal_lm(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Load a policy or reference model from a local folder or a hub id.
+
+    Raises:
+        ModelError: no config or safetensors there, weights missing, or an architecture our attention does not serve.
+    """
+    model = _load(AutoModelForCausalLM, path, dtype=dtype, device=device)
+    check_causal_lm(model, path)
+    return model
+
+
+def load_scalar_model(path: str | Path, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Load a reward model or critic: one label, its bias restored (see the module's docstring).
+
+    Raises:
+        ModelError: as load_causal_lm; also when the folder holds no scalar head.
+    """
+    model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, num_labels=1)
+    restore_bias(model, path)
+    check_scalar_model(model, path)
+    return model
+
+
+def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A Llama with random weights drawn from ``seed``; the global random state is left as it was.
+
+    Raises:
+        ModelError: the sizes do not divide.
+    """
+    if architecture.hidden_size % (2 * architecture.heads) or architecture.heads % architecture.kv_heads:
+        raise ModelError(
+            f"model.architecture: hidden_size {architecture.hidden_size} must be an even multiple of heads "
+            f"{architecture.heads}, and kv_heads {architecture.kv_heads} must divide heads"
+        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.kv_heads,
+        max_position_embeddings=architecture.context_tokens,
+        tie_word_embeddings=architecture.tied,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._attn_implementation = ATTENTION
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return cast(PreTrainedModel, model.eval())
+
+
+def _load(factory: Any, path: str | Path, *, dtype: str, device: str, **options: Any) -> PreTrainedModel:
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    _check_folder(Path(path))
+    with quiet_transformers():
+        try:
+            model, report = factory.from_pretrained(
+                str(path),
+                dtype=DTYPES[dtype],
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        head = missing == ["score.weight"]
+        raise ModelError(
+            f"{path}: its safetensors lack {', '.join(missing[:4])}"
+            + ("; it has no scalar head: it is not a reward model or critic" if head else "")
+        )
+    _disable_dropout(model)
+    return cast(PreTrainedModel, model.to(resolve_device(device)).eval())  # type: ignore[no-untyped-call]
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a local folder that from_pretrained would explain badly; hub ids pass."""
+    if not path.exists():
+        if path.is_absolute() or len(path.parts) > 2 or str(path).startswith("."):
+            raise ModelError(f"{path}: no such model folder")
+        return
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json there; a Hugging Face model folder is needed")
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
+        raise ModelError(
+            f"{path}: no safetensors there"
+            + ("; pickled weights are not read, convert them with save_pretrained(safe_serialization=True)" * pickled)
+        )
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    """PPO's ratios need log-probs without noise, also when somebody calls model.train()."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

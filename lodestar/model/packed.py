@@ -1,0 +1,158 @@
+"""Forward passes over packed sequences: log-probs, values and scores without a padding token computed.
+
+A batch's sequences lie one after another. The state that predicts token t is the hidden state of token t − 1: both its
+log-prob and its value V_t are read there. Logits exist for response tokens only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lodestar_kernels.attention import PackedLayout, attention
+from lodestar_kernels.logprob import logprobs
+from torch import Tensor
+
+from lodestar.errors import InvalidArgument
+from lodestar.model.heads import scalar_head
+from lodestar.model.lora import plain
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedBatch:
+    """Sequences end to end, and where their responses lie.
+
+    ``PackedBatch.pack([(5, 8, 13, 1)], [2], device="cpu")`` has T = 4 tokens and R = 2 response tokens, 13 and 1, that
+    are predicted by the states of rows 1 and 2.
+    """
+
+    tokens_T: Tensor
+    """int64 [T]."""
+    positions_T: Tensor
+    """int64 [T], from 0 in every sequence."""
+    layout: PackedLayout
+    """Boundaries of the B sequences."""
+    states_R: Tensor
+    """int64 [R]: row of the token before each response token."""
+    targets_R: Tensor
+    """int64 [R]: the response tokens."""
+    last_B: Tensor
+    """int64 [B]: row of each sequence's last token."""
+    response_lengths: tuple[int, ...]
+    """Response tokens of each sequence."""
+    per_sequence: bool
+    """Compute every sequence in a forward call of its own, so that its bits do not depend on the batch."""
+
+    @staticmethod
+    def pack(
+        sequences: Sequence[Sequence[int]],
+        prompt_tokens: Sequence[int],
+        *,
+        device: torch.device | str,
+        per_sequence: bool = False,
+    ) -> PackedBatch:
+        """Pack sequences (prompt + response) of which the first ``prompt_tokens`` tokens are the prompt.
+
+        Raises:
+            InvalidArgument: no sequences, an empty one, or a prompt length outside 1 … length.
+        """
+        if not sequences or len(sequences) != len(prompt_tokens):
+            raise InvalidArgument("sequences", f"{len(sequences)} sequences and {len(prompt_tokens)} prompt lengths")
+        for i, (sequence, prompt) in enumerate(zip(sequences, prompt_tokens, strict=True)):
+            if not 1 <= prompt <= len(sequence):
+                raise InvalidArgument(
+                    f"prompt_tokens[{i}]", f"must be 1 … {len(sequence)} (the sequence's length), got {prompt}"
+                )
+        lengths = [len(sequence) for sequence in sequences]
+        tokens_T = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.int64)
+        ends = torch.tensor(lengths).cumsum(0).tolist()
+        states = [
+            torch.arange(end - length + prompt - 1, end - 1)
+            for end, length, prompt in zip(ends, lengths, prompt_tokens, strict=True)
+        ]
+        states_R = torch.cat(states)
+        return PackedBatch(
+            tokens_T=tokens_T.to(device),
+            positions_T=torch.cat([torch.arange(length) for length in lengths]).to(device),
+            layout=PackedLayout.from_lengths(lengths, device),
+            states_R=states_R.to(device),
+            targets_R=tokens_T[states_R + 1].to(device),
+            last_B=torch.tensor([end - 1 for end in ends]).to(device),
+            response_lengths=tuple(len(rows) for rows in states),
+            per_sequence=per_sequence,
+        )
+
+    def alone(self) -> list[PackedBatch]:
+        """The same sequences as batches of one."""
+        lengths = self.layout.lengths
+        prompts = [length - response for length, response in zip(lengths, self.response_lengths, strict=True)]
+        tokens = self.tokens_T.tolist()
+        starts = self.layout.starts
+        sequences = [tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        device = self.tokens_T.device
+        return [PackedBatch.pack([s], [p], device=device) for s, p in zip(sequences, prompts, strict=True)]
+
+
+class PackedAttention:
+    """The attention context of a packed forward call."""
+
+    def __init__(self, layout: PackedLayout, *, per_sequence: bool) -> None:
+        self._layout = layout
+        self._per_sequence = per_sequence
+
+    def attend(
+        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+    ) -> Tensor:
+        """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
+        return attention(
+            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, per_sequence=self._per_sequence
+        )
+
+
+def hidden_states(model: Any, batch: PackedBatch, context: PackedAttention | None = None) -> Tensor:
+    """The trunk's final hidden states, hidden_TH. ``context`` replaces the batch's own attention."""
+    if batch.per_sequence and context is None:
+        return torch.cat([hidden_states(model, one) for one in batch.alone()])
+    output = plain(model).base_model(
+        input_ids=batch.tokens_T[None],
+        position_ids=batch.positions_T[None],
+        use_cache=False,
+        attention_context=context or PackedAttention(batch.layout, per_sequence=False),
+    )
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def response_logprobs(
+    model: Any, batch: PackedBatch, *, temperature: float, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of the response tokens under softmax(logits / temperature): logprobs_R, and entropy_R if asked."""
+    if batch.per_sequence:
+        parts = [response_logprobs(model, one, temperature=temperature, entropy=entropy) for one in batch.alone()]
+        entropies = [part for _, part in parts if part is not None]
+        return torch.cat([part for part, _ in parts]), torch.cat(entropies) if entropy else None
+    hidden_RH = hidden_states(model, batch).index_select(0, batch.states_R)
+    head = plain(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+    bias_V = getattr(head, "bias", None)
+    output = logprobs(hidden_RH, head.weight, batch.targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
+    return output.logprobs_T, output.entropy_T
+
+
+def token_values(model: Any, batch: PackedBatch) -> Tensor:
+    """V_t of every response token, read at the state before it: values_R in float32."""
+    if batch.per_sequence:
+        return torch.cat([token_values(model, one) for one in batch.alone()])
+    return _scalars(model, hidden_states(model, batch), batch.states_R)
+
+
+def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
+    """The score of every sequence, read at its last token: scores_B in float32."""
+    if batch.per_sequence:
+        return torch.cat([sequence_scores(model, one) for one in batch.alone()])
+    return _scalars(model, hidden_states(model, batch), batch.last_B)
+
+
+def _scalars(model: Any, hidden_TH: Tensor, rows: Tensor) -> Tensor:
+    scalars: Tensor = scalar_head(plain(model))(hidden_TH.index_select(0, rows))
+    return scalars[:, 0].to(torch.promote_types(scalars.dtype, torch.float32))

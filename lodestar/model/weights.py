@@ -1,0 +1,89 @@
+"""A model's weights as named tensors, digests and files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lodestar.model.lora import merge_lora
+from lodestar.model.quiet import quiet_transformers
+
+
+def named_tensors(model: Any) -> dict[str, Tensor]:
+    """The weights by name, in name order, tied ones once; detached views, adapters merged."""
+    plain = merge_lora(model)
+    return {name: tensor.detach() for name, tensor in sorted(plain.named_parameters())}
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Hex sha256 of a tensor's values in memory order."""
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(values.numpy().data).hexdigest()
+
+
+def tensor_digests(model: Any) -> dict[str, str]:
+    """Hex sha256 of every tensor of :func:`named_tensors`."""
+    return {name: tensor_digest(tensor) for name, tensor in named_tensors(model).items()}
+
+
+def weights_digest(digests: Mapping[str, str]) -> str:
+    """Hex sha256 over the tensors' digests, in name order: the digest of a WeightVersion."""
+    return hashlib.sha256("".join(f"{name}:{digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Write a folder that ``from_pretrained`` loads; adapters are merged.
+
+    Everything is written and fsynced under a temporary name beside ``path``, then renamed; a folder that was there is
+    replaced. A failure leaves the old one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        _write(merge_lora(model), tokenizer, temporary)
+        sync_folder(temporary)
+        if path.exists():
+            old = path.with_name(f"{temporary.name}.old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync every file below ``folder``, and the folder."""
+    for file in sorted(folder.rglob("*")):
+        _sync(file)
+    _sync(folder)
+
+
+def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    state = model.state_dict()
+    bias = state.pop("score.bias", None)
+    if bias is not None:
+        model.config.score_bias = float(bias)
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
