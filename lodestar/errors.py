@@ -11,6 +11,7 @@
     ├── ResourceExhausted         RESOURCE_EXHAUSTED   exit 1   admission limits
     ├── Unavailable               UNAVAILABLE          exit 1   worth trying again or elsewhere
     │   └── VersionUnavailable                                  carries the version held
+    ├── DeadlineExceeded          DEADLINE_EXCEEDED    exit 1   no answer within the call's timeout
     ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
@@ -98,6 +99,12 @@ class Unavailable(LodestarError):
 
 class VersionUnavailable(Unavailable):
     """The wanted weights are not served here; the message carries the version held."""
+
+
+class DeadlineExceeded(LodestarError):
+    """A call was not answered within its deadline."""
+
+    status: ClassVar[str] = "DEADLINE_EXCEEDED"
 
 
 class QueueUnavailable(LodestarError):

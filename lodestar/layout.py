@@ -88,6 +88,11 @@ class RunFolder:
         return self.root / "logs"
 
     @property
+    def services(self) -> Path:
+        """One JSON file per running service process: its pid and ports (see lodestar.rpc.state)."""
+        return self.root / "services"
+
+    @property
     def state(self) -> Path:
         """Which stages are done, and the launcher's processes while they live."""
         return self.root / "state.json"

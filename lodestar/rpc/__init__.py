@@ -1,0 +1,1 @@
+"""gRPC for every service: servers, interceptors, batching, client channels and the translation of records."""

@@ -1,0 +1,181 @@
+"""Compute beside an event loop: one thread per model, and batches made by tokens.
+
+The event loop takes requests while the thread computes, so the batch after the present one fills by itself; the
+short wait matters to an idle server only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, ParamSpec, TypeVar
+
+from lodestar import metrics
+from lodestar.errors import LodestarError, ResourceExhausted
+
+Parameters = ParamSpec("Parameters")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ComputeThread:
+    """The one thread that may touch a model: ``await compute.run(forward, batch)``."""
+
+    def __init__(self, name: str, threads: int = 1) -> None:
+        """``threads`` is how many of torch's own the model's operations spread over."""
+
+        def initialise() -> None:
+            import torch  # a process without a model (a rollout worker) imports this module too
+
+            torch.set_num_threads(threads)  # OpenMP keeps it per calling thread
+
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initialise)
+
+    async def run(
+        self,
+        function: Callable[Parameters, Result],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Result:
+        """The function's result, computed on the thread after what was asked for before it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Waits for the computation in progress and drops what is queued."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Queued(Generic[Item, Result]):
+    item: Item
+    tokens: int
+    future: asyncio.Future[Result]
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class TokenBatcher(Generic[Item, Result]):
+    """Dynamic batches of at most ``batch_tokens`` tokens, in order of arrival.
+
+    Items of one call may share a batch with other calls' and may be spread over several. A cancelled call's
+    queued items are dropped. ``compute_batch`` runs on the compute thread and returns, per item, a result or the
+    error that only this item's caller gets; an exception out of it goes to every caller of the batch.
+    """
+
+    def __init__(
+        self,
+        compute: ComputeThread,
+        compute_batch: Callable[[Sequence[Item]], Sequence[Result | LodestarError]],
+        *,
+        tokens_of: Callable[[Item], int],
+        batch_tokens: int,
+        wait_seconds: float,
+        max_queued_tokens: int,
+    ) -> None:
+        self._compute = compute
+        self._compute_batch = compute_batch
+        self._tokens_of = tokens_of
+        self._batch_tokens = batch_tokens
+        self._wait_seconds = wait_seconds
+        self._max_queued_tokens = max_queued_tokens
+        self._queue: deque[_Queued[Item, Result]] = deque()
+        self._queued_tokens = 0
+        self._full = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def submit(self, items: Sequence[Item]) -> list[Result]:
+        """One result per item, in order.
+
+        Raises:
+            ResourceExhausted: the queue has no room for all of them.
+            LodestarError: the first of the items' own errors.
+        """
+        queued = self._admit(items)
+        try:
+            return list(await asyncio.gather(*(entry.future for entry in queued)))
+        finally:
+            for entry in queued:
+                entry.future.cancel()
+            self._forget_cancelled()
+
+    def _admit(self, items: Sequence[Item]) -> list[_Queued[Item, Result]]:
+        loop = asyncio.get_running_loop()
+        queued = [_Queued[Item, Result](item, self._tokens_of(item), loop.create_future()) for item in items]
+        tokens = sum(entry.tokens for entry in queued)
+        if tokens > self._max_queued_tokens:
+            raise ResourceExhausted(
+                f"the call holds {tokens} tokens, more than this server ever queues "
+                f"({self._max_queued_tokens}): split it"
+            )
+        if self._queued_tokens + tokens > self._max_queued_tokens:
+            raise ResourceExhausted(
+                f"{self._queued_tokens} tokens are queued and at most {self._max_queued_tokens} may be: "
+                "ask again later or add replicas"
+            )
+        self._queue.extend(queued)
+        self._count(tokens)
+        if self._queue and self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return queued
+
+    async def _work(self) -> None:
+        try:
+            await self._wait_for_company()
+            while batch := self._take():
+                await self._run(batch)
+        finally:
+            self._worker = None
+
+    async def _wait_for_company(self) -> None:
+        if not self._full.is_set() and self._wait_seconds > 0:
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+
+    async def _run(self, batch: list[_Queued[Item, Result]]) -> None:
+        now = time.monotonic()
+        for entry in batch:
+            metrics.BATCH_WAIT_SECONDS.observe(now - entry.arrived)
+        metrics.BATCH_ITEMS.observe(len(batch))
+        metrics.BATCH_TOKENS.observe(sum(entry.tokens for entry in batch))
+        try:
+            outcomes: Sequence[Result | LodestarError | Exception]
+            outcomes = await self._compute.run(self._compute_batch, [entry.item for entry in batch])
+        except Exception as error:  # every caller of the batch gets it; the interceptor logs it
+            outcomes = [error] * len(batch)
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                entry.future.set_exception(outcome)
+            else:
+                entry.future.set_result(outcome)
+
+    def _take(self) -> list[_Queued[Item, Result]]:
+        batch: list[_Queued[Item, Result]] = []
+        tokens = 0
+        while self._queue and (not batch or tokens + self._queue[0].tokens <= self._batch_tokens):
+            batch.append(self._queue.popleft())
+            tokens += batch[-1].tokens
+        self._count(-tokens)
+        return batch
+
+    def _forget_cancelled(self) -> None:
+        gone = sum(entry.tokens for entry in self._queue if entry.future.cancelled())
+        if gone:
+            self._queue = deque(entry for entry in self._queue if not entry.future.cancelled())
+            self._count(-gone)
+
+    def _count(self, tokens: int) -> None:
+        self._queued_tokens += tokens
+        metrics.QUEUED_TOKENS.set(self._queued_tokens)
+        if self._queued_tokens >= self._batch_tokens:
+            self._full.set()
+        else:
+            self._full.clear()

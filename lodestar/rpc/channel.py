@@ -1,0 +1,128 @@
+"""Client channels: how every caller of a Lodestar service connects, retries, waits and hears errors."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from lodestar.errors import ConfigError
+from lodestar.rpc.interceptors import error_from_status
+
+Message = TypeVar("Message")
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""What a client accepts; servers bound themselves below it (max_message_bytes)."""
+
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_SECOND = 1000  # milliseconds
+_OPTIONS = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.enable_retries", 1),
+    ("grpc.keepalive_time_ms", 30 * _SECOND),  # servers allow one ping per 10 s (lodestar.rpc.server)
+    ("grpc.keepalive_timeout_ms", 10 * _SECOND),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A service that was restarted is found again within seconds, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2 * _SECOND),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+
+
+def target(addresses: str | Sequence[str]) -> str:
+    """One gRPC target for one or more addresses: ``["127.0.0.1:5001", "127.0.0.1:5002"]`` → ``ipv4:…,…``.
+
+    Raises:
+        ConfigError: no address, or several of which one is not ``IPv4:port``.
+    """
+    several = [addresses] if isinstance(addresses, str) else list(addresses)
+    if not several:
+        raise ConfigError("endpoints", "no address of the service is given")
+    if len(several) == 1:
+        return several[0]
+    numeric = [address.replace("localhost:", "127.0.0.1:") for address in several]
+    for address in numeric:
+        try:
+            ipaddress.IPv4Address(address.rpartition(":")[0])
+        except ValueError:
+            raise ConfigError(
+                "endpoints",
+                f"{address}: several addresses must each be IPv4:port; for names use one dns:/// target that "
+                "resolves to all of them",
+            ) from None
+    return "ipv4:" + ",".join(numeric)
+
+
+def sync_channel(addresses: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A blocking channel, calls spread round-robin over the addresses; plaintext without credentials."""
+    if credentials is None:
+        return grpc.insecure_channel(target(addresses), options=_OPTIONS)
+    return grpc.secure_channel(target(addresses), credentials, options=_OPTIONS)
+
+
+def aio_channel(addresses: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """:func:`sync_channel` for asyncio."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(target(addresses), options=_OPTIONS)
+    return grpc.aio.secure_channel(target(addresses), credentials, options=_OPTIONS)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Turns gRPC's errors into LodestarError, with the server's sentence and the field it names."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_from_status(error) from None
+
+
+def call(method: Any, request: Any, timeout: float) -> Any:
+    """One blocking unary call; ``timeout`` in seconds is its deadline."""
+    with raising():
+        return method(request, timeout=timeout)
+
+
+async def call_async(method: Any, request: Any, timeout: float) -> Any:  # noqa: ASYNC109 - it is the RPC's deadline
+    """One unary call."""
+    with raising():
+        return await method(request, timeout=timeout)
+
+
+def stream(method: Any, request: Any, timeout: float | None) -> Iterator[Any]:
+    """A server stream's messages; leaving the loop early cancels the call. No timeout for endless streams only."""
+    messages = method(request, timeout=timeout)
+    try:
+        with raising():
+            yield from messages
+    finally:
+        messages.cancel()
+
+
+async def stream_async(method: Any, request: Any, timeout: float | None) -> AsyncIterator[Any]:  # noqa: ASYNC109
+    """:func:`stream` for asyncio."""
+    messages = method(request, timeout=timeout)
+    try:
+        with raising():
+            async for message in messages:
+                yield message
+    finally:
+        messages.cancel()

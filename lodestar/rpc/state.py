@@ -1,0 +1,40 @@
+"""The small file by which a service process tells the launcher where it listens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """``ServiceState("policy-0", 4711, "127.0.0.1", 50051, 9101)``: written once the ports are bound."""
+
+    name: str
+    """Role and replica."""
+    pid: int
+    host: str
+    port: int
+    metrics_port: int
+
+    @property
+    def address(self) -> str:
+        """gRPC target."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def write(self, folder: Path) -> Path:
+        """Writes ``folder/NAME.json`` so that a reader sees all of it or none."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        temporary = path.with_suffix(f".{self.pid}.tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> ServiceState:
+        """The state in one file; raises FileNotFoundError while the service has not bound its ports."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
