@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,20 +19,26 @@ GROUPED_LENGTH = 256
 GROUP_SLACK = 0.1
 
 
+class PaddedRows(NamedTuple):
+    """source: the packed row behind each padded row; real: padded rows that are no padding; packed: source[real]."""
+
+    source: Tensor
+    real: Tensor
+    packed: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PaddedGroup:
     """Sequences of similar length, right-padded to `length`, as row numbers of the packed [T·heads, D] tensors.
 
-    Rows are ordered (sequence, key/value head, query head of its group, position). A padding row repeats its sequence's
-    first token: causality hides it from every real query, and its own output is never read.
+    Rows are ordered (sequence, head, position). A padding row repeats its sequence's first token: causality hides it
+    from every real query, and its own output is never read.
     """
 
     sequences: int
     length: int
-    query_rows: Tensor
-    key_rows: Tensor
-    query_real: Tensor
-    key_real: Tensor
+    query: PaddedRows
+    key: PaddedRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,18 +110,18 @@ class PackedLayout:
         real_BS = position_S < length_B1
         token_BS = start_B1 + torch.where(real_BS, position_S, 0)
 
-        def rows(heads: int) -> tuple[Tensor, Tensor]:
+        def rows(heads: int) -> PaddedRows:
             rows_BNS = token_BS[:, None, :] * heads + torch.arange(heads)[:, None]
-            return rows_BNS.flatten(), real_BS[:, None, :].expand_as(rows_BNS).flatten().nonzero()[:, 0]
+            real = real_BS[:, None, :].expand_as(rows_BNS).flatten().nonzero()[:, 0]
+            source = rows_BNS.flatten()
+            return PaddedRows(source, real, source[real])
 
-        query_rows, query_real = rows(query_heads)
-        key_rows, key_real = rows(key_heads)
-        return PaddedGroup(len(members), length, query_rows, key_rows, query_real, key_real)
+        return PaddedGroup(len(members), length, rows(query_heads), rows(key_heads))
 
 
 @lru_cache(maxsize=16)
 def _layout_of(boundaries: tuple[int, ...], device: torch.device) -> PackedLayout:
-    lengths = [end - start for start, end in zip(boundaries, boundaries[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(boundaries)]
     if boundaries[0] != 0 or any(length < 0 for length in lengths):
         raise ValueError(f"cu_seqlens must start at 0 and never fall, got {list(boundaries[:8])}…")
     return PackedLayout.from_lengths(lengths, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
@@ -25,8 +24,8 @@ def attention(
     """Attention within each of the sequences packed end to end; returns [T, N, D] in the dtype of q_TND.
 
     q_TND: queries [T, N, D]; k_TMD, v_TMD: keys and values [T, M, D] with N a multiple of M (grouped-query).
-    The boundaries are `cu_seqlens` (int32 [B + 1]) with `max_seqlen`, or a `layout` that the caller built once per batch,
-    which saves every layer from deriving it. `scale` is 1/√D by default. With a `window` of w, position i sees
+    The boundaries are `cu_seqlens` (int32 [B + 1]) with `max_seqlen`, or a `layout` that the caller built once per
+    batch, which saves every layer from deriving it. `scale` is 1/√D by default. With a `window` of w, position i sees
     positions j with i − w < j. `per_sequence` computes each sequence alone at its exact length, so that its bits do not
     depend on the rest of the batch.
 

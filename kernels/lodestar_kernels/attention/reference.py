@@ -7,6 +7,7 @@ sequence at a time, which needs no mask and no padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lodestar_kernels.attention.layout import GROUPED_LENGTH, PackedLayout, PaddedGroup
+from lodestar_kernels.attention.layout import GROUPED_LENGTH, PackedLayout, PaddedGroup, PaddedRows
 
 WINDOW_BLOCK = 256
 
@@ -36,13 +37,19 @@ def visible(queries: int, keys: int, causal: bool, window: int | None, device: t
 
 
 def dense_attention(
-    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, lengths: tuple[int, ...], *, causal: bool, scale: float,
+    q_TND: Tensor,
+    k_TMD: Tensor,
+    v_TMD: Tensor,
+    lengths: tuple[int, ...],
+    *,
+    causal: bool,
+    scale: float,
     window: int | None,
 ) -> Tensor:
     """The oracle: every score of every sequence, in the dtype of the inputs."""
     group = q_TND.shape[1] // k_TMD.shape[1]
     outputs = []
-    for q_SND, k_SMD, v_SMD in zip(*(x.split(list(lengths)) for x in (q_TND, k_TMD, v_TMD)), strict=True):
+    for q_SND, k_SMD, v_SMD in zip(*_sequences(lengths, q_TND, k_TMD, v_TMD), strict=True):
         k_SND, v_SND = (x.repeat_interleave(group, dim=1) for x in (k_SMD, v_SMD))
         scores_NSS = torch.einsum("qnd,knd->nqk", q_SND, k_SND) * scale
         seen_SS = visible(len(q_SND), len(q_SND), causal, window, q_TND.device)
@@ -52,22 +59,41 @@ def dense_attention(
 
 
 def packed_attention(
-    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, *, causal: bool, scale: float,
-    window: int | None, per_sequence: bool,
+    q_TND: Tensor,
+    k_TMD: Tensor,
+    v_TMD: Tensor,
+    layout: PackedLayout,
+    *,
+    causal: bool,
+    scale: float,
+    window: int | None,
+    per_sequence: bool,
 ) -> Tensor:
     """Attention by groups where that is faster, else by sequence; `per_sequence` computes each sequence alone."""
     grouped = causal and not per_sequence and q_TND.dtype in (torch.float32, torch.float64)
     limit = GROUPED_LENGTH if grouped else 0
-    if 0 < layout.max_seqlen <= limit:
-        return GroupedAttention.apply(q_TND, k_TMD, v_TMD, layout, scale, window)
-    parts = zip(*(x.split(list(layout.lengths)) for x in (q_TND, k_TMD, v_TMD)), strict=True)
-    long = [_sequence_attention(*part, causal, scale, window) for part in parts if len(part[0]) > limit]
-    out_TND = torch.cat(long) if long else torch.zeros_like(q_TND)
-    if len(out_TND) == layout.tokens:
-        return out_TND
-    out_TND = GroupedAttention.apply(q_TND, k_TMD, v_TMD, layout, scale, window)
-    rows = [torch.arange(s, s + n) for s, n in zip(layout.starts, layout.lengths, strict=True) if n > limit]
-    return out_TND.index_copy(0, torch.cat(rows), torch.cat(long))
+    if layout.tokens == 0:
+        return q_TND.clone()
+    long = [
+        (start, _sequence_attention(q_SND, k_SMD, v_SMD, causal, scale, window))
+        for start, q_SND, k_SMD, v_SMD in zip(
+            layout.starts, *_sequences(layout.lengths, q_TND, k_TMD, v_TMD), strict=True
+        )
+        if len(q_SND) > limit
+    ]
+    long_tokens = sum(len(out_SND) for _, out_SND in long)
+    if long_tokens == layout.tokens:
+        return torch.cat([out_SND for _, out_SND in long])
+    short_TND: Tensor = GroupedAttention.apply(q_TND, k_TMD, v_TMD, layout, scale, window)  # type: ignore[no-untyped-call]
+    if not long:
+        return short_TND
+    rows = torch.cat([torch.arange(start, start + len(out_SND)) for start, out_SND in long])
+    return short_TND.index_copy(0, rows, torch.cat([out_SND for _, out_SND in long]))
+
+
+def _sequences(lengths: Sequence[int], *packed: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each packed tensor as a tuple of its sequences."""
+    return [torch.split(x, list(lengths)) for x in packed]
 
 
 def _sequence_attention(
@@ -78,11 +104,8 @@ def _sequence_attention(
     q_1NSD, k_1MSD, v_1MSD = (x.transpose(0, 1)[None] for x in (q_SND, k_SMD, v_SMD))
     gqa = q_SND.shape[1] != k_SMD.shape[1]
     if window is None or window >= length:
-        out_1NSD = F.scaled_dot_product_attention(
-            q_1NSD, k_1MSD, v_1MSD, is_causal=causal, scale=scale, enable_gqa=gqa
-        )
+        out_1NSD = F.scaled_dot_product_attention(q_1NSD, k_1MSD, v_1MSD, is_causal=causal, scale=scale, enable_gqa=gqa)
         return out_1NSD[0].transpose(0, 1)
-    seen_SS = None
     blocks = []
     for start in range(0, length, WINDOW_BLOCK):
         end = min(start + WINDOW_BLOCK, length)
@@ -125,7 +148,7 @@ class GroupedAttention(torch.autograd.Function):
             bias = _causal_bias(group.length, q_TND.shape[1] // k_TMD.shape[1], window, q.dtype)
             p = torch.baddbmm(bias, q, k.mT, alpha=scale)
             torch._softmax(p, 2, False, out=p)
-            _scatter(torch.bmm(p, v), group.query_rows, group.query_real, out_RD)
+            _scatter(torch.bmm(p, v), group.query, out_RD)
             weights.append(p)
         ctx.save_for_backward(q_TND, k_TMD, v_TMD, *weights)
         ctx.groups, ctx.scale, ctx.complete = groups, scale, layout.max_seqlen <= GROUPED_LENGTH
@@ -141,12 +164,12 @@ class GroupedAttention(torch.autograd.Function):
         for group, p in zip(ctx.groups, weights, strict=True):
             q, k, v = _batched(group, q_RD, k_RD, v_RD, k_TMD.shape[1])
             g = torch.zeros_like(q).view(-1, q.shape[-1])
-            g.index_copy_(0, group.query_real, g_RD.index_select(0, group.query_rows[group.query_real]))
+            g.index_copy_(0, group.query.real, g_RD.index_select(0, group.query.packed))
             g = g.view_as(q)
-            _scatter(torch.bmm(p.mT, g), group.key_rows, group.key_real, grad_v)
+            _scatter(torch.bmm(p.mT, g), group.key, grad_v)
             ds = torch._softmax_backward_data(torch.bmm(g, v.mT), p, 2, p.dtype)
-            _scatter(torch.bmm(ds, k).mul_(ctx.scale), group.query_rows, group.query_real, grad_q)
-            _scatter(torch.bmm(ds.mT, q).mul_(ctx.scale), group.key_rows, group.key_real, grad_k)
+            _scatter(torch.bmm(ds, k).mul_(ctx.scale), group.query, grad_q)
+            _scatter(torch.bmm(ds.mT, q).mul_(ctx.scale), group.key, grad_k)
         return grad_q.view_as(q_TND), grad_k.view_as(k_TMD), grad_v.view_as(v_TMD), None, None, None
 
 
@@ -155,15 +178,13 @@ def _batched(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [B·M, N/M · S, D], keys and values [B·M, S, D] of a group."""
     batch = group.sequences * key_heads
-    q = q_RD.index_select(0, group.query_rows).view(batch, -1, q_RD.shape[1])
-    k, v = (x.index_select(0, group.key_rows).view(batch, group.length, x.shape[1]) for x in (k_RD, v_RD))
+    q = q_RD.index_select(0, group.query.source).view(batch, -1, q_RD.shape[1])
+    k, v = (x.index_select(0, group.key.source).view(batch, group.length, x.shape[1]) for x in (k_RD, v_RD))
     return q, k, v
 
 
-def _scatter(padded: Tensor, rows: Tensor, real: Tensor, packed_RD: Tensor) -> None:
+def _scatter(padded: Tensor, rows: PaddedRows, packed_RD: Tensor) -> None:
     """Write a group's real rows to their places in the packed tensor."""
     flat = padded.reshape(-1, packed_RD.shape[1])
-    if len(real) == len(rows):
-        packed_RD.index_copy_(0, rows, flat)
-    else:
-        packed_RD.index_copy_(0, rows[real], flat.index_select(0, real))
+    real = flat if len(rows.real) == len(flat) else flat.index_select(0, rows.real)
+    packed_RD.index_copy_(0, rows.packed, real)

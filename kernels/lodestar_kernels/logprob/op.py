@@ -49,7 +49,7 @@ def logprobs(
         inverse_temperature_T = None if inverse_temperature_T is None else inverse_temperature_T[kept_T]
     rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_TH, weight_VH, bias))
-    results = ChunkedLogProbs.apply(
+    results = ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]
         hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T, rows, entropy, keep
     )
     return _collect(results, kept_T, tokens, entropy, lse)
@@ -75,7 +75,9 @@ def logprobs_from_logits(
         logits_TV, targets_T = logits_TV.index_select(0, kept_T), targets_T.index_select(0, kept_T)
         inverse_temperature_T = None if inverse_temperature_T is None else inverse_temperature_T[kept_T]
     rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
-    results = ChunkedLogProbsFromLogits.apply(logits_TV, targets_T, inverse_temperature_T, rows, entropy)
+    results = ChunkedLogProbsFromLogits.apply(  # type: ignore[no-untyped-call]
+        logits_TV, targets_T, inverse_temperature_T, rows, entropy
+    )
     return _collect(results, kept_T, tokens, entropy, lse)
 
 
@@ -127,7 +129,9 @@ def _check_targets(
         return None
     if (wrong_T & (targets_T != ignore_index)).any():
         bad = int(targets_T[wrong_T & (targets_T != ignore_index)][0])
-        raise ValueError(f"targets_T holds {bad}, outside the vocabulary of {vocab} and not ignore_index={ignore_index}")
+        raise ValueError(
+            f"targets_T holds {bad}: outside the vocabulary of {vocab}, and not ignore_index={ignore_index}"
+        )
     return (~wrong_T).nonzero()[:, 0]
 
 

@@ -59,6 +59,12 @@ def _normalise(scores_TV: Tensor, targets_T: Tensor, want_entropy: bool) -> tupl
     return logprobs_T, lse_T, -torch.linalg.vecdot(scores_TV.exp(), finite_TV)
 
 
+def _softmax_(scores_TV: Tensor) -> Tensor:
+    """Softmax in place: exp(s − lse) would lose digits to the rounding of a large log-sum-exp."""
+    torch._softmax(scores_TV, 1, False, out=scores_TV)
+    return scores_TV
+
+
 def _row_gradients(p_TV: Tensor, entropy_T: Tensor, row_T: Tensor, grad_entropy_T: Tensor) -> Tensor:
     """p·(row − h·(log p + entropy)), the gradient without its one-hot part."""
     logp_TV = p_TV.log().clamp_(min=torch.finfo(p_TV.dtype).min)
@@ -97,9 +103,7 @@ class ChunkedLogProbs(torch.autograd.Function):
             if entropy is not None:
                 entropy_T[chunk] = entropy
         kept_TV = buffer_TV.exp_() if keep and tokens <= rows else None
-        ctx.save_for_backward(
-            hidden_TH, weight_VH, bias_V, targets_T, inverse_temperature_T, lse_T, entropy_T, kept_TV
-        )
+        ctx.save_for_backward(hidden_TH, weight_VH, bias_V, targets_T, inverse_temperature_T, lse_T, entropy_T, kept_TV)
         ctx.rows = rows
         ctx.set_materialize_grads(False)
         return logprobs_T, entropy_T, lse_T
@@ -122,7 +126,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         buffer_TV = kept_TV if kept_TV is not None else scaled_TH.new_empty(min(rows, tokens), weight.shape[0])
         for start in range(0, tokens, rows):
             chunk = slice(start, start + rows)
-            p_TV = buffer_TV if kept_TV is not None else scorer(chunk, buffer_TV).sub_(lse_T[chunk, None]).exp_()
+            p_TV = buffer_TV if kept_TV is not None else _softmax_(scorer(chunk, buffer_TV))
             scale_T = row_T[chunk]
             if grad_entropy_T is not None:
                 p_TV = _row_gradients(p_TV, entropy_T[chunk], row_T[chunk], grad_entropy_T[chunk])
@@ -216,7 +220,7 @@ class ChunkedLogProbsFromLogits(torch.autograd.Function):
         grad_TV = torch.empty_like(logits_TV)
         for start in range(0, logits_TV.shape[0], ctx.rows):
             chunk = slice(start, start + ctx.rows)
-            p_TV = _scaled(logits_TV, inverse_temperature_T, chunk, lse_T.dtype).sub_(lse_T[chunk, None]).exp_()
+            p_TV = _softmax_(_scaled(logits_TV, inverse_temperature_T, chunk, lse_T.dtype))
             if grad_entropy_T is not None:
                 p_TV = _row_gradients(p_TV, entropy_T[chunk], row_T[chunk], grad_entropy_T[chunk])
             else:
