@@ -111,6 +111,54 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCandidate:
+    """One of the most likely tokens at a position: ``TokenCandidate(17, -0.3)``."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """One or more consecutive tokens of one sample, as a stream brings them."""
+
+    model: ModelInfo
+    sample_index: int
+    """0 … n − 1; the chunks of different samples interleave."""
+    token_ids: tuple[int, ...]
+    text: str
+    """What these tokens add; may lag until a character or stop string is decided."""
+    prompt_tokens: int
+    finish_reason: FinishReason | None = None
+    """Set on a sample's last chunk."""
+    logprobs: tuple[float, ...] = ()
+    """See Completion.logprobs."""
+    processed_logprobs: tuple[float, ...] = ()
+    """See Completion.processed_logprobs."""
+    top_logprobs: tuple[tuple[TokenCandidate, ...], ...] = ()
+    """Per position, the most likely first; empty unless asked for."""
+    token_steps: tuple[int, ...] = ()
+    """Weight steps of the tokens when they differ from model.version.step."""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What a server serves; the fields a role does not have keep their defaults."""
+
+    model: ModelInfo
+    context_tokens: int
+    """Prompt + completion at most."""
+    vocab_size: int = 0
+    parameters: int = 0
+    dtype: str = ""
+    heads: tuple[str, ...] = ()
+    """Reward: names of the scores it gives."""
+    ensemble_size: int = 1
+    """Reward: models behind the mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """Tokens to compute log-probs of: ``Scored((5, 8, 13, 1), prompt_tokens=2)`` asks for the last two."""
 
@@ -126,6 +174,20 @@ class TokenLogProbs:
 
     logprobs: tuple[float, ...]
     entropy: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """What a reward model scores: both halves as text, or both as its own token ids.
+
+    ``ScoreItem("what color is the sky ?", "blue")`` or ``ScoreItem((4, 9, 2), (31, 1))``.
+    """
+
+    prompt: str | tuple[int, ...]
+    completion: str | tuple[int, ...]
+    """As token ids with EOS when it ended with one."""
+    cut_off: bool = False
+    """Text only: no EOS follows, as for a response that reached max_tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from lodestar.errors import ConfigError
-from lodestar.rpc.interceptors import error_from_status
+from lodestar.rpc.status import error_from_rpc
 
 Message = TypeVar("Message")
 
@@ -92,7 +92,7 @@ def raising() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise error_from_status(error) from None
+        raise error_from_rpc(error) from None
 
 
 def call(method: Any, request: Any, timeout: float) -> Any:

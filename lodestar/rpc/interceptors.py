@@ -1,31 +1,21 @@
-"""What happens around every call: errors become statuses with details, and calls are counted.
-
-Both sides of the translation live here: :func:`abort` writes a LodestarError as a status with google.rpc details,
-:func:`error_from_status` rebuilds it in the caller.
-"""
+"""What happens around every call: it is counted, and an error becomes a status."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
 
-from lodestar import errors, metrics
-from lodestar.errors import InvalidArgument, LodestarError, Unavailable
+from lodestar import metrics
+from lodestar.errors import LodestarError, Unavailable
+from lodestar.rpc.status import abort
 
 log = logging.getLogger(__name__)
-
-DOMAIN = "lodestar"
-"""google.rpc.ErrorInfo.domain of our errors; its reason is the class name in upper case."""
-_DETAILS_KEY = "grpc-status-details-bin"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -87,42 +77,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise Unavailable("the server is loading its model, or stopping; ask again or ask another replica")
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: LodestarError) -> NoReturn:
-    """Ends a call with the error's status, its sentence, and google.rpc details (ErrorInfo, BadRequest)."""
-    code = grpc.StatusCode[error.status]
-    status = status_pb2.Status(code=code.value[0], message=str(error))
-    _pack(status, error_details_pb2.ErrorInfo(reason=_reason(type(error)), domain=DOMAIN))
-    if isinstance(error, InvalidArgument):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=str(error).removeprefix(f"{error.field}: ")
-        )
-        _pack(status, error_details_pb2.BadRequest(field_violations=[violation]))
-    await context.abort(code, str(error), trailing_metadata=((_DETAILS_KEY, status.SerializeToString()),))
-    raise AssertionError("context.abort returned")
-
-
-def error_from_status(error: Any) -> LodestarError:
-    """The LodestarError behind a grpc.RpcError: what the server raised, or the nearest for a status of gRPC's own."""
-    code: grpc.StatusCode = error.code()
-    message: str = error.details() or code.name
-    reason, field = "", ""
-    for detail in _details(error):
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            detail.Unpack(info)
-            reason = info.reason if info.domain == DOMAIN else ""
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest()
-            detail.Unpack(bad)
-            field = bad.field_violations[0].field if bad.field_violations else ""
-    kind = _KINDS.get(reason) or _BY_STATUS.get(code, LodestarError)
-    if issubclass(kind, InvalidArgument):
-        return InvalidArgument(field, message.removeprefix(f"{field}: "))
-    rebuilt = kind.__new__(kind)  # its __init__ may want what the message already says
-    Exception.__init__(rebuilt, message)
-    return rebuilt
-
-
 async def _convert(method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
@@ -156,34 +110,3 @@ def _name(code: Any) -> str:
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next(status.name for status in grpc.StatusCode if status.value[0] == code)
-
-
-def _pack(status: status_pb2.Status, message: Any) -> None:
-    detail = any_pb2.Any()
-    detail.Pack(message)
-    status.details.append(detail)
-
-
-def _details(error: Any) -> list[any_pb2.Any]:
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            return list(status_pb2.Status.FromString(value).details)
-    return []
-
-
-def _reason(kind: type[LodestarError]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
-
-
-_KINDS: dict[str, type[LodestarError]] = {
-    _reason(kind): kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LodestarError)
-}
-_BY_STATUS: dict[grpc.StatusCode, type[LodestarError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
-    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.CANCELLED: Unavailable,  # our own cancellations never get here: a stopping server cancelled it
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-    grpc.StatusCode.DATA_LOSS: errors.NonFinite,
-}
