@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,8 +21,9 @@ def scalar_head(model: PreTrainedModel) -> nn.Linear:
         ModelError: the class keeps its head elsewhere or has more than one label.
     """
     head = getattr(model, "score", None)
-    if isinstance(head, ModulesToSaveWrapper):  # PEFT keeps the trainable head beside the original
-        head = head.modules_to_save[head.active_adapter]
+    adapted = getattr(head, "modules_to_save", None)  # PEFT keeps the trainable head beside the original
+    if adapted is not None:
+        head = adapted["default"]
     if not isinstance(head, nn.Linear) or head.out_features != 1:
         raise ModelError(f"{type(model).__name__} has no linear head of one label named score")
     return head

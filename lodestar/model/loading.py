@@ -111,7 +111,7 @@ def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokeniz
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    return cast(PreTrainedModel, model.eval())
+    return cast(PreTrainedModel, model.eval())  # type: ignore[no-untyped-call]
 
 
 def _load(factory: Any, path: str | Path, *, dtype: str, device: str, **options: Any) -> PreTrainedModel:
@@ -139,7 +139,7 @@ def _load(factory: Any, path: str | Path, *, dtype: str, device: str, **options:
             + ("; it has no scalar head: it is not a reward model or critic" if head else "")
         )
     _disable_dropout(model)
-    return cast(PreTrainedModel, model.to(resolve_device(device)).eval())  # type: ignore[no-untyped-call]
+    return cast(PreTrainedModel, model.to(resolve_device(device)).eval())
 
 
 def _check_folder(path: Path) -> None:

@@ -1,16 +1,21 @@
-"""LoRA by PEFT: adapters while training, one plain model on disk and on the wire."""
+"""LoRA by PEFT: adapters while training, one plain model on disk and on the wire.
+
+PEFT is imported when adapters are asked for: services that only run models start without it.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+import warnings
+from typing import TYPE_CHECKING, Any, cast
 
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
 from lodestar.config.data import LoraConfig
 from lodestar.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def apply_lora(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
@@ -19,27 +24,31 @@ def apply_lora(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     Raises:
         ModelError: ``targets`` names no module of the model.
     """
+    import peft
+
     scalar = getattr(model, "score", None) is not None
-    config = PeftLoraConfig(
-        task_type=TaskType.SEQ_CLS if scalar else TaskType.CAUSAL_LM,
+    config = peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS if scalar else peft.TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
     )
     try:
-        return get_peft_model(model, config).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers under an old name
+            return cast("PeftModel", peft.get_peft_model(model, config).eval())
     except ValueError as error:
         raise ModelError(f"model.lora.targets: {str(error).splitlines()[0]}") from error
 
 
 def plain(model: Any) -> PreTrainedModel:
     """The Hugging Face module itself; adapters, if any, stay injected in its layers."""
-    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
 
 def merge_lora(model: Any) -> PreTrainedModel:
     """A plain model with the adapters' updates added to its weights; ``model`` goes on training unchanged."""
-    if isinstance(model, PeftModel):
-        model = cast(Any, copy.deepcopy(model)).merge_and_unload()
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
     return cast(PreTrainedModel, model)
