@@ -1,0 +1,1 @@
+"""The learner: drives a PPO run. Read loop.py first."""

@@ -1,0 +1,104 @@
+"""Weight versions in a directory: where the learner publishes, and a source for servers that share the disk.
+
+weights/
+  announced.json                what to serve now: a weight manifest, replaced atomically
+  9f31c2aa-12/                  one version: incarnation and step
+    manifest.json
+    model.safetensors
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from lodestar.errors import Unavailable
+from lodestar.records import WeightManifest, WeightVersion
+from lodestar.rpc import convert
+from lodestar.v1 import weights_pb2
+
+_POLL_SECONDS = 0.05
+
+
+class WeightDirectory:
+    """Versions below one folder. Needs no torch: the process that serves it over gRPC starts in a moment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def announce(self, manifest: WeightManifest) -> None:
+        """Makes a version, whose files are there, the one to serve."""
+        write_manifest(self.root / "announced.json", manifest)
+
+    def retract(self) -> None:
+        """Announces nothing: what stands there belongs to another incarnation."""
+        (self.root / "announced.json").unlink(missing_ok=True)
+
+    def announced(self) -> WeightManifest | None:
+        """What is announced now; None before the first."""
+        try:
+            return read_manifest(self.root / "announced.json")
+        except FileNotFoundError:
+            return None
+
+    def folder(self, version: WeightVersion) -> Path:
+        """Where a version's files are."""
+        return self.root / f"{version.incarnation}-{version.step}"
+
+    def prune(self, keep: int) -> None:
+        """Deletes all but the newest ``keep`` versions."""
+        versions = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(versions, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class DirectorySource:
+    """A WeightSource over a directory that this machine can read."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = WeightDirectory(root)
+
+    async def watch(self) -> AsyncIterator[WeightManifest]:
+        """Polls the announcement; see WeightSource.watch."""
+        seen: WeightVersion | None = None
+        while True:
+            manifest = self._directory.announced()
+            if manifest is not None and manifest.version != seen:
+                seen = manifest.version
+                yield manifest
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
+        """Copies the files; see WeightSource.fetch."""
+        for file in manifest.files:
+            source = self._directory.folder(manifest.version) / file.name
+            try:
+                await asyncio.to_thread(shutil.copyfile, source, folder / file.name)
+            except FileNotFoundError:
+                raise Unavailable(f"weights {manifest.version.step} are gone from {source.parent}") from None
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def write_manifest(path: Path, manifest: WeightManifest) -> None:
+    """Writes a manifest as protobuf JSON, atomically."""
+    text = json_format.MessageToJson(convert.weight_manifest_to_proto(manifest))
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_manifest(path: Path) -> WeightManifest:
+    """Reads what write_manifest wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    message = json_format.Parse(path.read_text(encoding="utf-8"), weights_pb2.WeightManifest())
+    return convert.weight_manifest_from_proto(message)

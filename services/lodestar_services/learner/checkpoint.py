@@ -1,0 +1,132 @@
+"""Checkpoints: all that the next step depends on, on disk, atomically.
+
+    checkpoints/step-000020/
+      state.json            everything but tensors; {"$tensor": name} stands where one belongs
+      tensors.safetensors
+
+A checkpoint is written under a temporary name, fsynced, renamed, and its folder fsynced: a folder named
+``step-…`` is whole. Tensors are safetensors and the rest is JSON, so that reading one runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lodestar import metrics
+from lodestar.errors import LodestarError, ResumeRefused
+from lodestar.model.weights import sync_folder
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Writes the state after ``step`` and deletes all but the newest ``keep``.
+
+        Raises:
+            LodestarError: the disk is full or cannot be written; older checkpoints are untouched.
+        """
+        target = self._folder / f"step-{step:06d}"
+        partial = self._folder / f".{target.name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            tensors: dict[str, Tensor] = {}
+            tree = _without_tensors(state, "", tensors)
+            save_file(tensors, partial / "tensors.safetensors")
+            (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+            sync_folder(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(self._folder)
+        except Exception as error:  # safetensors raises its own type for a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = self.latest()
+            raise LodestarError(
+                f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
+                f"{f'{kept.name} is intact' if kept else 'there is no older one'}. Free space and resume"
+            ) from error
+        metrics.CHECKPOINTS.inc()
+        metrics.CHECKPOINT_STEP.set(step)
+        for old in self.all()[: -self._keep]:
+            shutil.rmtree(old)
+        return target
+
+    def all(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(self._folder.glob("step-*"))
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return self.all()[-1] if self.all() else None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that Checkpoints.save was given (tuples come back as lists)."""
+    tree = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = _with_tensors(tree, load_file(path / "tensors.safetensors"))
+    return state
+
+
+def refuse_changes(saved: Mapping[str, str], present: Mapping[str, str]) -> None:
+    """Compares what a run depends on with what its checkpoint was made from.
+
+    Raises:
+        ResumeRefused: names every difference.
+    """
+    changed = sorted(name for name in saved.keys() | present.keys() if saved.get(name) != present.get(name))
+    if changed:
+        details = ", ".join(f"{name} ({_short(saved.get(name))} → {_short(present.get(name))})" for name in changed)
+        raise ResumeRefused(
+            f"changed since the checkpoint: {details}. Put it back, or start afresh under another name or with --fresh"
+        )
+
+
+def folder_digest(folder: Path) -> str:
+    """Hex sha256 over the names and contents of a model's or data set's files; empty text for a missing folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "unset"
+    return value if len(value) < 40 else value[:12] + "…"
+
+
+def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        # A clone: two names for one storage cannot be saved, and a view would save the whole of it.
+        tensors[path] = node.detach().cpu().contiguous().clone()
+        return {"$tensor": path}
+    if isinstance(node, Mapping):
+        return {"$map": [[key, _without_tensors(value, f"{path}/{key}", tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        return [_without_tensors(value, f"{path}/{index}", tensors) for index, value in enumerate(node)]
+    return node
+
+
+def _with_tensors(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, dict):
+        if "$tensor" in node:
+            return tensors[node["$tensor"]]
+        return {key: _with_tensors(value, tensors) for key, value in node["$map"]}
+    if isinstance(node, list):
+        return [_with_tensors(value, tensors) for value in node]
+    return node

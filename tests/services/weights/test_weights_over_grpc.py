@@ -1,0 +1,199 @@
+"""Weights from a publisher, through its server process and a real socket, to a follower."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from lodestar_services.learner.publisher import WeightPublisher
+from torch import Tensor, nn
+
+from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, Unavailable
+from lodestar.model.weights import named_tensors
+from lodestar.records import WeightManifest, WeightVersion
+from lodestar.rpc import channel, convert
+from lodestar.v1 import weights_pb2
+from lodestar.weights.directory import DirectorySource
+from lodestar.weights.follower import WeightFollower
+from lodestar.weights.grpc import GrpcSource
+from lodestar.weights.port import WeightSource
+from lodestar.weights.tensors import load_verified
+
+NOTHING = WeightVersion("", 0, "")
+
+
+class Served:
+    """What a policy server would do with new weights: remember them."""
+
+    def __init__(self) -> None:
+        self.versions: list[WeightVersion] = []
+        self.tensors: Mapping[str, Tensor] | None = None
+        self.news = asyncio.Event()
+
+    async def apply(self, manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
+        self.versions.append(manifest.version)
+        self.tensors = tensors
+        self.news.set()
+
+    async def next(self) -> WeightVersion:
+        await asyncio.wait_for(self.news.wait(), 20)
+        self.news.clear()
+        return self.versions[-1]
+
+
+def model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(300, 900), nn.Linear(900, 7))
+
+
+def publisher(root: Path, incarnation: str = "aaaa") -> WeightPublisher:
+    return WeightPublisher(root, run="here", incarnation=incarnation, tokenizer_hash="t0", keep=2)
+
+
+@pytest.fixture
+def learner(tmp_path: Path) -> Iterator[tuple[WeightPublisher, int]]:
+    started = publisher(tmp_path / "weights")
+    port = started.serve("127.0.0.1", 0)
+    yield started, port
+    started.close()
+
+
+def follower(source: WeightSource, tmp_path: Path, served: Served, run: str = "here") -> WeightFollower:
+    return WeightFollower(source, tmp_path / "cache", run, NOTHING, served.apply)
+
+
+async def test_a_follower_serves_every_announced_version_bit_for_bit(learner, tmp_path):
+    published, port = learner
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    for step in (0, 1, 2):
+        module = model(step)
+        manifest = await asyncio.to_thread(published.publish, module, step)
+        assert await served.next() == manifest.version
+        assert served.tensors is not None
+        for name, tensor in named_tensors(module).items():
+            assert torch.equal(served.tensors[name], tensor)
+    following.cancel()
+    await source.close()
+
+
+async def test_equal_weights_are_relabelled_without_being_fetched(learner, tmp_path):
+    published, port = learner
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    first = published.publish(model(0), 0)
+    following = asyncio.create_task(
+        WeightFollower(
+            source, tmp_path / "cache", "here", WeightVersion("", 0, first.version.digest), served.apply
+        ).run()
+    )
+    assert await served.next() == first.version
+    assert served.tensors is None
+    following.cancel()
+    await source.close()
+
+
+async def test_a_resumed_learner_on_the_same_port_is_followed_backwards(tmp_path):
+    first = publisher(tmp_path / "weights")
+    port = first.serve("127.0.0.1", 0)
+    first.publish(model(5), 5)
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    assert (await served.next()).step == 5
+    await asyncio.to_thread(first.close)
+    second = publisher(tmp_path / "weights", incarnation="bbbb")
+    await asyncio.to_thread(second.serve, "127.0.0.1", port)
+    await asyncio.to_thread(second.publish, model(3), 3)
+    assert await served.next() == WeightVersion("bbbb", 3, served.versions[-1].digest)
+    following.cancel()
+    await source.close()
+    second.close()
+
+
+async def test_a_killed_weights_server_comes_back_with_the_next_version(learner, tmp_path):
+    published, port = learner
+    published.publish(model(0), 0)
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    await served.next()
+    published.server.kill()
+    published.server.wait()
+    await asyncio.to_thread(published.publish, model(1), 1)
+    assert (await served.next()).step == 1
+    following.cancel()
+    await source.close()
+
+
+async def test_another_runs_learner_is_refused(learner):
+    _, port = learner
+    source = GrpcSource(f"127.0.0.1:{port}", "elsewhere")
+    with pytest.raises(FailedPrecondition, match="'here', not 'elsewhere'"):
+        await anext(aiter(source.watch()))
+    await source.close()
+
+
+async def test_the_last_verified_version_is_served_while_the_learner_is_away(learner, tmp_path):
+    published, port = learner
+    manifest = published.publish(model(4), 4)
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    await served.next()
+    following.cancel()
+    await source.close()
+    await asyncio.to_thread(published.close)
+    restarted = Served()
+    await follower(GrpcSource("127.0.0.1:1", "here"), tmp_path, restarted).restore()
+    assert restarted.versions == [manifest.version]
+
+
+async def test_a_directory_is_a_source_too(tmp_path):
+    published = publisher(tmp_path / "weights")
+    manifest = published.publish(model(0), 0)
+    served = Served()
+    following = asyncio.create_task(follower(DirectorySource(tmp_path / "weights"), tmp_path, served).run())
+    assert await served.next() == manifest.version
+    following.cancel()
+
+
+async def test_only_announced_files_can_be_fetched(learner):
+    published, port = learner
+    manifest = published.publish(model(0), 0)
+    source = GrpcSource(f"127.0.0.1:{port}", "here")
+    version = convert.weight_version_to_proto(manifest.version)
+    stub = source._stub
+
+    async def fetch(**fields):
+        async for _ in channel.stream_async(stub.Fetch, weights_pb2.FetchRequest(**fields), timeout=5):
+            pass
+
+    with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):
+        await fetch(version=version, file="../../config.yaml")
+    with pytest.raises(InvalidArgument, match="offset"):
+        await fetch(version=version, file="model.safetensors", offset=10**12)
+    old = weights_pb2.FetchRequest(version=version).version
+    old.step = 7
+    with pytest.raises(Unavailable, match="no longer announced"):
+        await fetch(version=old, file="model.safetensors")
+    await source.close()
+
+
+def test_damaged_weights_are_refused_by_name(tmp_path):
+    published = publisher(tmp_path / "weights")
+    manifest = published.publish(model(0), 0)
+    folder = tmp_path / "weights" / "aaaa-0"
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(ModelError, match="1 tensors differ"):
+        load_verified(folder, manifest)
+
+
+def test_old_versions_are_deleted_and_manifests_are_readable(tmp_path):
+    published = publisher(tmp_path / "weights")
+    for step in range(4):
+        published.publish(model(step), step)
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["aaaa-2", "aaaa-3", "announced.json"]
+    assert json.loads((tmp_path / "weights" / "announced.json").read_text())["version"]["step"] == "3"
