@@ -59,19 +59,31 @@ class LearnerQueue(Protocol):
         """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations."""
 
     def issue(self, tickets: Sequence[Ticket]) -> int:
-        """Offers tickets to the workers; one that the queue already holds is left alone. Returns how many were new."""
+        """Offers tickets to the workers; one that the queue already holds is left alone. Returns how many were new.
+
+        Raises:
+            FailedPrecondition: another learner opened the run since.
+        """
 
     def receive(self, timeout_seconds: float) -> list[Delivery]:
-        """Finished rollouts and dead letters not received before, waiting up to the timeout for the first."""
+        """Finished rollouts and dead letters not received before, waiting up to the timeout for the first.
+
+        Returns nothing, and waits no longer than the timeout, while the queue is away but within its retry budget.
+        What is not settled arrives again after lost_contents was true, with the same receipt.
+        """
 
     def settle(self, receipts: Iterable[str]) -> None:
-        """Acknowledges and deletes deliveries. Unknown receipts are ignored: the queue may have lost them already."""
+        """Forgets deliveries and their tickets. Unknown receipts are ignored: the queue may have lost them already."""
 
     def withdraw(self, ticket_ids: Iterable[str]) -> None:
         """Takes tickets back that no longer matter; their rollouts will be refused."""
 
     def lost_contents(self) -> bool:
-        """True once after the server restarted or lost the incarnation's streams: re-issue what is unsettled."""
+        """True once after the server restarted or lost the incarnation's streams: re-issue what is unsettled.
+
+        Raises:
+            FailedPrecondition: another learner opened the run since.
+        """
 
     def depth(self) -> Depth:
         """How full the queue is now."""
@@ -96,11 +108,11 @@ class WorkerQueue(Protocol):
     async def take(self, count: int, timeout_seconds: float) -> list[Claim]:
         """Up to count tickets of the present incarnation: abandoned ones first, then new ones; waits for the first."""
 
-    async def heartbeat(self, claims: Iterable[Claim]) -> None:
-        """Keeps claims from being taken over."""
+    async def heartbeat(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Keeps claims from being taken over. Returns those that are not this worker's any more: stop their work."""
 
     async def finish(self, claim: Claim, rollout: Rollout) -> bool:
-        """Acks the ticket and appends the rollout, atomically. False when another worker finished it before."""
+        """Acks the ticket and appends the rollout, atomically. False when it was finished or withdrawn before."""
 
     async def fail(self, claim: Claim, error: str) -> None:
         """Counts an error of the ticket's own; the last allowed one makes it a dead letter, else it is re-offered."""

@@ -1,0 +1,129 @@
+"""The queue's values: records to and from the messages of proto/lodestar/v1/rollout.proto."""
+
+from __future__ import annotations
+
+from lodestar.queue.port import DeadLetter
+from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from lodestar.v1 import common_pb2, policy_pb2, rollout_pb2
+
+_TO_PROTO = {
+    FinishReason.EOS: policy_pb2.FINISH_REASON_EOS,
+    FinishReason.STOP: policy_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: policy_pb2.FINISH_REASON_LENGTH,
+    FinishReason.ERROR: policy_pb2.FINISH_REASON_ERROR,
+}
+_FROM_PROTO = {value: reason for reason, value in _TO_PROTO.items()}
+
+
+def ticket_bytes(ticket: Ticket) -> bytes:
+    """A serialized lodestar.v1.Ticket."""
+    data: bytes = _ticket_to_proto(ticket).SerializeToString()
+    return data
+
+
+def ticket_from(data: bytes) -> Ticket:
+    """The ticket of :func:`ticket_bytes`."""
+    return _ticket_from_proto(rollout_pb2.Ticket.FromString(data))
+
+
+def rollout_bytes(rollout: Rollout) -> bytes:
+    """A serialized lodestar.v1.Rollout; log-probs and scores become float32."""
+    version = rollout.version
+    message = rollout_pb2.Rollout(
+        ticket=_ticket_to_proto(rollout.ticket),
+        version=common_pb2.WeightVersion(incarnation=version.incarnation, step=version.step, digest=version.digest),
+        samples=[_sample_to_proto(sample) for sample in rollout.samples],
+        worker=rollout.worker,
+        generate_seconds=rollout.generate_seconds,
+        score_seconds=rollout.score_seconds,
+    )
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def rollout_from(data: bytes) -> Rollout:
+    """The rollout of :func:`rollout_bytes`."""
+    message = rollout_pb2.Rollout.FromString(data)
+    return Rollout(
+        ticket=_ticket_from_proto(message.ticket),
+        version=WeightVersion(message.version.incarnation, message.version.step, message.version.digest),
+        samples=tuple(_sample_from_proto(sample) for sample in message.samples),
+        worker=message.worker,
+        generate_seconds=message.generate_seconds,
+        score_seconds=message.score_seconds,
+    )
+
+
+def dead_letter_bytes(letter: DeadLetter) -> bytes:
+    """A serialized lodestar.v1.DeadLetter."""
+    message = rollout_pb2.DeadLetter(
+        ticket=_ticket_to_proto(letter.ticket), error=letter.error, attempts=letter.attempts, worker=letter.worker
+    )
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def dead_letter_from(data: bytes) -> DeadLetter:
+    """The dead letter of :func:`dead_letter_bytes`."""
+    message = rollout_pb2.DeadLetter.FromString(data)
+    return DeadLetter(_ticket_from_proto(message.ticket), message.error, message.attempts, message.worker)
+
+
+def _ticket_to_proto(ticket: Ticket) -> rollout_pb2.Ticket:
+    return rollout_pb2.Ticket(
+        run=ticket.run,
+        incarnation=ticket.incarnation,
+        step=ticket.step,
+        index=ticket.index,
+        attempt=ticket.attempt,
+        prompt_id=ticket.prompt.id,
+        prompt_tokens=ticket.prompt.token_ids,
+        prompt_text=ticket.prompt.text,
+        n=ticket.n,
+        seed=ticket.seed,
+        min_step=ticket.min_step,
+        max_tokens=ticket.max_tokens,
+        temperature=ticket.temperature,
+    )
+
+
+def _ticket_from_proto(message: rollout_pb2.Ticket) -> Ticket:
+    return Ticket(
+        run=message.run,
+        incarnation=message.incarnation,
+        step=message.step,
+        index=message.index,
+        attempt=message.attempt,
+        prompt=Prompt(message.prompt_id, message.prompt_text, tuple(message.prompt_tokens)),
+        n=message.n,
+        seed=message.seed,
+        min_step=message.min_step,
+        max_tokens=message.max_tokens,
+        temperature=message.temperature,
+    )
+
+
+def _sample_to_proto(sample: Sample) -> rollout_pb2.Sample:
+    return rollout_pb2.Sample(
+        token_ids=sample.token_ids,
+        behaviour_logprobs=sample.behaviour_logprobs,
+        reference_logprobs=sample.reference_logprobs,
+        score=sample.score,
+        score_standard_deviation=sample.score_standard_deviation,
+        heads=dict(sample.heads),
+        finish_reason=_TO_PROTO[sample.finish_reason],
+        text=sample.text,
+    )
+
+
+def _sample_from_proto(message: rollout_pb2.Sample) -> Sample:
+    return Sample(
+        token_ids=tuple(message.token_ids),
+        behaviour_logprobs=tuple(message.behaviour_logprobs),
+        reference_logprobs=tuple(message.reference_logprobs),
+        score=message.score,
+        score_standard_deviation=message.score_standard_deviation,
+        heads=dict(message.heads),
+        finish_reason=_FROM_PROTO[message.finish_reason],
+        text=message.text,
+    )
