@@ -1,0 +1,116 @@
+"""Every overlay and every combination of two components renders to objects that a real API server would take."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+Manifest = dict[str, Any]
+
+OVERLAYS = ("cpu-dev", "gpu", "monitoring", "dev")
+COMPONENTS = ("gpu", "hub", "keda", "learner-jobset", "live-sync", "monitoring", "networkpolicies")
+KUBERNETES_VERSIONS = ("1.30", "1.37")  # 1.30 brought preStop.sleep, which we use
+CUSTOM_KINDS = yaml.safe_load((Path(__file__).parent / "custom_kinds.yaml").read_text())
+
+
+def check(manifest: Manifest, version: str) -> None:
+    """Strict validation: unknown fields are errors, of built-in kinds and of the operators' kinds alike."""
+    custom = CUSTOM_KINDS.get(f"{manifest['apiVersion']}/{manifest['kind']}")
+    if custom is None:
+        kubernetes_validate.validate(manifest, version, strict=True)
+        return
+    jsonschema.validate(manifest, custom)
+    if manifest["kind"] == "JobSet":
+        for job in manifest["spec"]["replicatedJobs"]:
+            inner = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]}
+            kubernetes_validate.validate(inner, version, strict=True)
+
+
+def identity(manifest: Manifest) -> tuple[str, str, str]:
+    return manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"]
+
+
+def test_every_overlay_is_named_here(repository: Path) -> None:
+    assert {path.name for path in (repository / "k8s" / "overlays").iterdir()} == set(OVERLAYS)
+    assert {path.name for path in (repository / "k8s" / "components").iterdir()} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_overlays_are_valid_against_the_kubernetes_schemas(
+    render: Callable[[str], list[Manifest]], overlay: str, version: str
+) -> None:
+    objects = render(overlay)
+    assert objects
+    for manifest in objects:
+        check(manifest, version)
+    assert len({identity(m) for m in objects}) == len(objects), "two objects of one name"
+
+
+def test_every_pair_of_components_renders_to_valid_objects(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+) -> None:
+    combinations = [*itertools.combinations(COMPONENTS, 2), COMPONENTS]
+    unique = {json.dumps(m, sort_keys=True) for combination in combinations for m in compose(combination)}
+    for text in unique:
+        check(json.loads(text), KUBERNETES_VERSIONS[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("Deployment", ("spec", "replicaz"), 2),
+        ("StatefulSet", ("spec", "template", "spec", "containers", 0, "livenessProbe", "gprc"), {"port": 1}),
+        ("NetworkPolicy", ("spec", "egress"), "all"),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "intervall"), "5s"),
+    ],
+)
+def test_a_misspelt_field_is_noticed(
+    compose: Callable[[tuple[str, ...]], list[Manifest]], kind: str, path: tuple[str | int, ...], value: object
+) -> None:
+    manifest = next(m for m in compose(("monitoring", "networkpolicies")) if m["kind"] == kind)
+    target: Any = manifest
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check(manifest, KUBERNETES_VERSIONS[-1])
+
+
+@pytest.mark.parametrize("components", [(), ("learner-jobset",), ("live-sync", "gpu")])
+def test_config_maps_that_pods_mention_exist(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+    pod_of: Callable[[Manifest], Manifest | None],
+    components: tuple[str, ...],
+) -> None:
+    objects = compose(components)
+    present = {m["metadata"]["name"] for m in objects if m["kind"] == "ConfigMap"}
+    for manifest in objects:
+        if (pod := pod_of(manifest)) is None:
+            continue
+        spec = pod["spec"]
+        wanted = {v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v}
+        wanted |= {e["configMapRef"]["name"] for c in spec["containers"] for e in c.get("envFrom", [])}
+        assert wanted
+        assert wanted <= present, manifest["metadata"]["name"]
+
+
+def test_several_nodes_replace_the_stateful_set(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:
+    kinds = {m["kind"] for m in compose(("learner-jobset",)) if m["metadata"]["name"] == "learner"}
+    assert "JobSet" in kinds
+    assert "StatefulSet" not in kinds
+
+
+def test_the_autoscaler_owns_the_number_of_workers(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:
+    objects = compose(("keda",))
+    target = next(m for m in objects if m["kind"] == "ScaledObject")["spec"]["scaleTargetRef"]["name"]
+    deployment = next(m for m in objects if identity(m) == ("apps/v1", "Deployment", target))
+    assert "replicas" not in deployment["spec"]
