@@ -25,13 +25,14 @@ Result = TypeVar("Result")
 class ComputeThread:
     """The one thread that may touch a model: ``await compute.run(forward, batch)``."""
 
-    def __init__(self, name: str, threads: int = 1) -> None:
-        """``threads`` is how many of torch's own the model's operations spread over."""
+    def __init__(self, name: str, threads: int | None = None) -> None:
+        """``threads`` is how many of torch's own the model's operations spread over; None leaves torch alone."""
 
         def initialise() -> None:
-            import torch  # a process without a model (a rollout worker) imports this module too
+            if threads is not None:
+                import torch  # a process without a model (a rollout worker) imports this module too
 
-            torch.set_num_threads(threads)  # OpenMP keeps it per calling thread
+                torch.set_num_threads(threads)  # OpenMP keeps it per calling thread
 
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initialise)
 

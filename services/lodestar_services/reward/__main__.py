@@ -1,0 +1,22 @@
+"""Wires the reward server: the reward model behind lodestar.v1.RewardService."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from lodestar.config import ServeOptions
+from lodestar.layout import RunFolder
+from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.v1 import reward_pb2, reward_pb2_grpc
+from lodestar_services.reward.reward import Reward
+from lodestar_services.reward.servicer import RewardServicer
+
+NAME = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
+
+
+def main(options: ServeOptions) -> int:
+    """Serves until SIGTERM; the exit code."""
+    configure_logging(f"reward-{options.replica}")
+    reward = Reward(options.model or str(RunFolder(options.run_dir).reward_model), options.config)
+    add = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, RewardServicer(reward))
+    return run(ServerSpec.of("reward", options, options.config.reward, [Service(NAME, add)], warm=reward.load))

@@ -1,0 +1,43 @@
+"""lodestar.v1.RewardService: translates between messages and records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from lodestar.errors import InvalidArgument
+from lodestar.rpc import convert
+from lodestar.v1 import reward_pb2, reward_pb2_grpc
+from lodestar_services.reward.reward import Reward
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
+    """See proto/lodestar/v1/reward.proto."""
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:
+        frozen = self._reward.frozen
+        frozen.check_tokenizer(request.tokenizer_hash)
+        items = [convert.score_item_from_proto(item, f"items[{i}]") for i, item in enumerate(request.items)]
+        if not request.tokenizer_hash and any(not isinstance(item.prompt, str) for item in items):
+            raise InvalidArgument("tokenizer_hash", "is required with token ids: GetModel tells this server's")
+        scores = await self._reward.score(items)
+        return reward_pb2.ScoreResponse(
+            model=convert.model_info_to_proto(frozen.info),
+            scores=[convert.score_to_proto(score) for score in scores],
+        )
+
+    async def GetModel(
+        self, request: reward_pb2.RewardServiceGetModelRequest, context: Context
+    ) -> reward_pb2.RewardServiceGetModelResponse:
+        frozen = self._reward.frozen
+        return reward_pb2.RewardServiceGetModelResponse(
+            model=convert.model_info_to_proto(frozen.info),
+            context_tokens=frozen.context_tokens,
+            ensemble_size=1,
+        )
