@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lodestar_kernels.backend import Backend, choose_backend
 from lodestar_kernels.logprob.reference import (
     ChunkedLogProbs,
     ChunkedLogProbsFromLogits,
@@ -27,6 +28,7 @@ def logprobs(
     lse: bool = False,
     chunk_bytes: int | None = None,
     ignore_index: int = -100,
+    backend: Backend | None = None,
 ) -> LogProbOutput:
     """Log-probability of each target under softmax((hidden · weightᵀ + bias) / temperature).
 
@@ -38,6 +40,8 @@ def logprobs(
     chunk_bytes bounds the float32 logits that exist at any time (default 64 MiB on a CPU, 512 MiB on a GPU); at least
     64 rows are computed at once. On a CPU, logits that fit the budget whole are kept for the backward.
 
+    backend: "triton" (float16, bfloat16, float32) or "torch"; by default Triton on a GPU and torch elsewhere.
+
     Raises ValueError naming the argument for wrong shapes, dtypes, devices, temperatures or targets out of range.
     """
     _check_projection(hidden_TH, weight_VH, bias)
@@ -47,11 +51,15 @@ def logprobs(
     if kept_T is not None:
         hidden_TH, targets_T = hidden_TH.index_select(0, kept_T), targets_T.index_select(0, kept_T)
         inverse_temperature_T = None if inverse_temperature_T is None else inverse_temperature_T[kept_T]
-    rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_TH, weight_VH, bias))
-    results = ChunkedLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T, rows, entropy, keep
-    )
+    inputs = (hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T)
+    if choose_backend(backend, hidden_TH) == "triton" and hidden_TH.shape[0]:
+        from lodestar_kernels.logprob.sliced import SlicedLogProbs
+
+        results = SlicedLogProbs.apply(*inputs, chunk_bytes or GPU_CHUNK_BYTES, entropy)  # type: ignore[no-untyped-call]
+    else:
+        rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
+        trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:3])
+        results = ChunkedLogProbs.apply(*inputs, rows, entropy, trains)  # type: ignore[no-untyped-call]
     return _collect(results, kept_T, tokens, entropy, lse)
 
 
@@ -64,6 +72,7 @@ def logprobs_from_logits(
     lse: bool = False,
     chunk_bytes: int | None = None,
     ignore_index: int = -100,
+    backend: Backend | None = None,
 ) -> LogProbOutput:
     """As `logprobs`, from logits [T, V] that the caller already holds; −inf marks a token of probability zero."""
     if logits_TV.ndim != 2 or not logits_TV.is_floating_point():
@@ -74,10 +83,14 @@ def logprobs_from_logits(
     if kept_T is not None:
         logits_TV, targets_T = logits_TV.index_select(0, kept_T), targets_T.index_select(0, kept_T)
         inverse_temperature_T = None if inverse_temperature_T is None else inverse_temperature_T[kept_T]
-    rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
-    results = ChunkedLogProbsFromLogits.apply(  # type: ignore[no-untyped-call]
-        logits_TV, targets_T, inverse_temperature_T, rows, entropy
-    )
+    inputs = (logits_TV, targets_T, inverse_temperature_T)
+    if choose_backend(backend, logits_TV) == "triton" and logits_TV.shape[0]:
+        from lodestar_kernels.logprob.sliced import LogProbsFromLogits
+
+        results = LogProbsFromLogits.apply(*inputs, entropy)  # type: ignore[no-untyped-call]
+    else:
+        rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
+        results = ChunkedLogProbsFromLogits.apply(*inputs, rows, entropy)  # type: ignore[no-untyped-call]
     return _collect(results, kept_T, tokens, entropy, lse)
 
 
