@@ -1,0 +1,170 @@
+"""The normal form of a run's data: plain JSONL files below ``runs/NAME/data``, and how they are read and written.
+
+    demonstrations.{train,held_out}.jsonl   {"prompt", "completion", "id"}
+    comparisons.{train,held_out}.jsonl      {"prompt", "completions": [C, C], "label", "id", "annotator", "gap"}
+    prompts.{ppo,evaluation}.jsonl          {"id", "text"}
+    text.{train,held_out}.jsonl             {"text"}, written when the run pretrains
+    counts.json                             rows of each, and rows left out
+    bad_rows.txt                            one ``file:line: what is wrong`` per refused row
+
+Prompts are rendered text: what the model sees, after the chat template (lodestar.data.rows says how it becomes tokens).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lodestar.data.schema import parse_comparison, parse_demonstration, parse_prompt, parse_text
+from lodestar.errors import DataError
+from lodestar.layout import RunFolder
+from lodestar.records import Comparison, Demonstration, Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFiles:
+    """``DataFiles.of(RunFolder(Path("runs/demo"))).ppo_prompts`` is ``runs/demo/data/prompts.ppo.jsonl``."""
+
+    folder: Path
+
+    @staticmethod
+    def of(folder: RunFolder) -> DataFiles:
+        """The data files of a run."""
+        return DataFiles(folder.data)
+
+    def demonstrations(self, split: str) -> Path:
+        """``split`` is train or held_out, here and below."""
+        return self.folder / f"demonstrations.{split}.jsonl"
+
+    def comparisons(self, split: str) -> Path:
+        """Pairs of completions with a label."""
+        return self.folder / f"comparisons.{split}.jsonl"
+
+    def text(self, split: str) -> Path:
+        """Plain text to pretrain on, one document per row."""
+        return self.folder / f"text.{split}.jsonl"
+
+    @property
+    def ppo_prompts(self) -> Path:
+        """Prompts that PPO trains on."""
+        return self.folder / "prompts.ppo.jsonl"
+
+    @property
+    def evaluation_prompts(self) -> Path:
+        """Prompts that no stage has seen."""
+        return self.folder / "prompts.evaluation.jsonl"
+
+    @property
+    def counts(self) -> Path:
+        """What prepare counted."""
+        return self.folder / "counts.json"
+
+    @property
+    def bad_rows(self) -> Path:
+        """Rows that could not be used, one sentence each."""
+        return self.folder / "bad_rows.txt"
+
+
+class BadRows:
+    """Collects the rows that cannot be used; raises at the first one when ``strict``."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self.errors: list[DataError] = []
+
+    def add(self, error: DataError) -> None:
+        """Counts a bad row.
+
+        Raises:
+            DataError: the row's own, when strict.
+        """
+        if self._strict:
+            raise error
+        self.errors.append(error)
+
+
+def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are skipped.
+
+    Raises:
+        DataError: the file is missing, unreadable, or ends inside a compressed block; a bad row when strict.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", errors="strict") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    bad.add(DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line=number))
+                    continue
+                if isinstance(row, dict):
+                    yield number, row
+                else:
+                    bad.add(DataError(path, f"must be an object {{…}}, is {type(row).__name__}", line=number))
+    except FileNotFoundError:
+        raise DataError(path, "no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(path, f"cannot be read: {error}") from error
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """Demonstrations in normal form.
+
+    Raises:
+        DataError: missing or empty file, or a bad row (file:line).
+    """
+    return [example.record for example in _read(path, parse_demonstration)]
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Comparisons in normal form; raises as read_demonstrations."""
+    return [example.record for example in _read(path, parse_comparison)]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts in normal form, token_ids empty (lodestar.data.rows.encode_prompts fills them); raises as above."""
+    return _read(path, parse_prompt)
+
+
+def read_text(path: Path) -> list[str]:
+    """Documents to pretrain on; raises as above."""
+    return _read(path, parse_text)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | Demonstration | Comparison]) -> None:
+    """Writes one JSON object per line; the file appears whole or not at all."""
+    lines = (json.dumps(row if isinstance(row, Mapping) else asdict(row), ensure_ascii=False) for row in rows)
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+    rows = []
+    for number, row in read_jsonl(path, BadRows(strict=True)):
+        try:
+            rows.append(parse(row))
+        except ValueError as error:
+            raise DataError(path, str(error), line=number) from error
+    if not rows:
+        raise DataError(path, "has no rows")
+    return rows

@@ -1,0 +1,43 @@
+"""Draws a corpus from the synthetic world: prompts, demonstrations of mixed quality, and the panel's comparisons."""
+
+from __future__ import annotations
+
+import random
+from itertools import cycle
+
+from lodestar.config import DataConfig
+from lodestar.data.corpus import Corpus
+from lodestar.data.schema import Example
+from lodestar.data.world import Request, compare, every_request, write
+from lodestar.data.world.replies import COMPARISON_MIX, DEMONSTRATION_MIX, WRITERS
+from lodestar.records import Comparison, Demonstration
+
+
+def draw_corpus(config: DataConfig, seed: int) -> Corpus:
+    """Demonstrations and comparisons over requests in a random order; the same seed draws the same corpus."""
+    rng = random.Random(f"{seed}/world")
+    requests = every_request()
+    rng.shuffle(requests)
+    order = cycle(requests)
+    return Corpus(
+        comparisons=[_comparison(next(order), rng, i) for i in range(config.comparison_rows)],
+        demonstrations=[_demonstration(next(order), rng, i) for i in range(config.demonstration_rows)],
+        prompts=[Example(request.text, request.text) for request in requests],
+    )
+
+
+def _demonstration(request: Request, rng: random.Random, number: int) -> Example[Demonstration]:
+    reply = _reply(request, DEMONSTRATION_MIX, rng)
+    return Example(request.text, Demonstration(request.text, reply, id=f"demonstration-{number}"))
+
+
+def _comparison(request: Request, rng: random.Random, number: int) -> Example[Comparison]:
+    first = second = _reply(request, COMPARISON_MIX, rng)
+    while second == first:
+        second = _reply(request, COMPARISON_MIX, rng)
+    return Example(request.text, compare(request.text, first, second, rng, row=f"comparison-{number}"))
+
+
+def _reply(request: Request, mix: tuple[float, ...], rng: random.Random) -> str:
+    (writer,) = rng.choices(WRITERS, mix)
+    return write(request, writer, rng)
