@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lodestar_kernels.attention import PackedLayout, attention
 from lodestar_kernels.logprob import logprobs
-from torch import Tensor
+from torch import Tensor, nn
 
 from lodestar.errors import InvalidArgument
 from lodestar.model.heads import scalar_head
@@ -124,6 +124,26 @@ def hidden_states(model: Any, batch: PackedBatch, context: PackedAttention | Non
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
+def response_states(model: Any, batch: PackedBatch) -> Tensor:
+    """The hidden state before each response token, hidden_RH."""
+    return hidden_states(model, batch).index_select(0, batch.states_R)
+
+
+def head_logprobs(
+    model: Any, hidden_RH: Tensor, targets_R: Tensor, *, temperature: float, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of ``targets_R`` and, on request, entropies (nats) under softmax(LM head(hidden) / temperature)."""
+    head = lm_head(model)
+    bias_V = getattr(head, "bias", None)
+    output = logprobs(hidden_RH, head.weight, targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
+    return output.logprobs_T, output.entropy_T
+
+
+def lm_head(model: Any) -> nn.Linear:
+    """The linear map from hidden states to logits."""
+    return cast(nn.Linear, plain(model).get_output_embeddings())  # type: ignore[no-untyped-call]
+
+
 def response_logprobs(
     model: Any, batch: PackedBatch, *, temperature: float, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
@@ -132,27 +152,25 @@ def response_logprobs(
         parts = [response_logprobs(model, one, temperature=temperature, entropy=entropy) for one in batch.alone()]
         entropies = [part for _, part in parts if part is not None]
         return torch.cat([part for part, _ in parts]), torch.cat(entropies) if entropy else None
-    hidden_RH = hidden_states(model, batch).index_select(0, batch.states_R)
-    head = plain(model).get_output_embeddings()  # type: ignore[no-untyped-call]
-    bias_V = getattr(head, "bias", None)
-    output = logprobs(hidden_RH, head.weight, batch.targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
-    return output.logprobs_T, output.entropy_T
+    return head_logprobs(
+        model, response_states(model, batch), batch.targets_R, temperature=temperature, entropy=entropy
+    )
 
 
 def token_values(model: Any, batch: PackedBatch) -> Tensor:
     """V_t of every response token, read at the state before it: values_R in float32."""
     if batch.per_sequence:
         return torch.cat([token_values(model, one) for one in batch.alone()])
-    return _scalars(model, hidden_states(model, batch), batch.states_R)
+    return _scalars(model, response_states(model, batch))
 
 
 def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
     """The score of every sequence, read at its last token: scores_B in float32."""
     if batch.per_sequence:
         return torch.cat([sequence_scores(model, one) for one in batch.alone()])
-    return _scalars(model, hidden_states(model, batch), batch.last_B)
+    return _scalars(model, hidden_states(model, batch).index_select(0, batch.last_B))
 
 
-def _scalars(model: Any, hidden_TH: Tensor, rows: Tensor) -> Tensor:
-    scalars: Tensor = scalar_head(plain(model))(hidden_TH.index_select(0, rows))
+def _scalars(model: Any, hidden: Tensor) -> Tensor:
+    scalars: Tensor = scalar_head(plain(model))(hidden)
     return scalars[:, 0].to(torch.promote_types(scalars.dtype, torch.float32))

@@ -1,0 +1,94 @@
+"""The processes that share one learner's work: one process is the case of size 1, where nothing is sent.
+
+Every rank holds the whole batch's numbers per token and computes forward and backward passes of its share of the
+sequences only. Losses are divided by global token counts, so gradients and metrics of the ranks add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+class Ranks:
+    """The default process group, or a single process where there is none."""
+
+    def __init__(self) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if distributed else 0
+        self.world = dist.get_world_size() if distributed else 1
+
+    def share(self, indexes: Sequence[int]) -> list[int]:
+        """This rank's part of ``indexes``."""
+        return list(indexes[self.rank :: self.world])
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def copy_from_first(self, parameters: Iterable[Tensor]) -> None:
+        """Give every rank the weights of rank 0."""
+        if self.world > 1:
+            for parameter in parameters:
+                if not isinstance(parameter, DTensor):
+                    dist.broadcast(parameter.detach(), src=0)
+
+    def total_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum replicated gradients over ranks; sharded ones were summed by FSDP's reduce-scatter."""
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.world == 1:
+            return
+        replicated = [p.grad for p in parameters if not isinstance(p, DTensor) and p.grad is not None]
+        if not replicated:
+            return
+        flat = self.total(torch.cat([gradient.reshape(-1) for gradient in replicated]))
+        start = 0
+        for gradient in replicated:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """L2 norm of the whole gradient, the same on every rank, in float32."""
+        local = [p.grad.to_local() for p in parameters if isinstance(p.grad, DTensor)]
+        whole = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+        squares = _norm(whole).square() if whole else torch.zeros(())
+        if any(isinstance(p, DTensor) for p in parameters):
+            squares = squares + self.total((_norm(local) if local else torch.zeros(())).square())
+        return squares.sqrt()
+
+
+def shard(model: nn.Module, trunk: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """FSDP2 for a model that one device cannot hold: parameters of the layers are sharded, the rest is replicated.
+
+    Embedding, final norm and head stay whole because log-probs read the head's weight outside of a forward call, and
+    tied embeddings are the same tensor. Gradients are summed, not averaged: losses are divided by global counts.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    layers = list(layers)
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    for layer in layers:
+        fully_shard(layer)
+    fully_shard(trunk, ignored_params={p for p in model.parameters() if id(p) not in inside})
+    for module in (*layers, trunk):
+        module.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    norms = torch._foreach_norm(list(gradients), 2)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+    return total

@@ -1,0 +1,401 @@
+"""PPO's optimisation: rollouts in, new weights and metrics out. The design's section 5, step by step.
+
+An iteration is: prepare (proximal log-probs, values, rewards, advantages) → epochs × minibatches of
+(forward_backward, optim_step) → KL controller, moving average. The mathematics is in lodestar.ppo; this class holds
+what changes from step to step, and knows how to save, restore and undo it.
+
+It is written for any number of ranks (see ranks.py): every rank calls ``step`` with the same rollouts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lodestar.config import PpoConfig
+from lodestar.errors import ConfigError, NonFinite
+from lodestar.model.packed import (
+    head_logprobs,
+    lm_head,
+    response_logprobs,
+    response_states,
+    token_values,
+)
+from lodestar.ppo import kl, losses
+from lodestar.ppo.ema import update_average
+from lodestar.ppo.gae import packed_gae
+from lodestar.ppo.moments import RunningMoments, whiten
+from lodestar.ppo.rewards import shape_scores, token_rewards
+from lodestar.ppo.schedules import linear_decay
+from lodestar.records import Rollout
+from lodestar_services.learner.batch import Batch, Responses, save_rollouts
+from lodestar_services.learner.figures import UpdateFigures, batch_figures
+from lodestar_services.learner.optimizer import MasterAdamW
+from lodestar_services.learner.pretraining import PretrainingText
+from lodestar_services.learner.ranks import Ranks
+
+
+class Trainer:
+    """Policy, critic and everything their next update depends on."""
+
+    def __init__(
+        self,
+        config: PpoConfig,
+        policy: Any,
+        critic: Any,
+        *,
+        seed: int,
+        offset: float = 0.0,
+        reference: Any = None,
+        pretraining: Sequence[Sequence[int]] = (),
+        failures: Path | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        """Take over ``policy`` and ``critic``.
+
+        offset: calibration offset of the scores. reference: the reference model, needed by kl.loss_estimator exact
+        alone. pretraining: token ids of documents for PPO-ptx. failures: folder where a batch is saved whose step had
+        to be undone. deterministic: one thread and deterministic kernels, for bit-equal runs.
+
+        Raises:
+            ConfigError: an option needs something that was not given.
+        """
+        if config.kl.loss_estimator == "exact" and reference is None:
+            raise ConfigError("ppo.kl.loss_estimator", "exact needs the reference model in the learner; use k2")
+        if deterministic:
+            make_deterministic()
+        self.config = config
+        self.policy = policy
+        self.critic = critic
+        self.steps_done = 0
+        """Finished iterations."""
+        self.offset = offset
+        self._seed = seed
+        self._reference = reference
+        self._failures = failures
+        self._device = next(policy.parameters()).device
+        self._ranks = Ranks()
+        for model in (policy, critic):
+            model.eval()  # dropout off everywhere
+            self._ranks.copy_from_first(model.parameters())
+        self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
+        self._critic_optimizer = self._optimizer("critic", critic, config.critic.max_grad_norm)
+        self._kl: kl.KlController = (
+            kl.FixedKl(config.kl.coefficient)
+            if config.kl.controller == "fixed"
+            else kl.AdaptiveKl(config.kl.coefficient, config.kl.target, config.kl.horizon)
+        )
+        self._scores = RunningMoments()
+        self._early_stops = 0
+        self._average = [p.detach().float().clone() for p in policy.parameters()] if config.ema else []
+        self._pretraining = (
+            PretrainingText(pretraining, seed, config.ptx.batch_tokens) if config.ptx.coefficient else None
+        )
+
+    @property
+    def kl_coefficient(self) -> float:
+        """β in force."""
+        return self._kl.coefficient
+
+    # --- one iteration ---------------------------------------------------------------------------------------------
+
+    def step(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """One PPO iteration on a batch of rollouts, in whatever order; returns the metrics of metrics.jsonl.
+
+        Raises:
+            NonFinite: a reward, log-prob, loss or gradient is not a number. Everything is as it was before the call,
+                and the rollouts are saved; the message names the file.
+            InvalidArgument: a rollout does not fit together.
+        """
+        with self._undone_on_failure(rollouts):
+            batch = self.prepare(rollouts)
+            decay = linear_decay(self.steps_done, self.config.steps)
+            figures = self._optimise(batch, decay)
+            figures |= batch.figures
+            figures["kl_coefficient"] = self._kl.coefficient
+            figures["learning_rate"] = self.config.learning_rate * decay
+            self._kl = self._kl.update(figures["kl_sequence"], len(batch.responses.sequences))
+            if self.config.ema:
+                update_average(self._average, self.policy.parameters(), decay=self.config.ema)
+            self.steps_done += 1
+        return figures
+
+    @torch.no_grad()
+    def prepare(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Recompute log-probs and values, then rewards and advantages over the whole batch.
+
+        Raises:
+            NonFinite, InvalidArgument: as step(), naming ticket and sample.
+        """
+        config = self.config
+        responses = Responses.from_rollouts(rollouts, self._device)
+        proximal_R, entropy_R, values_R = self._look(responses)
+        rewards_R, shaped_B = self._rewards(responses, proximal_R)
+        advantages_R, returns_R = packed_gae(
+            rewards_R, values_R, responses.lengths_B, gamma=config.gamma, lam=config.lam
+        )
+        figures = batch_figures(
+            responses,
+            shaped_B=shaped_B,
+            rewards_R=rewards_R,
+            proximal_R=proximal_R,
+            entropy_R=entropy_R,
+            values_R=values_R,
+            returns_R=returns_R,
+            step=self.steps_done,
+        )
+        return Batch(
+            responses=responses,
+            proximal_R=proximal_R,
+            values_R=values_R,
+            advantages_R=whiten(advantages_R) if config.whiten_advantages else advantages_R,
+            returns_R=returns_R,
+            weights_R=losses.importance_weights(proximal_R, responses.behaviour_R, cap=config.importance_cap),
+            figures=figures,
+        )
+
+    def forward_backward(self, batch: Batch, indexes: Sequence[int], figures: UpdateFigures) -> None:
+        """Add the gradient of the minibatch ``indexes`` (sequences of the batch) to policy and critic.
+
+        The loss is divided by the minibatch's global count of response tokens; this rank computes its share of it,
+        at most ``micro_batch_tokens`` at a time.
+        """
+        tokens = int(batch.responses.lengths_B[list(indexes)].sum())
+        mine = self._ranks.share(indexes)
+        for micro in batch.responses.micro_batches(mine, self.config.micro_batch_tokens):
+            packed, rows = batch.responses.pack(micro), batch.responses.rows(micro)
+            logprobs_R, policy = self._policy_backward(batch, packed, rows, tokens)
+            value = losses.value_loss(
+                token_values(self.critic, packed),
+                batch.values_R[rows],
+                batch.returns_R[rows],
+                clip=self.config.critic.clip,
+                tokens=tokens,
+            )
+            (self.config.critic.coefficient * value.loss).backward()  # type: ignore[no-untyped-call]
+            figures.add(policy, value, logprobs_R, batch.proximal_R[rows])
+        if self._pretraining is not None:
+            self._pretraining_backward(self._pretraining)
+
+    def optim_step(self, learning_rate: float, critic_learning_rate: float) -> tuple[float, float]:
+        """Clip, update and clear both gradients; returns their norms before clipping.
+
+        Raises:
+            NonFinite: a gradient is NaN or infinite.
+        """
+        return self._policy_optimizer.step(learning_rate), self._critic_optimizer.step(critic_learning_rate)
+
+    def _optimise(self, batch: Batch, decay: float) -> dict[str, float]:
+        config = self.config
+        collected: dict[str, float] = {}
+        for epoch in range(config.epochs):
+            figures = UpdateFigures(self._device)
+            for indexes in self._minibatches(len(batch.responses.sequences), epoch):
+                self.forward_backward(batch, indexes, figures)
+                norms = self.optim_step(config.learning_rate * decay, config.critic.learning_rate * decay)
+                figures.add_norms(*norms)
+            collected = figures.collect(self._ranks)
+            collected["epochs_done"] = float(epoch + 1)
+            if not all(map(_finite, collected.values())):
+                raise NonFinite(f"a loss is not finite: {collected}")
+            if config.target_kl is not None and collected["kl_update"] > config.target_kl:
+                self._early_stops += epoch + 1 < config.epochs
+                break
+        return collected
+
+    def _minibatches(self, sequences: int, epoch: int) -> Iterator[list[int]]:
+        """A shuffle that is a pure function of (seed, step, epoch), cut into nearly equal parts."""
+        digest = hashlib.sha256(f"{self._seed}/{self.steps_done}/{epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]))
+        order = torch.randperm(sequences, generator=generator)
+        for part in order.tensor_split(min(self.config.minibatches, sequences)):
+            yield part.tolist()
+
+    # --- the pieces ------------------------------------------------------------------------------------------------
+
+    def _look(self, responses: Responses) -> tuple[Tensor, Tensor, Tensor]:
+        """Proximal log-probs, entropies and values of all response tokens, each rank computing its share."""
+        looked = torch.zeros(3, len(responses.behaviour_R), device=self._device)
+        mine = self._ranks.share(range(len(responses.sequences)))
+        for micro in responses.micro_batches(mine, self.config.micro_batch_tokens):
+            packed = responses.pack(micro)
+            logprobs_R, entropy_R = response_logprobs(
+                self.policy, packed, temperature=self.config.temperature, entropy=True
+            )
+            assert entropy_R is not None
+            looked[:, responses.rows(micro)] = torch.stack((logprobs_R, entropy_R, token_values(self.critic, packed)))
+        proximal_R, entropy_R, values_R = self._ranks.total(looked)
+        if not bool(torch.isfinite(looked).all()):
+            raise NonFinite("the policy's log-probs or the critic's values are not finite")
+        return proximal_R, entropy_R, values_R
+
+    def _rewards(self, responses: Responses, proximal_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards per token, and the scores after offset and clip (before whitening)."""
+        score = self.config.score
+        clipped_B = shape_scores(
+            responses.scores_B,
+            responses.truncated_B,
+            offset=self.offset,
+            clip=score.clip,
+            missing_eos=score.missing_eos,
+        )
+        shaped_B = clipped_B
+        if score.whiten:
+            judged = clipped_B if score.missing_eos is None else clipped_B[~responses.truncated_B]
+            self._scores = self._scores.update(judged)
+            shaped_B = shape_scores(
+                responses.scores_B,
+                responses.truncated_B,
+                offset=self.offset,
+                clip=score.clip,
+                scale=self._scores.standard_deviation,
+                missing_eos=score.missing_eos,
+            )
+        rewards_R = token_rewards(
+            proximal_R, responses.reference_R, shaped_B, responses.lengths_B, kl_coefficient=self._kl.coefficient
+        )
+        return rewards_R, clipped_B
+
+    def _policy_backward(self, batch: Batch, packed: Any, rows: Tensor, tokens: int) -> tuple[Tensor, losses.LossSums]:
+        config = self.config
+        hidden_RH = response_states(self.policy, packed)
+        logprobs_R, entropy_R = head_logprobs(
+            self.policy,
+            hidden_RH,
+            packed.targets_R,
+            temperature=config.temperature,
+            entropy=config.entropy_coefficient > 0,
+        )
+        sums = losses.policy_loss(
+            logprobs_R,
+            batch.proximal_R[rows],
+            batch.advantages_R[rows],
+            batch.weights_R[rows],
+            clip=config.clip,
+            tokens=tokens,
+        )
+        loss = sums.loss
+        if entropy_R is not None:
+            loss = loss + config.entropy_coefficient * losses.entropy_loss(entropy_R, tokens=tokens)
+        if config.kl.loss_estimator is not None:
+            if config.kl.loss_estimator == "exact":
+                kl_R = self._exact_kl(packed, hidden_RH)
+            else:
+                kl_R = kl.k2(logprobs_R, batch.responses.reference_R[rows])
+            loss = loss + config.kl.loss_coefficient * losses.kl_loss(kl_R, tokens=tokens)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return logprobs_R.detach(), sums
+
+    def _exact_kl(self, packed: Any, hidden_RH: Tensor) -> Tensor:
+        with torch.no_grad():
+            reference_RV = lm_head(self._reference)(response_states(self._reference, packed))
+        return kl.exact_kl(lm_head(self.policy)(hidden_RH), reference_RV, temperature=self.config.temperature)
+
+    def _pretraining_backward(self, text: PretrainingText) -> None:
+        documents = text.draw()
+        tokens = sum(len(document) - 1 for document in documents)
+        mine = [documents[i] for i in self._ranks.share(range(len(documents)))]
+        for packed in text.pack(mine, self.config.micro_batch_tokens, self._device):
+            logprobs_T, _ = response_logprobs(self.policy, packed, temperature=1.0)
+            loss = self.config.ptx.coefficient * losses.language_model_loss(logprobs_T, tokens=tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def _optimizer(self, name: str, model: Any, max_norm: float) -> MasterAdamW:
+        return MasterAdamW(
+            name,
+            model,
+            self._ranks,
+            betas=self.config.adam_betas,
+            eps=self.config.adam_eps,
+            weight_decay=self.config.weight_decay,
+            max_norm=max_norm,
+        )
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on: nested dicts of tensors (live, not copies), numbers and text.
+
+        A trainer that loads it goes on bit for bit as this one does.
+        """
+        cuda = self._device.type == "cuda"
+        return {
+            "steps_done": self.steps_done,
+            "offset": self.offset,
+            "policy": {name: p.detach() for name, p in self.policy.named_parameters()},
+            "critic": {name: p.detach() for name, p in self.critic.named_parameters()},
+            "average": {str(i): tensor for i, tensor in enumerate(self._average)},
+            "policy_optimizer": self._policy_optimizer.state_dict(),
+            "critic_optimizer": self._critic_optimizer.state_dict(),
+            "kl_coefficient": self._kl.coefficient,
+            "scores": {"count": self._scores.count, "mean": self._scores.mean, "squares": self._scores.squares},
+            "early_stops": self._early_stops,
+            "pretraining_cursor": 0 if self._pretraining is None else self._pretraining.cursor,
+            "rng": {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if cuda else {}),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state`` was taken; weights are copied in place."""
+        self.steps_done = int(state["steps_done"])
+        self.offset = float(state["offset"])
+        for name, model in (("policy", self.policy), ("critic", self.critic)):
+            for key, parameter in model.named_parameters():
+                parameter.copy_(state[name][key])
+        for i, average in enumerate(self._average):
+            average.copy_(state["average"][str(i)])
+        self._policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self._kl = replace(self._kl, coefficient=float(state["kl_coefficient"]))
+        self._scores = RunningMoments(**state["scores"])
+        self._early_stops = int(state["early_stops"])
+        if self._pretraining is not None:
+            self._pretraining.cursor = int(state["pretraining_cursor"])
+        torch.set_rng_state(state["rng"]["cpu"].cpu())
+        if "cuda" in state["rng"]:
+            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu())
+
+    def average_weights(self) -> dict[str, Tensor]:
+        """The moving average of the policy's weights by name, float32; empty when ema is off."""
+        names = [name for name, _ in self.policy.named_parameters()]
+        return dict(zip(names, self._average, strict=False))
+
+    @contextmanager
+    def _undone_on_failure(self, rollouts: Sequence[Rollout]) -> Iterator[None]:
+        """Put everything back as it was when the step meets a number that is none, and save its rollouts."""
+        before = _copied(self.state_dict())
+        try:
+            yield
+        except NonFinite as error:
+            self.load_state_dict(before)
+            self._policy_optimizer.clear()
+            self._critic_optimizer.clear()
+            if self._failures is None:
+                raise
+            path = self._failures / f"step-{self.steps_done:06d}.json"
+            if self._ranks.rank == 0:
+                save_rollouts(rollouts, path)
+            raise NonFinite(f"step {self.steps_done} was undone: {error}. Its rollouts are in {path}") from error
+
+
+def make_deterministic() -> None:
+    """One thread and deterministic kernels for this process."""
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+
+
+def _copied(node: Any) -> Any:
+    if isinstance(node, Tensor):
+        return node.detach().clone()
+    return {key: _copied(value) for key, value in node.items()} if isinstance(node, dict) else node
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")
