@@ -1,0 +1,302 @@
+"""The learner's end of the rollout queue: orders each step's rollouts and takes in what comes back.
+
+Consumes rollouts and dead letters, produces tickets and ledger entries. It waits for workers; what unblocks it is a
+rollout for every place of the step's batch, or the ``on_wait`` callback raising.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from lodestar import metrics
+from lodestar.errors import RunPaused
+from lodestar.queue.port import DeadLetter, Delivery, LearnerQueue
+from lodestar.records import LedgerEntry, Outcome, Prompt, Rollout, Ticket
+from lodestar_services.learner.tickets import TicketSchedule
+
+log = logging.getLogger(__name__)
+
+RECEIVE_SECONDS = 0.25
+"""Longest wait between two calls of on_wait."""
+LOOK_SECONDS = 1.0
+"""How often the queue's depth and health are looked at."""
+SUPERSEDED_LIMIT = 20
+"""A place superseded this often means that the policy servers belong to something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a step's collection is."""
+
+    step: int
+    received: int
+    """Places of the batch that have their rollout."""
+    tickets: int
+
+
+@dataclass(slots=True)
+class Totals:
+    """Tickets by outcome, over the lineage of checkpoints."""
+
+    trained: int = 0
+    failed: int = 0
+    superseded: int = 0
+    duplicates_refused: int = 0
+
+
+@dataclass(slots=True)
+class _Place:
+    """One index of a step's batch: its present ticket, and what came back for it."""
+
+    ticket: Ticket
+    rollout: Rollout | None = None
+    receipt: str = ""
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step whose tickets are issued and not settled."""
+
+    places: list[_Place]
+    ended: list[LedgerEntry] = field(default_factory=list)
+    """Failed and superseded tickets."""
+    failed: int = 0
+    tolerated: int = 0
+    """Failures that a person let pass by resuming the run."""
+    last_error: str = ""
+    complaint: str = ""
+    """Why the run should pause although nothing failed; empty when it should not."""
+
+    @property
+    def received(self) -> int:
+        return sum(place.rollout is not None for place in self.places)
+
+
+class Collector:
+    """Issues tickets, collects rollouts, settles steps.
+
+    ``issue(step)`` also offers the tickets of the max_staleness steps after it, so never more than
+    (max_staleness + 1) × tickets are outstanding: that is the whole of backpressure.
+
+    Everything about a step reaches the ledger in one piece, when :meth:`settle` is called after its training. A
+    checkpoint is taken between steps; the tickets of later steps that are under way then belong to an incarnation
+    that dies with its learner, and their places are issued again, under the same ids, by the next one. So the
+    checkpoint needs no settled ids of half-settled steps: :meth:`state_dict` holds totals alone.
+    """
+
+    def __init__(
+        self,
+        queue: LearnerQueue,
+        schedule: TicketSchedule,
+        *,
+        incarnation: str,
+        max_failed_fraction: float = 0.05,
+        reconcile_seconds: float = 15.0,
+    ) -> None:
+        """The queue must have been opened for the incarnation."""
+        self._queue = queue
+        self._schedule = schedule
+        self._incarnation = incarnation
+        self._max_failed_fraction = max_failed_fraction
+        self._reconcile_seconds = reconcile_seconds
+        self._steps: dict[int, _Step] = {}
+        self._settled = Totals()
+        self._queue_duplicates = 0
+        self._last_news = self._next_look = 0.0
+
+    def issue(self, step: int) -> None:
+        """Offers the tickets of ``step`` and of the steps that staleness allows to generate meanwhile; repeatable."""
+        last = min(step + self._schedule.max_staleness, self._schedule.steps - 1)
+        for ahead in range(step, last + 1):
+            if ahead not in self._steps:
+                tickets = [
+                    self._schedule.ticket(self._incarnation, ahead, index) for index in range(self._schedule.tickets)
+                ]
+                self._steps[ahead] = _Step([_Place(ticket) for ticket in tickets])
+                self._offer(tickets)
+
+    def collect(self, step: int, on_wait: Callable[[Progress], None] = lambda _: None) -> list[Rollout]:
+        """The step's rollouts, ordered by index; issues the step when that was not done.
+
+        ``on_wait`` is called at least four times a second. It may take its time (a pause) or raise (a stop): what was
+        received is kept, and collecting may go on with another call.
+
+        Raises:
+            RunPaused: too many of the step's tickets failed; the last error is in the message.
+            QueueUnavailable: Redis stayed away longer than its retry budget.
+            FailedPrecondition: another learner opened the run.
+        """
+        self.issue(step)
+        state = self._steps[step]
+        self._last_news = time.monotonic()
+        while state.received < len(state.places):
+            on_wait(self.progress(step))
+            self._look_after_queue()
+            for delivery in self._queue.receive(RECEIVE_SECONDS):
+                self._last_news = time.monotonic()
+                self._take_in(delivery)
+            self._pause_if_due(step)
+        on_wait(self.progress(step))
+        return [place.rollout for place in state.places if place.rollout is not None]
+
+    def settle(self, step: int) -> list[LedgerEntry]:
+        """Ends a step that was trained on: deletes its rollouts from the queue and returns its ledger entries."""
+        state = self._steps.pop(step)
+        entries = list(state.ended)
+        for place in state.places:
+            assert place.rollout is not None, f"ticket {place.ticket.id} was not collected"
+            entries.append(_entry(place.ticket, "trained", place.rollout))
+        self._queue.settle(place.receipt for place in state.places)
+        self._settled.trained += len(state.places)
+        self._settled.failed += state.failed
+        self._settled.superseded += len(state.ended) - state.failed
+        metrics.TICKETS_SETTLED.labels("trained").inc(len(state.places))
+        return sorted(entries, key=lambda entry: [int(part) for part in entry.id.split(".")])
+
+    def withdraw(self) -> None:
+        """Takes back every ticket that is still out: the run ends, and workers need not go on."""
+        self._queue.withdraw(ticket.id for ticket in self._outstanding())
+
+    def progress(self, step: int) -> Progress:
+        """How many of the step's rollouts are here."""
+        return Progress(step, self._steps[step].received, self._schedule.tickets)
+
+    def totals(self) -> dict[str, int]:
+        """Tickets ``issued`` (those under way too), and by outcome as in Totals, over the lineage of checkpoints."""
+        under_way = self._steps.values()
+        failed = sum(state.failed for state in under_way)
+        totals = asdict(self._settled)
+        totals["failed"] += failed
+        totals["superseded"] += sum(len(state.ended) for state in under_way) - failed
+        issued = totals["trained"] + totals["failed"] + totals["superseded"]
+        return {"issued": issued + sum(len(state.places) for state in under_way), **totals}
+
+    def state_dict(self) -> dict[str, int]:
+        """For a checkpoint between two steps; see the class's docstring for why this is enough."""
+        return asdict(self._settled)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continues the totals of a checkpoint."""
+        self._settled = Totals(**state)
+
+    def _take_in(self, delivery: Delivery) -> None:
+        """Keeps a rollout for its place, or ends its ticket another way."""
+        ticket = delivery.item.ticket
+        place = self._place_of(ticket)
+        if place is None or place.receipt not in ("", delivery.receipt):
+            self._refuse(delivery)
+        elif place.receipt == delivery.receipt:
+            pass  # the queue lost its place and tells us again what we hold
+        elif isinstance(delivery.item, DeadLetter):
+            self._bury(place, delivery, delivery.item)
+        elif self._is_too_stale(delivery.item):
+            self._supersede(place, delivery, delivery.item)
+        else:
+            place.rollout, place.receipt = delivery.item, delivery.receipt
+            metrics.ROLLOUT_STALENESS.observe(ticket.step - delivery.item.version.step)
+
+    def _place_of(self, ticket: Ticket) -> _Place | None:
+        """The place that waits for, or holds, this very ticket."""
+        state = self._steps.get(ticket.step)
+        if state is None or ticket.incarnation != self._incarnation or ticket.index >= len(state.places):
+            return None
+        place = state.places[ticket.index]
+        return place if place.ticket.id == ticket.id else None
+
+    def _refuse(self, delivery: Delivery) -> None:
+        log.info("refused a second rollout for ticket %s", delivery.item.ticket.id)
+        self._settled.duplicates_refused += 1
+        metrics.DUPLICATES_REFUSED.inc()
+        self._queue.settle([delivery.receipt])
+
+    def _bury(self, place: _Place, delivery: Delivery, letter: DeadLetter) -> None:
+        log.warning("ticket %s failed after %d attempts: %s", letter.ticket.id, letter.attempts, letter.error)
+        metrics.DEAD_LETTERS.inc()
+        state = self._steps[place.ticket.step]
+        prompt = self._schedule.reserve(place.ticket.step, state.failed)
+        state.failed += 1
+        state.last_error = letter.error
+        self._replace(place, delivery, "failed", prompt)
+
+    def _supersede(self, place: _Place, delivery: Delivery, rollout: Rollout) -> None:
+        ticket, version = place.ticket, rollout.version
+        log.info("ticket %s came back from weights %s/%d: too stale", ticket.id, version.incarnation, version.step)
+        if ticket.attempt and ticket.attempt % SUPERSEDED_LIMIT == 0:
+            self._steps[ticket.step].complaint = (
+                f"ticket {ticket.id} was answered again and again by weights that are too old or not this learner's "
+                f"(last: incarnation {version.incarnation or 'none'}, step {version.step}; wanted "
+                f"{self._incarnation}, step {ticket.min_step} or later); check which learner the policy servers follow"
+            )
+        self._replace(place, delivery, "superseded", ticket.prompt)
+
+    def _replace(self, place: _Place, delivery: Delivery, outcome: Outcome, prompt: Prompt) -> None:
+        """Ends the place's ticket and issues its successor."""
+        rollout = delivery.item if isinstance(delivery.item, Rollout) else None
+        self._steps[place.ticket.step].ended.append(_entry(place.ticket, outcome, rollout))
+        metrics.TICKETS_SETTLED.labels(outcome).inc()
+        place.ticket = replace(place.ticket, attempt=place.ticket.attempt + 1, prompt=prompt)
+        self._queue.settle([delivery.receipt])
+        self._offer([place.ticket])
+
+    def _is_too_stale(self, rollout: Rollout) -> bool:
+        """Older than the ticket allows, or another incarnation's; the start model (step 0) belongs to every one."""
+        version = rollout.version
+        is_ours = version.incarnation == self._incarnation or (not version.incarnation and version.step == 0)
+        return not is_ours or version.step < rollout.ticket.min_step
+
+    def _pause_if_due(self, step: int) -> None:
+        """Raises RunPaused once per reason: whoever resumes the run accepts what has failed so far."""
+        state = self._steps[step]
+        complaint, state.complaint = state.complaint, ""
+        if state.failed - state.tolerated > self._max_failed_fraction * len(state.places):
+            state.tolerated = state.failed
+            complaint = (
+                f"{state.failed} of {len(state.places)} tickets of step {step} failed, more than "
+                f"ppo.max_failed_fraction {self._max_failed_fraction:g} allows; the last error: {state.last_error}"
+            )
+        if complaint:
+            raise RunPaused(complaint)
+
+    def _look_after_queue(self) -> None:
+        """Now and then: exports the depth, and issues again when contents are lost or nothing has come for long."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        lost = self._queue.lost_contents()
+        if lost or now - self._last_news > self._reconcile_seconds:
+            self._last_news = now
+            metrics.RECONCILES.inc()
+            again = self._offer(self._outstanding())
+            log.warning(
+                "%s: %d tickets issued again", "the queue lost its contents" if lost else "nothing settled", again
+            )
+        self._export_depth()
+
+    def _export_depth(self) -> None:
+        depth = self._queue.depth()
+        metrics.QUEUE_WAITING.set(depth.waiting)
+        metrics.QUEUE_TAKEN.set(depth.taken)
+        metrics.QUEUE_FINISHED.set(depth.finished)
+        metrics.QUEUE_OLDEST_SECONDS.set(depth.oldest_seconds)
+        # The queue's count starts again when it loses its contents.
+        new = depth.duplicates_refused - self._queue_duplicates
+        new = depth.duplicates_refused if new < 0 else new
+        self._queue_duplicates = depth.duplicates_refused
+        self._settled.duplicates_refused += new
+        metrics.DUPLICATES_REFUSED.inc(new)
+
+    def _outstanding(self) -> list[Ticket]:
+        return [place.ticket for state in self._steps.values() for place in state.places if place.rollout is None]
+
+    def _offer(self, tickets: Iterable[Ticket]) -> int:
+        new = self._queue.issue(list(tickets))
+        metrics.TICKETS_ISSUED.inc(new)
+        return new
+
+
+def _entry(ticket: Ticket, outcome: Outcome, rollout: Rollout | None) -> LedgerEntry:
+    return LedgerEntry(ticket.incarnation, ticket.step, ticket.id, rollout.token_hash() if rollout else "", outcome)

@@ -1,0 +1,128 @@
+"""The ledger: one JSON line per settled ticket, so that anyone can check that no sample was trained on twice.
+
+The file is that of one lineage of checkpoints: a checkpoint holds the ledger's length, and a resumed learner cuts the
+file there before it goes on. What a dead learner wrote after its last checkpoint is therefore gone, as are its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import get_args
+
+from lodestar.errors import DataError, ResumeRefused
+from lodestar.records import LedgerEntry, Outcome
+
+_FIELDS = {field.name for field in fields(LedgerEntry)}
+
+
+class Ledger:
+    """``ledger = Ledger(folder.ledger); ledger.append(collector.settle(step)); offset = ledger.sync()``."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        """Opens the file and cuts it at ``offset`` bytes: 0 begins anew, a checkpoint's offset resumes.
+
+        Raises:
+            ResumeRefused: the file is shorter than the checkpoint says.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:
+            raise ResumeRefused(f"{path} has {size} bytes, but the checkpoint was written when it had {offset}")
+        self._file = path.open("ab")
+        self._file.truncate(offset)
+
+    def append(self, entries: Iterable[LedgerEntry]) -> None:
+        """Writes one line per entry."""
+        for entry in entries:
+            self._file.write(json.dumps(asdict(entry)).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Makes what was appended durable and returns the file's length in bytes, for the checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Syncs and closes."""
+        self.sync()
+        self._file.close()
+
+
+def read_ledger(path: Path) -> list[LedgerEntry]:
+    """The entries in order.
+
+    Raises:
+        DataError: a line is not one of a ledger.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or set(row) != _FIELDS or row["outcome"] not in get_args(Outcome):
+            raise DataError(path, "not a line of a ledger", number)
+        if not line.endswith(b"\n"):
+            raise DataError(path, "the line is cut off", number)
+        entries.append(LedgerEntry(**row))
+    return entries
+
+
+def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = None) -> list[str]:
+    """Joins the ledger over its lineage and says, a sentence each, what breaks "every ticket exactly once".
+
+    Checks that every id ended once; that the attempts of a place run 0, 1, … without a gap and only the last one was
+    trained; that steps follow one another from 0; and, when given, how many tickets a step and how many steps there
+    are. An empty list means that all is well.
+    """
+    try:
+        entries = read_ledger(path)
+    except (DataError, OSError) as error:
+        return [str(error)]
+    problems = [f"{id_} ended {times} times" for id_, times in Counter(e.id for e in entries).items() if times > 1]
+    places: dict[int, dict[int, list[tuple[int, LedgerEntry]]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        step, index, attempt = map(int, entry.id.split("."))
+        if step != entry.step:
+            problems.append(f"{entry.id} is written under step {entry.step}")
+        places[step][index].append((attempt, entry))
+    for step in sorted(places):
+        problems += _problems_of_step(step, places[step], tickets)
+    expected = range(len(places) if steps is None else steps)
+    problems += [f"step {step} is missing" for step in expected if step not in places]
+    problems += [f"step {step} is one too many" for step in sorted(places) if step not in expected]
+    order = [entry.step for entry in entries]
+    if order != sorted(order):
+        problems.append("steps are out of order")
+    return problems
+
+
+def _problems_of_step(step: int, places: dict[int, list[tuple[int, LedgerEntry]]], tickets: int | None) -> list[str]:
+    problems = []
+    count = len(places) if tickets is None else tickets
+    if sorted(places) != list(range(count)):
+        missing = sorted(set(range(count)) - set(places))
+        extra = sorted(set(places) - set(range(count)))
+        problems.append(f"step {step}: indices missing {missing}, unexpected {extra}")
+    incarnations = {entry.incarnation for attempts in places.values() for _, entry in attempts}
+    if len(incarnations) > 1:
+        problems.append(f"step {step} mixes incarnations {sorted(incarnations)}")
+    for index, attempts in sorted(places.items()):
+        numbers = sorted({attempt for attempt, _ in attempts})
+        if numbers != list(range(len(numbers))):
+            problems.append(f"{step}.{index}: attempts {numbers} have a gap")
+        trained = [attempt for attempt, entry in attempts if entry.outcome == "trained"]
+        if trained != [numbers[-1]]:
+            problems.append(f"{step}.{index}: trained attempts are {trained}, of {numbers}")
+        problems += [
+            f"{entry.id} is trained without tokens"
+            for _, entry in attempts
+            if entry.outcome == "trained" and not entry.tokens
+        ]
+    return problems
