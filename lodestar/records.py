@@ -177,6 +177,14 @@ class TokenLogProbs:
 
 
 @dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Log-probs of several sequences, in the order asked, and the model they are of."""
+
+    model: ModelInfo
+    sequences: tuple[TokenLogProbs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreItem:
     """What a reward model scores: both halves as text, or both as its own token ids.
 
@@ -198,6 +206,29 @@ class Score:
     mean: float
     standard_deviation: float = 0.0
     heads: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of several completions, in the order asked, and the model that gave them."""
+
+    model: ModelInfo
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStatus:
+    """How one policy server is doing."""
+
+    model: ModelInfo
+    paused: bool
+    running_sequences: int
+    waiting_sequences: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    last_swap_pause_seconds: float
+    refusal: str = ""
+    """Why the last offered weights were not taken."""
 
 
 @dataclass(frozen=True, slots=True)

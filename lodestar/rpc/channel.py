@@ -1,10 +1,11 @@
 """Client channels: how every caller of a Lodestar service connects, retries, waits and hears errors."""
+# ruff: noqa: ASYNC109 - a timeout here is the deadline of a call, which the server hears of
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import grpc
 from lodestar.errors import ConfigError
 from lodestar.rpc.status import error_from_rpc
 
-Message = TypeVar("Message")
+Record = TypeVar("Record")
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """What a client accepts; servers bound themselves below it (max_message_bytes)."""
@@ -101,28 +102,33 @@ def call(method: Any, request: Any, timeout: float) -> Any:
         return method(request, timeout=timeout)
 
 
-async def call_async(method: Any, request: Any, timeout: float) -> Any:  # noqa: ASYNC109 - it is the RPC's deadline
+async def call_async(method: Any, request: Any, timeout: float) -> Any:
     """One unary call."""
     with raising():
         return await method(request, timeout=timeout)
 
 
-def stream(method: Any, request: Any, timeout: float | None) -> Iterator[Any]:
-    """A server stream's messages; leaving the loop early cancels the call. No timeout for endless streams only."""
+def stream(
+    method: Any, request: Any, timeout: float | None, parse: Callable[[Any], Record]
+) -> Generator[Record, None, None]:
+    """A server stream's messages, parsed; closing the generator cancels the call. No timeout for endless streams."""
     messages = method(request, timeout=timeout)
     try:
         with raising():
-            yield from messages
+            for message in messages:
+                yield parse(message)
     finally:
         messages.cancel()
 
 
-async def stream_async(method: Any, request: Any, timeout: float | None) -> AsyncIterator[Any]:  # noqa: ASYNC109
+async def stream_async(
+    method: Any, request: Any, timeout: float | None, parse: Callable[[Any], Record]
+) -> AsyncGenerator[Record, None]:
     """:func:`stream` for asyncio."""
     messages = method(request, timeout=timeout)
     try:
         with raising():
             async for message in messages:
-                yield message
+                yield parse(message)
     finally:
         messages.cancel()

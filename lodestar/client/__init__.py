@@ -1,0 +1,42 @@
+"""Typed clients of Lodestar's services; records in, records out.
+
+    from lodestar.client import PolicyClient
+    with PolicyClient("localhost:50051") as policy:
+        print(policy.generate("what color is the sky ?", max_tokens=20).completions[0].text)
+
+Every call has a deadline, is retried where a server was unavailable, and raises a lodestar.errors.LodestarError with
+the server's sentence. ``Async…`` twins have the same methods for asyncio. Several addresses of one service
+(``["10.0.0.1:50051", "10.0.0.2:50051"]``, or a ``dns:///`` name) share the calls.
+"""
+
+from lodestar.client.asynchronous import (
+    AsyncLearnerClient,
+    AsyncPolicyClient,
+    AsyncPolicyControlClient,
+    AsyncReferenceClient,
+    AsyncRewardClient,
+    AsyncWeightsClient,
+)
+from lodestar.client.blocking import (
+    LearnerClient,
+    PolicyClient,
+    PolicyControlClient,
+    ReferenceClient,
+    RewardClient,
+    WeightsClient,
+)
+
+__all__ = [
+    "AsyncLearnerClient",
+    "AsyncPolicyClient",
+    "AsyncPolicyControlClient",
+    "AsyncReferenceClient",
+    "AsyncRewardClient",
+    "AsyncWeightsClient",
+    "LearnerClient",
+    "PolicyClient",
+    "PolicyControlClient",
+    "ReferenceClient",
+    "RewardClient",
+    "WeightsClient",
+]

@@ -1,0 +1,268 @@
+"""The same clients as lodestar.client.blocking, for asyncio."""
+# ruff: noqa: ASYNC109 - a timeout here is the deadline of a call, which the server hears of
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any, ClassVar, Self, Unpack
+
+import grpc
+
+from lodestar.client import messages
+from lodestar.client.messages import GenerateOptions, ItemLike, PromptLike
+from lodestar.records import (
+    ChatMessage,
+    Generation,
+    GenerationChunk,
+    LogProbs,
+    ModelDescription,
+    ModelInfo,
+    PolicyStatus,
+    RunStatus,
+    SamplingParams,
+    Scored,
+    Scores,
+    WeightManifest,
+    WeightVersion,
+)
+from lodestar.rpc import channel, convert
+from lodestar.v1 import (
+    learner_pb2,
+    learner_pb2_grpc,
+    policy_control_pb2,
+    policy_control_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    reference_pb2,
+    reference_pb2_grpc,
+    reward_pb2,
+    reward_pb2_grpc,
+    weights_pb2,
+    weights_pb2_grpc,
+)
+
+
+class AsyncClient:
+    """A channel and a deadline. Use it in an ``async with`` block, or call :meth:`close`."""
+
+    _stub_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """``timeout`` in seconds is the deadline of every call that does not bring its own."""
+        self._timeout = timeout
+        self._channel = channel.aio_channel(addresses, credentials)
+        self._stub = type(self)._stub_class(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends calls in flight and the connection."""
+        await self._channel.close(None)
+
+    async def _call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+        return await channel.call_async(getattr(self._stub, method), request, timeout or self._timeout)
+
+
+class AsyncPolicyClient(AsyncClient):
+    """See lodestar.client.PolicyClient."""
+
+    _stub_class = policy_pb2_grpc.PolicyServiceStub
+
+    async def generate(
+        self,
+        prompt: PromptLike,
+        sampling: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """All samples of one prompt, finished; ``sampling`` is a record or keyword arguments (``max_tokens=20``).
+
+        Raises:
+            LodestarError: what the server refuses (InvalidArgument, VersionUnavailable, …), and DeadlineExceeded.
+        """
+        assembly = messages.Assembly()
+        async for chunk in self.stream(prompt, sampling, timeout=timeout, **options):
+            assembly.add(chunk)
+        return assembly.finish()
+
+    def stream(
+        self,
+        prompt: PromptLike,
+        sampling: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """As :meth:`generate`, chunk by chunk; closing the generator cancels the rest."""
+        request = messages.generate_request(prompt, sampling, options)
+        return channel.stream_async(self._stub.Generate, request, timeout or self._timeout, convert.chunk_from_proto)
+
+    async def logprobs(
+        self,
+        sequences: Iterable[Scored],
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        tokenizer_hash: str = "",
+        timeout: float | None = None,
+    ) -> LogProbs:
+        """Log-probs of given completions under the present weights."""
+        request = messages.policy_logprobs_request(
+            sequences, temperature=temperature, entropy=entropy, tokenizer_hash=tokenizer_hash
+        )
+        return messages.logprobs_reply(await self._call("LogProbs", request, timeout))
+
+    async def tokenize(self, text: str | Sequence[ChatMessage], *, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """Token ids of text or of a rendered chat."""
+        request = messages.tokenize_request(text, add_special_tokens=add_special_tokens)
+        return tuple((await self._call("Tokenize", request)).token_ids)
+
+    async def describe(self) -> ModelDescription:
+        """What is served."""
+        return convert.description_from_policy(await self._call("GetModel", policy_pb2.PolicyServiceGetModelRequest()))
+
+
+class AsyncPolicyControlClient(AsyncClient):
+    """See lodestar.client.PolicyControlClient."""
+
+    _stub_class = policy_control_pb2_grpc.PolicyControlServiceStub
+
+    async def load_version(self, version: WeightVersion, *, timeout: float | None = None) -> ModelInfo:
+        """Makes the server fetch and serve a version of its run's learner; returns when it does."""
+        request = policy_control_pb2.LoadVersionRequest(version=convert.weight_version_to_proto(version))
+        return convert.model_info_from_proto((await self._call("LoadVersion", request, timeout)).model)
+
+    async def pause(self) -> ModelInfo:
+        """Stops decoding between two steps; requests wait."""
+        return convert.model_info_from_proto(
+            (await self._call("Pause", policy_control_pb2.PolicyControlServicePauseRequest())).model
+        )
+
+    async def resume(self) -> ModelInfo:
+        """Goes on."""
+        return convert.model_info_from_proto(
+            (await self._call("Resume", policy_control_pb2.PolicyControlServiceResumeRequest())).model
+        )
+
+    async def status(self) -> PolicyStatus:
+        """Load, cache use, and why the last offered weights were refused."""
+        request = policy_control_pb2.PolicyControlServiceGetStatusRequest()
+        return messages.policy_status_reply(await self._call("GetStatus", request))
+
+
+class AsyncRewardClient(AsyncClient):
+    """See lodestar.client.RewardClient."""
+
+    _stub_class = reward_pb2_grpc.RewardServiceStub
+
+    async def score(
+        self, items: Iterable[ItemLike], *, tokenizer_hash: str = "", timeout: float | None = None
+    ) -> Scores:
+        """One score per item, in order; items of token ids need the ``tokenizer_hash`` they were made with."""
+        request = messages.score_request(items, tokenizer_hash=tokenizer_hash)
+        return messages.score_reply(await self._call("Score", request, timeout))
+
+    async def describe(self) -> ModelDescription:
+        """What is served."""
+        return convert.description_from_reward(await self._call("GetModel", reward_pb2.RewardServiceGetModelRequest()))
+
+
+class AsyncReferenceClient(AsyncClient):
+    """See lodestar.client.ReferenceClient."""
+
+    _stub_class = reference_pb2_grpc.ReferenceServiceStub
+
+    async def logprobs(
+        self,
+        sequences: Iterable[Scored],
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        tokenizer_hash: str = "",
+        timeout: float | None = None,
+    ) -> LogProbs:
+        """One answer per sequence, for the tokens after its prompt."""
+        request = messages.reference_logprobs_request(
+            sequences, temperature=temperature, entropy=entropy, tokenizer_hash=tokenizer_hash
+        )
+        return messages.logprobs_reply(await self._call("LogProbs", request, timeout))
+
+    async def describe(self) -> ModelDescription:
+        """What is served."""
+        request = reference_pb2.ReferenceServiceGetModelRequest()
+        return convert.description_from_reference(await self._call("GetModel", request))
+
+
+class AsyncLearnerClient(AsyncClient):
+    """See lodestar.client.LearnerClient."""
+
+    _stub_class = learner_pb2_grpc.LearnerServiceStub
+
+    async def status(self) -> RunStatus:
+        """Where the run is."""
+        reply = await self._call("GetStatus", learner_pb2.LearnerServiceGetStatusRequest())
+        return convert.run_status_from_proto(reply.status)
+
+    def watch(self) -> AsyncGenerator[RunStatus, None]:
+        """The status now and after every change, until the server goes (Unavailable) or the loop is left."""
+        return channel.stream_async(
+            self._stub.WatchStatus,
+            learner_pb2.WatchStatusRequest(),
+            None,
+            lambda reply: convert.run_status_from_proto(reply.status),
+        )
+
+    async def pause(self) -> RunStatus:
+        """Holds the run after the step in progress."""
+        reply = await self._call("Pause", learner_pb2.LearnerServicePauseRequest())
+        return convert.run_status_from_proto(reply.status)
+
+    async def resume(self) -> RunStatus:
+        """Goes on."""
+        reply = await self._call("Resume", learner_pb2.LearnerServiceResumeRequest())
+        return convert.run_status_from_proto(reply.status)
+
+    async def checkpoint(self, *, timeout: float = 600.0) -> str:
+        """Writes a checkpoint after the step in progress; its path on the learner's machine."""
+        return str((await self._call("Checkpoint", learner_pb2.CheckpointRequest(), timeout)).path)
+
+    async def stop(self) -> RunStatus:
+        """Checkpoints and ends the run."""
+        return convert.run_status_from_proto((await self._call("Stop", learner_pb2.StopRequest())).status)
+
+
+class AsyncWeightsClient(AsyncClient):
+    """See lodestar.client.WeightsClient."""
+
+    _stub_class = weights_pb2_grpc.WeightsServiceStub
+
+    def watch(self, run: str) -> AsyncGenerator[WeightManifest, None]:
+        """The present version and then every announcement, until the server goes or the loop is left."""
+        return channel.stream_async(
+            self._stub.Watch,
+            weights_pb2.WatchRequest(run=run),
+            None,
+            lambda reply: convert.weight_manifest_from_proto(reply.manifest),
+        )
+
+    def fetch(
+        self, version: WeightVersion, file: str, *, offset: int = 0, timeout: float = 600.0
+    ) -> AsyncGenerator[bytes, None]:
+        """One file of a version, in chunks whose checksums hold; ``offset`` resumes.
+
+        Raises:
+            Unavailable: a chunk arrived damaged, or the version is no longer served.
+        """
+        request = weights_pb2.FetchRequest(version=convert.weight_version_to_proto(version), file=file, offset=offset)
+        return channel.stream_async(self._stub.Fetch, request, timeout, messages.Download(offset).accept)
