@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
@@ -39,7 +40,7 @@ class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
             self._announced.notify_all()
 
     async def Watch(
-        self, request: weights_pb2.WatchRequest, context: grpc.aio.ServicerContext
+        self, request: weights_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[weights_pb2.WatchResponse]:
         if request.run != self._run:
             raise FailedPrecondition(f"run: this learner drives {self._run!r}, not {request.run!r}")
@@ -57,7 +58,7 @@ class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
                 await self._announced.wait()
 
     async def Fetch(
-        self, request: weights_pb2.FetchRequest, context: grpc.aio.ServicerContext
+        self, request: weights_pb2.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[weights_pb2.FetchResponse]:
         manifest = self._directory.announced()
         version = convert.weight_version_from_proto(request.version)

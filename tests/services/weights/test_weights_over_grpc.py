@@ -166,7 +166,7 @@ async def test_only_announced_files_can_be_fetched(learner):
     stub = source._stub
 
     async def fetch(**fields):
-        async for _ in channel.stream_async(stub.Fetch, weights_pb2.FetchRequest(**fields), timeout=5):
+        async for _ in channel.stream_async(stub.Fetch, weights_pb2.FetchRequest(**fields), 5, lambda chunk: chunk):
             pass
 
     with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):

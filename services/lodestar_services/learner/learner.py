@@ -1,0 +1,257 @@
+"""Puts a learner together: models, data, queue, publisher, and what a checkpoint brings back."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lodestar.client import PolicyClient, RewardClient
+from lodestar.config import RunConfig, ServeOptions
+from lodestar.data.files import DataFiles, read_demonstrations, read_prompts, read_text
+from lodestar.data.rows import encode_documents, encode_prompts
+from lodestar.errors import ConfigError, FailedPrecondition
+from lodestar.layout import RunFolder
+from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
+from lodestar.model.tokenizers import tokenizer_hash
+from lodestar.model.weights import save_model
+from lodestar.queue.redis import RedisLearnerQueue
+from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar_services.learner.checkpoint import Checkpoints, folder_digest, load_checkpoint, refuse_changes
+from lodestar_services.learner.collector import Collector
+from lodestar_services.learner.critic import critic_from
+from lodestar_services.learner.journal import Journal
+from lodestar_services.learner.loop import LearnerLoop
+from lodestar_services.learner.publisher import WeightPublisher
+from lodestar_services.learner.status import Controls, StatusBoard
+from lodestar_services.learner.tickets import TicketSchedule
+from lodestar_services.learner.trainer import Trainer, make_deterministic
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_ROWS = 512
+"""Demonstrations or samples scored for the calibration offset."""
+_HARMLESS = ("runs_dir", "learner", "policy", "reward", "reference", "rollout", "queue", "evaluation")
+"""Sections of the configuration that a resumed run may change: they move work, not the result."""
+
+
+class Learner:
+    """One start of the learner. ``learner.build(); learner.run()`` on the training thread."""
+
+    def __init__(self, options: ServeOptions, board: StatusBoard, controls: Controls) -> None:
+        self._options = options
+        self._config: RunConfig = options.config
+        self._folder = RunFolder(options.run_dir)
+        self._board = board
+        self._controls = controls
+        self._open = ExitStack()
+        self._loop: LearnerLoop
+
+    def build(self) -> None:
+        """Loads everything, resumes from the newest checkpoint when asked to, and opens the queue.
+
+        Raises:
+            FailedPrecondition: another learner drives the run, or (ResumeRefused) something changed since.
+            ConfigError, ModelError, DataError: the run cannot start as it is configured.
+        """
+        config, ppo = self._config, self._config.ppo
+        self._open.enter_context(_sole_learner(self._folder))
+        torch.set_num_threads(config.learner.threads)
+        if config.deterministic:
+            make_deterministic()
+        path = self._options.model or str(self._folder.sft)
+        self._tokenizer = load_tokenizer(path)
+        prompts = self._prompts()
+        digests = self._digests(Path(path))
+        checkpoints = Checkpoints(self._folder.checkpoints, config.learner.keep_checkpoints)
+        state = self._saved(checkpoints, digests)
+        incarnation = self._begin_incarnation()
+
+        queue = RedisLearnerQueue(self._redis_url())
+        self._open.callback(queue.close)
+        queue.open(config.name, incarnation)
+        schedule = TicketSchedule(prompts, ppo, run=config.name, seed=config.seed)
+        collector = Collector(
+            queue,
+            schedule,
+            incarnation=incarnation,
+            max_failed_fraction=ppo.max_failed_fraction,
+            reconcile_seconds=config.queue.reconcile_seconds,
+        )
+        self._trainer = self._make_trainer(path, state)
+        if state:
+            self._trainer.load_state_dict(state["trainer"])
+            collector.load_state_dict(state["collector"])
+        publisher = WeightPublisher(
+            self._folder.weights,
+            run=config.name,
+            incarnation=incarnation,
+            tokenizer_hash=tokenizer_hash(self._tokenizer),
+            keep=config.learner.weight_versions,
+        )
+        self._open.callback(publisher.close)
+        publisher.serve(self._options.host, self._options.weights_port)
+        journal = Journal(self._folder, state["journal"] if state else None)
+        self._open.callback(journal.close)
+        self._loop = LearnerLoop(
+            ppo=ppo,
+            section=config.learner,
+            collector=collector,
+            trainer=self._trainer,
+            publisher=publisher,
+            journal=journal,
+            checkpoints=checkpoints,
+            digests=digests,
+            board=self._board,
+            controls=self._controls,
+            step=state["step"] if state else 0,
+        )
+        self._board.update(step=state["step"] if state else 0)
+
+    def run(self) -> None:
+        """The loop; then the trained policy, its moving average when there is one, in RunFolder.policy."""
+        try:
+            self._loop.run()
+            policy = self._trainer.policy
+            if average := self._trainer.average_weights():
+                with torch.no_grad():
+                    for name, parameter in policy.named_parameters():
+                        parameter.copy_(average[name])
+            save_model(policy, self._tokenizer, self._folder.policy)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Gives back the queue, the weights server and the lock."""
+        self._open.close()
+
+    def _redis_url(self) -> str:
+        url = self._options.endpoints.redis or self._config.queue.url
+        if url is None:
+            raise ConfigError("queue.url", "the learner needs a Redis; give --redis or queue.url")
+        return url
+
+    def _prompts(self) -> list[Prompt]:
+        prompts = read_prompts(DataFiles.of(self._folder).ppo_prompts)
+        encoded = encode_prompts(self._tokenizer, [prompt.text for prompt in prompts])
+        return [Prompt(prompt.id, prompt.text, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
+
+    def _digests(self, policy: Path) -> dict[str, str]:
+        """What the run depends on: each option by its dotted name, data, tokenizer and models."""
+        tree = self._config.model_dump(mode="json", exclude=set(_HARMLESS))
+        digests = {f"config {key}": json.dumps(value) for key, value in _leaves(tree)}
+        digests["data"] = folder_digest(self._folder.data)
+        digests["tokenizer"] = tokenizer_hash(self._tokenizer)
+        digests["start and reference model"] = folder_digest(policy)
+        digests["reward model"] = folder_digest(self._folder.reward_model)
+        return digests
+
+    def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
+        newest = checkpoints.latest()
+        if newest is None or not self._options.resume:
+            return None
+        state = load_checkpoint(newest)
+        refuse_changes(state["digests"], digests)
+        log.info("resuming from %s", newest)
+        return state
+
+    def _begin_incarnation(self) -> str:
+        """Draws this start's random id and makes it durable before anything carries it."""
+        incarnation = secrets.token_hex(4)
+        path = self._folder.root / "incarnations.txt"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(incarnation + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return incarnation
+
+    def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
+        config, ppo = self._config, self._config.ppo
+        device = str(resolve_device(config.model.device))
+        policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
+        offset = float(state["trainer"]["offset"]) if state else self._offset()
+        critic = critic_from(
+            ppo.critic,
+            reward_model_path=config.reward_model.path or self._folder.reward_model,
+            policy=policy,
+            tokenizer=self._tokenizer,
+            offset=offset,
+            seed=config.seed,
+        )
+        wants_reference = ppo.kl.loss_estimator == "exact"
+        text = read_text(DataFiles.of(self._folder).text("train")) if ppo.ptx.coefficient else []
+        return Trainer(
+            ppo,
+            policy,
+            critic,
+            seed=config.seed,
+            offset=offset,
+            reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
+            pretraining=encode_documents(self._tokenizer, text),
+            failures=self._folder.root / "failures",
+            deterministic=config.deterministic,
+        )
+
+    def _offset(self) -> float:
+        """The calibration offset of the scores, from the reward service that will give them."""
+        wanted = self._config.ppo.score.offset
+        if isinstance(wanted, float | int):
+            return float(wanted)
+        if wanted == "none":
+            return 0.0
+        items = self._samples() if wanted == "samples" else self._demonstrations()
+        with RewardClient(self._options.endpoints.reward) as client:
+            offset = statistics.fmean(score.score for score in client.score(items, timeout=600.0).scores)
+        log.info("calibration offset %.4f: the mean score of %d %s", offset, len(items), wanted)
+        return offset
+
+    def _demonstrations(self) -> list[ScoreItem]:
+        rows = read_demonstrations(DataFiles.of(self._folder).demonstrations("train"))[:CALIBRATION_ROWS]
+        return [ScoreItem(row.prompt, row.completion) for row in rows]
+
+    def _samples(self) -> list[ScoreItem]:
+        """Samples of the start model, which every policy server serves until it hears of another."""
+        ppo, prompts = self._config.ppo, self._prompts()[:CALIBRATION_ROWS]
+        with PolicyClient(self._options.endpoints.policy) as client, ThreadPoolExecutor(64) as threads:
+
+            def sample(seed: int, prompt: Prompt) -> ScoreItem:
+                options = SamplingParams(max_tokens=ppo.max_tokens, temperature=ppo.temperature, seed=seed)
+                completion = client.generate(prompt.token_ids, options, timeout=600.0).completions[0]
+                cut_off = completion.finish_reason is not FinishReason.EOS
+                return ScoreItem(prompt.text, completion.text, cut_off=cut_off)
+
+            return list(threads.map(sample, range(len(prompts)), prompts))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@contextmanager
+def _sole_learner(folder: RunFolder) -> Iterator[None]:
+    """Holds the run's lock, which the system releases however this process ends.
+
+    Raises:
+        FailedPrecondition: another process holds it.
+    """
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with (folder.root / "learner.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FailedPrecondition(f"another learner drives the run in {folder.root}; stop it first") from None
+        yield

@@ -1,0 +1,202 @@
+"""The learner's loop: one screen of verbs that drives a PPO run.
+
+Consumes   rollouts, in whatever order the workers finish them.
+Produces   tickets, weights, one line of metrics.jsonl and some of ledger.jsonl per step, checkpoints.
+Waits for  the rollouts of the step in progress, and for a person while the run is paused.
+Unblocked  by the workers; by the collector, which re-issues what the queue lost; by Resume and Stop.
+
+A step is made of: collect → optimise → publish → record → checkpoint. Whatever kills the learner between two
+checkpoints, the run goes on from the older one and does the steps since then again, under a new incarnation.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lodestar import metrics
+from lodestar.config import LearnerConfig, PpoConfig
+from lodestar.errors import NonFinite, RunPaused
+from lodestar.records import Rollout, RunState, WeightVersion
+from lodestar_services.learner.checkpoint import Checkpoints
+from lodestar_services.learner.collector import Collector, Progress
+from lodestar_services.learner.journal import Journal
+from lodestar_services.learner.publisher import WeightPublisher
+from lodestar_services.learner.status import Controls, StatusBoard
+from lodestar_services.learner.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class StopRequested(Exception):
+    """Ends the wait for rollouts: somebody asked the run to stop."""
+
+
+class LearnerLoop:
+    """Runs the steps that are left. The training thread owns it."""
+
+    def __init__(
+        self,
+        *,
+        ppo: PpoConfig,
+        section: LearnerConfig,
+        collector: Collector,
+        trainer: Trainer,
+        publisher: WeightPublisher,
+        journal: Journal,
+        checkpoints: Checkpoints,
+        digests: Mapping[str, str],
+        board: StatusBoard,
+        controls: Controls,
+        step: int = 0,
+    ) -> None:
+        self._ppo = ppo
+        self._section = section
+        self._collector = collector
+        self._trainer = trainer
+        self._publisher = publisher
+        self._journal = journal
+        self._checkpoints = checkpoints
+        self._digests = digests
+        self._board = board
+        self._controls = controls
+        self._step = step
+        self._checkpointed = step if step else -1
+        self._version = WeightVersion("", 0, "")
+        self._seconds: dict[str, float] = {}
+        """By stage, of the step in progress."""
+
+    def run(self) -> None:
+        """Until the last step, or until asked to stop.
+
+        Raises:
+            NonFinite: a loss, gradient or reward is not a number; the step is undone and its batch saved.
+        """
+        self._publish()
+        while self._step < self._ppo.steps and not self._controls.stopping:
+            self._hold()
+            began = time.perf_counter()
+            try:
+                rollouts = self._collect()
+                figures = self._optimise(rollouts)
+            except StopRequested:
+                break
+            except RunPaused as reason:
+                self._pause(str(reason))
+                continue
+            except NonFinite:
+                self._checkpoint()
+                raise
+            self._step += 1
+            self._publish()
+            self._record(rollouts, figures, time.perf_counter() - began)
+            if self._step % self._section.checkpoint_every == 0:
+                self._checkpoint()
+        self._checkpoint()
+        self._collector.withdraw()
+        finished = self._step == self._ppo.steps
+        self._board.update(state=RunState.FINISHED, reason="" if finished else "stopped on request")
+
+    def _collect(self) -> list[Rollout]:
+        """Offers the tickets that staleness allows and waits for the present step's."""
+        self._board.update(state=RunState.COLLECTING, settled=0)
+        with self._timed("collect"):
+            return self._collector.collect(self._step, self._watch)
+
+    def _watch(self, progress: Progress) -> None:
+        """Called while rollouts arrive."""
+        if progress.received != self._board.status.settled:
+            self._board.update(settled=progress.received)
+        if self._controls.checkpoint_wanted:
+            self._checkpoint()
+        if self._controls.stopping:
+            raise StopRequested
+
+    def _optimise(self, rollouts: list[Rollout]) -> dict[str, float]:
+        self._board.update(state=RunState.OPTIMISING, settled=self._ppo.tickets)
+        with self._timed("optimise"):
+            return self._trainer.step(rollouts)
+
+    def _publish(self) -> None:
+        with self._timed("publish"):
+            manifest = self._publisher.publish(self._trainer.policy, self._step)
+        self._version = manifest.version
+        self._board.update(model=self._publisher.model_info(manifest))
+
+    def _record(self, rollouts: list[Rollout], figures: dict[str, float], seconds: float) -> None:
+        """The step counts from here on, as far as the next checkpoint carries it."""
+        tokens = sum(len(sample.token_ids) for rollout in rollouts for sample in rollout.samples)
+        figures["tokens_per_second"] = tokens / seconds
+        settled = self._collector.settle(self._step - 1)
+        row = {
+            "step": self._step,
+            "incarnation": self._version.incarnation,
+            "digest": self._version.digest,
+            "time": time.time(),
+            "seconds": self._seconds,
+            "tickets": self._collector.totals(),
+            **figures,
+        }
+        self._journal.record(row, settled)
+        self._seconds = {}
+        for name, gauge in metrics.TRAINING.items():
+            if name in figures:
+                gauge.set(figures[name])
+        metrics.STEP.set(self._step)
+        left = self._ppo.steps - self._step
+        self._board.update(step=self._step, metrics=figures, eta_seconds=left * seconds)
+
+    def _checkpoint(self) -> Path | None:
+        """Writes the state between two steps, once per step; answers whoever asked for it."""
+        path: Path | None = None
+        try:
+            if self._checkpointed != self._step:
+                with self._timed("checkpoint"):
+                    path = self._checkpoints.save(self._step, self._state())
+                self._checkpointed = self._step
+            else:
+                path = self._checkpoints.latest()
+        except Exception as error:
+            if self._controls.checkpoint_wanted:
+                self._controls.checkpointed(error)
+            raise
+        if path is not None and self._controls.checkpoint_wanted:
+            self._controls.checkpointed(path)
+        return path
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self._step,
+            "trainer": self._trainer.state_dict(),
+            "collector": self._collector.state_dict(),
+            "journal": self._journal.sync(),
+            "digests": dict(self._digests),
+        }
+
+    def _pause(self, reason: str) -> None:
+        log.error("the run is paused: %s", reason)
+        self._controls.pause()
+        self._board.update(state=RunState.PAUSED, reason=reason)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Waits while the run is paused; a checkpoint asked for meanwhile is written."""
+        while (self._controls.paused or self._controls.checkpoint_wanted) and not self._controls.stopping:
+            if self._controls.checkpoint_wanted:
+                self._checkpoint()
+                continue
+            self._board.update(state=RunState.PAUSED, reason=self._board.status.reason or "paused on request")
+            self._controls.wait_while_paused()
+        self._board.update(reason="")
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        metrics.STAGE_SECONDS.labels(stage).observe(seconds)
