@@ -1,0 +1,26 @@
+"""The command line. Heavy imports come after parsing: ``lodestar --help`` loads neither torch nor gRPC."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the ``lodestar`` script: an expected error is one sentence on stderr and its exit code."""
+    from lodestar.cli.app import app, options
+    from lodestar.errors import LodestarError
+
+    try:
+        app()
+    except LodestarError as error:
+        if options.debug:
+            raise
+        _say(str(error))
+        sys.exit(error.exit_code)
+
+
+def _say(sentence: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), (sentence, "red")))

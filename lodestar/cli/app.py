@@ -1,0 +1,229 @@
+"""The typer application: every command's arguments; what they do is imported when they are called."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lodestar
+
+app = typer.Typer(
+    name="lodestar",
+    help="RLHF as a set of services: SFT, a reward model from human comparisons, PPO and evaluation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check a run's configuration, or print every option.")
+app.add_typer(config_app, name="config")
+
+
+@dataclass
+class Options:
+    """What stands before the command."""
+
+    debug: bool = False
+
+
+options = Options()
+
+
+class Role(enum.StrEnum):
+    """The five services."""
+
+    policy = "policy"
+    reward = "reward"
+    reference = "reference"
+    learner = "learner"
+    rollout = "rollout"
+
+
+class Stage(enum.StrEnum):
+    """The supervised stages."""
+
+    pretrain = "pretrain"
+    sft = "sft"
+    reward = "reward"
+
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]…", help="Options over those of the file: ppo.steps=8", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the run's folder holds.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the run's folder holds, and start over.")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Log lines instead of the live view; the default without a terminal.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lodestar {lodestar.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    options.debug = debug
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    resume: Resume = False,
+    fresh: Fresh = False,
+    plain: Plain = False,
+) -> None:
+    """A tiny model learns from the preferences of simulated people, in about five minutes on a laptop."""
+    from lodestar.cli import runs
+
+    runs.demo(overrides or [], resume=resume, fresh=fresh, plain=plain)
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    fresh: Fresh = False,
+    plain: Plain = False,
+) -> None:
+    """The whole pipeline on this machine: data, SFT, reward model, PPO through the services, evaluation, report."""
+    from lodestar.cli import runs
+
+    runs.run(config, overrides or [], resume=resume, fresh=fresh, plain=plain)
+
+
+@app.command()
+def serve(
+    role: Annotated[Role, typer.Argument(help="Which service.", show_default=False)],
+    config: Config,
+    overrides: Overrides = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 takes a free one.")] = 0,
+    weights_port: Annotated[int, typer.Option(help="learner: port of its WeightsService; 0 takes a free one.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's folder; unset is runs_dir/name.")] = None,
+    redis: Annotated[str | None, typer.Option(help="URL of the rollout queue; unset is queue.url.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="A policy server; may be repeated.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="A reward server; may be repeated.")] = None,
+    reference: Annotated[list[str] | None, typer.Option(help="A reference server; may be repeated.")] = None,
+    weights: Annotated[str | None, typer.Option(help="The learner's WeightsService.")] = None,
+    replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id to serve; unset is the run's own.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Bind a non-loopback address without TLS.")] = False,
+    reflection: Annotated[
+        bool | None, typer.Option("--reflection/--no-reflection", help="gRPC reflection; unset: on loopback only.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="learner: go on from the newest checkpoint.")] = False,
+) -> None:
+    """One service in this process, until it is told to stop."""
+    from lodestar.cli.serve import serve
+
+    endpoints = {"redis": redis, "policy": policy or (), "reward": reward or (), "reference": reference or ()}
+    raise typer.Exit(
+        serve(
+            role.value,
+            config,
+            overrides or [],
+            run_dir=run_dir,
+            host=host,
+            port=port,
+            metrics_port=metrics_port,
+            weights_port=weights_port,
+            replica=replica,
+            model=model,
+            insecure=insecure,
+            reflection=reflection,
+            resume=resume,
+            endpoints=endpoints | {"weights": weights},
+        )
+    )
+
+
+@app.command()
+def train(
+    stage: Annotated[Stage, typer.Argument(help="Which training stage.", show_default=False)],
+    config: Config,
+    overrides: Overrides = None,
+) -> None:
+    """One supervised stage in this process; makes the run's data first where it is missing."""
+    from lodestar.cli.train import train
+
+    train(stage.value, config, overrides or [])
+
+
+@app.command("eval")
+def evaluate(config: Config, overrides: Overrides = None, plain: Plain = False) -> None:
+    """Win rate, best-of-n and report of a trained run once more; evaluation.* options may differ from the run's."""
+    from lodestar.cli import runs
+
+    runs.evaluate(config, overrides or [], plain=plain)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="Run folder, model folder or hub id.", show_default=False)],
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="New tokens per reply at most.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="Makes replies repeatable.")] = None,
+) -> None:
+    """Talk with a model in the terminal."""
+    from lodestar.cli.generate import chat
+
+    chat(model, temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Run folder, model folder, hub id, or HOST:PORT of a policy server.")],
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads standard input.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", help="Samples.")] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="New tokens per sample at most.")] = 128,
+    seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.")] = None,
+) -> None:
+    """Complete one prompt."""
+    from lodestar.cli.generate import generate
+
+    generate(model, prompt, n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]) -> None:
+    """Write report.html again from what a run's folder holds."""
+    from lodestar.cli import runs
+
+    runs.report(run)
+
+
+@config_app.command("check")
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Say whether the file can be run, and what is wrong when it cannot."""
+    from lodestar.config import load_config
+
+    loaded = load_config(config, overrides or [])
+    typer.echo(f"{config}: fine; run {loaded.name} would write to {Path(loaded.runs_dir) / loaded.name}")
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """Every option with its type, default and meaning, as JSON Schema."""
+    import json
+
+    from lodestar.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))

@@ -1,0 +1,127 @@
+"""What a person may see of a run: written by the launcher's parts, read by the views."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lodestar.records import RunStatus
+
+HISTORY = ("score", "kl_sequence", "tokens_per_second")
+"""Metrics whose past the view draws."""
+
+StageState = Literal["waiting", "running", "done", "kept", "failed"]
+ServiceState = Literal["starting", "ready", "restarting", "stopped"]
+
+
+@dataclass(slots=True)
+class StageRow:
+    """One line of the stage list."""
+
+    name: str
+    budget_seconds: float | None = None
+    state: StageState = "waiting"
+    seconds: float = 0.0
+    """Of the whole stage once it is done."""
+    started: float = 0.0
+    """time.monotonic() of its start."""
+    fraction: float | None = None
+    detail: str = ""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds so far, or in all."""
+        return time.monotonic() - self.started if self.state == "running" else self.seconds
+
+
+@dataclass(slots=True)
+class ServiceRow:
+    """One line of the service list."""
+
+    name: str
+    port: int
+    pid: int = 0
+    state: ServiceState = "starting"
+    restarts: int = 0
+    rpcs: int = 0
+    tokens: int = 0
+    weight_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something worth a line: ``Message(…, "warning", "policy-0 was killed; restarting it")``."""
+
+    time: float
+    """time.time()."""
+    level: Literal["info", "warning"]
+    text: str
+
+
+@dataclass(slots=True)
+class Board:
+    """The state of a run as its launcher knows it. Parts write fields; :meth:`say` is for lines."""
+
+    run: str
+    stages: list[StageRow]
+    services: list[ServiceRow] = field(default_factory=list)
+    status: RunStatus | None = None
+    history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
+    win_rate: dict[str, Any] | None = None
+    """The newest running win rate: step, value, low, high, n."""
+    queue_waiting: int | None = None
+    queue_taken: int | None = None
+    messages: list[Message] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    listener: Callable[[Message], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, text: str, level: Literal["info", "warning"] = "info") -> None:
+        """Adds a line."""
+        message = Message(time.time(), level, text)
+        with self._lock:
+            self.messages.append(message)
+        if self.listener:
+            self.listener(message)
+
+    def stage(self, name: str) -> StageRow:
+        """The row of a stage."""
+        return next(row for row in self.stages if row.name == name)
+
+    def service(self, name: str, port: int) -> ServiceRow:
+        """The row of a service, made when it is new."""
+        for row in self.services:
+            if row.name == name:
+                return row
+        self.services.append(ServiceRow(name, port))
+        return self.services[-1]
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[StageRow]:
+        """A stage from its start to its end, with its lines."""
+        row = self.stage(name)
+        row.state, row.started = "running", time.monotonic()
+        budget = f", budget {row.budget_seconds:.0f} s" if row.budget_seconds else ""
+        self.say(f"{name}: starts{budget}")
+        try:
+            yield row
+        except BaseException:
+            row.seconds, row.state = row.elapsed, "failed"
+            raise
+        row.seconds, row.state = row.elapsed, "done"
+        row.fraction = 1.0
+        self.say(f"{name}: done in {row.seconds:.1f} s{' · ' + row.detail if row.detail else ''}")
+
+    def update_status(self, status: RunStatus) -> None:
+        """Takes the learner's word; a new step adds to the history."""
+        if status.metrics and (self.status is None or status.step != self.status.step):
+            for name, values in self.history.items():
+                if name in status.metrics:
+                    values.append(float(status.metrics[name]))
+        self.status = status
+        row = self.stage("ppo")
+        row.fraction = status.step / status.total_steps if status.total_steps else None

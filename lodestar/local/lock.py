@@ -1,0 +1,35 @@
+"""One launcher per run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lodestar.errors import FailedPrecondition
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's launcher lock; the kernel drops it however this process ends.
+
+    Raises:
+        FailedPrecondition: another process holds it; the message names its pid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise FailedPrecondition(
+                f"{folder}: another launcher (pid {owner}) runs this; wait for it, stop it, or choose another name=…"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,68 @@
+"""A stage's progress as a file of JSON lines: a training process writes it, the launcher and the report read it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+WRITE_SECONDS = 0.25
+"""Between two lines that only say how far the stage is."""
+
+
+class ProgressFile:
+    """A lodestar.train.progress.Progress that appends ``{"stage", "seconds", "done", "total", …figures}`` lines."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._stage, self._done, self._total = "", 0, 0
+        self._began = self._written = time.monotonic()
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage begins."""
+        self._stage, self._done, self._total = stage, 0, total
+        self._write({})
+
+    def advance(self, amount: int = 1) -> None:
+        """So much more is done."""
+        self._done += amount
+        if time.monotonic() - self._written >= WRITE_SECONDS:
+            self._write({})
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Figures of the stage, with where they were taken."""
+        self._write(values)
+
+    def _write(self, values: Mapping[str, float]) -> None:
+        self._written = time.monotonic()
+        line = {
+            "stage": self._stage,
+            "seconds": round(self._written - self._began, 3),
+            "done": self._done,
+            "total": self._total,
+            **{name: float(value) for name, value in values.items()},
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+
+class ProgressReader:
+    """Follows a progress file while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Lines completed since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
