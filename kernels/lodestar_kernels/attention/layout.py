@@ -54,6 +54,7 @@ class PackedLayout:
     max_seqlen: int
     tokens: int
     _groups: dict[tuple[int, int], list[PaddedGroup]] = field(default_factory=dict, repr=False)
+    _tiles: dict[tuple[int, bool, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def from_lengths(lengths: Sequence[int], device: torch.device | str = "cpu") -> PackedLayout:
@@ -79,6 +80,21 @@ class PackedLayout:
             starts.append(total)
             total += length
         return starts
+
+    def tiles(self, block: int, causal: bool, of_keys: bool = False) -> Tensor:
+        """Tiles of `block` positions, int32 [tiles, 2] of (sequence, first position), longest work first.
+
+        In causal attention a tile of queries walks the keys before it, a tile of keys the queries after it.
+        """
+        key = (block, causal, of_keys)
+        if key not in self._tiles:
+            tiles = [(i, first) for i, length in enumerate(self.lengths) for first in range(0, length, block)]
+            if causal:
+                tiles.sort(key=lambda tile: tile[1] - (self.lengths[tile[0]] if of_keys else 0), reverse=not of_keys)
+            else:
+                tiles.sort(key=lambda tile: -self.lengths[tile[0]])
+            self._tiles[key] = torch.tensor(tiles, dtype=torch.int32).reshape(-1, 2).to(self.cu_seqlens.device)
+        return self._tiles[key]
 
     def groups(self, query_heads: int, key_heads: int) -> list[PaddedGroup]:
         """Groups that hold every sequence of 1 to GROUPED_LENGTH tokens, built on first use."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
 from lodestar_kernels.attention.reference import packed_attention
+from lodestar_kernels.backend import Backend, choose_backend
 
 
 def attention(
@@ -20,6 +21,7 @@ def attention(
     scale: float | None = None,
     window: int | None = None,
     per_sequence: bool = False,
+    backend: Backend | None = None,
 ) -> Tensor:
     """Attention within each of the sequences packed end to end; returns [T, N, D] in the dtype of q_TND.
 
@@ -27,7 +29,9 @@ def attention(
     The boundaries are `cu_seqlens` (int32 [B + 1]) with `max_seqlen`, or a `layout` that the caller built once per
     batch, which saves every layer from deriving it. `scale` is 1/√D by default. With a `window` of w, position i sees
     positions j with i − w < j. `per_sequence` computes each sequence alone at its exact length, so that its bits do not
-    depend on the rest of the batch.
+    depend on the rest of the batch; the Triton path always works that way, and its backward is deterministic.
+    backend: "triton" (float16, bfloat16, float32, D up to 256) or "torch" (scaled_dot_product_attention and batched
+    matrix products); by default Triton on a GPU and torch elsewhere.
 
     Raises ValueError naming the argument for shapes, dtypes, devices and boundaries that do not fit.
     """
@@ -37,6 +41,14 @@ def attention(
         layout = PackedLayout.from_cu_seqlens(cu_seqlens)
     _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
+    if choose_backend(backend, q_TND) == "triton" and layout.tokens:
+        from lodestar_kernels.attention.flash import FlashAttention
+
+        _check_triton(q_TND, layout)
+        out_TND: Tensor = FlashAttention.apply(  # type: ignore[no-untyped-call]
+            q_TND, k_TMD, v_TMD, layout, causal, scale, window
+        )
+        return out_TND
     return packed_attention(
         q_TND, k_TMD, v_TMD, layout, causal=causal, scale=scale, window=window, per_sequence=per_sequence
     )
@@ -67,3 +79,14 @@ def _check(
         raise ValueError(f"max_seqlen is {max_seqlen} and the longest sequence has {layout.max_seqlen} tokens")
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
+
+
+def _check_triton(q_TND: Tensor, layout: PackedLayout) -> None:
+    if q_TND.shape[2] > 256:
+        raise ValueError(
+            f"the Triton kernel takes head dimensions up to 256, got {q_TND.shape[2]}: use backend='torch'"
+        )
+    if layout.cu_seqlens.device != q_TND.device:
+        raise ValueError(f"the layout is on {layout.cu_seqlens.device} and q_TND on {q_TND.device}")
+    if layout.max_seqlen * max(q_TND.stride(0), q_TND.shape[1] * q_TND.shape[2]) >= 2**31:
+        raise ValueError(f"a sequence of {layout.max_seqlen} tokens passes the kernel's 32-bit offsets")

@@ -70,7 +70,7 @@ def packed_attention(
     per_sequence: bool,
 ) -> Tensor:
     """Attention by groups where that is faster, else by sequence; `per_sequence` computes each sequence alone."""
-    grouped = causal and not per_sequence and q_TND.dtype in (torch.float32, torch.float64)
+    grouped = causal and not per_sequence and not q_TND.is_cuda and q_TND.dtype in (torch.float32, torch.float64)
     limit = GROUPED_LENGTH if grouped else 0
     if layout.tokens == 0:
         return q_TND.clone()
@@ -110,8 +110,8 @@ def _sequence_attention(
     for start in range(0, length, WINDOW_BLOCK):
         end = min(start + WINDOW_BLOCK, length)
         first, last = max(0, start - window + 1), end if causal else min(length, end + window - 1)
-        query_Q1 = torch.arange(start, end)[:, None]
-        key_S = torch.arange(first, last)
+        query_Q1 = torch.arange(start, end, device=q_SND.device)[:, None]
+        key_S = torch.arange(first, last, device=q_SND.device)
         seen_SS = (query_Q1 - key_S).abs() < window
         if causal:
             seen_SS &= key_S <= query_Q1
