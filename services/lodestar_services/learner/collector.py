@@ -1,7 +1,7 @@
 """The learner's end of the rollout queue: orders each step's rollouts and takes in what comes back.
 
 Consumes rollouts and dead letters, produces tickets and ledger entries. It waits for workers; what unblocks it is a
-rollout for every place of the step's batch, or the ``on_wait`` callback raising.
+rollout for every place of the step's batch, or the ``watch`` callback giving the step up.
 """
 
 from __future__ import annotations
@@ -20,21 +20,11 @@ from lodestar_services.learner.tickets import TicketSchedule
 log = logging.getLogger(__name__)
 
 RECEIVE_SECONDS = 0.25
-"""Longest wait between two calls of on_wait."""
+"""Longest wait between two calls of the watch callback."""
 LOOK_SECONDS = 1.0
 """How often the queue's depth and health are looked at."""
 SUPERSEDED_LIMIT = 20
 """A place superseded this often means that the policy servers belong to something else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a step's collection is."""
-
-    step: int
-    received: int
-    """Places of the batch that have their rollout."""
-    tickets: int
 
 
 @dataclass(slots=True)
@@ -118,11 +108,11 @@ class Collector:
                 self._steps[ahead] = _Step([_Place(ticket) for ticket in tickets])
                 self._offer(tickets)
 
-    def collect(self, step: int, on_wait: Callable[[Progress], None] = lambda _: None) -> list[Rollout]:
-        """The step's rollouts, ordered by index; issues the step when that was not done.
+    def collect(self, step: int, watch: Callable[[int], bool] = lambda _: True) -> list[Rollout] | None:
+        """The step's rollouts, ordered by index; None when ``watch`` gave the step up. Issues what is not issued yet.
 
-        ``on_wait`` is called at least four times a second. It may take its time (a pause) or raise (a stop): what was
-        received is kept, and collecting may go on with another call.
+        ``watch`` is called at least four times a second, with the number of places that have their rollout. It may
+        take its time (a pause); False ends the call. What was received is kept, so another call goes on from there.
 
         Raises:
             RunPaused: too many of the step's tickets failed; the last error is in the message.
@@ -133,13 +123,14 @@ class Collector:
         state = self._steps[step]
         self._last_news = time.monotonic()
         while state.received < len(state.places):
-            on_wait(self.progress(step))
+            if not watch(state.received):
+                return None
             self._look_after_queue()
             for delivery in self._queue.receive(RECEIVE_SECONDS):
                 self._last_news = time.monotonic()
                 self._take_in(delivery)
             self._pause_if_due(step)
-        on_wait(self.progress(step))
+        watch(state.received)
         return [place.rollout for place in state.places if place.rollout is not None]
 
     def settle(self, step: int) -> list[LedgerEntry]:
@@ -159,10 +150,6 @@ class Collector:
     def withdraw(self) -> None:
         """Takes back every ticket that is still out: the run ends, and workers need not go on."""
         self._queue.withdraw(ticket.id for ticket in self._outstanding())
-
-    def progress(self, step: int) -> Progress:
-        """How many of the step's rollouts are here."""
-        return Progress(step, self._steps[step].received, self._schedule.tickets)
 
     def totals(self) -> dict[str, int]:
         """Tickets ``issued`` (those under way too), and by outcome as in Totals, over the lineage of checkpoints."""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lodestar_services.learner.ledger import Ledger, read_ledger, verify_ledger
+
+from lodestar.errors import ResumeRefused
+from lodestar.records import LedgerEntry, Outcome
+
+
+def entry(step: int, index: int, attempt: int = 0, outcome: Outcome = "trained", incarnation: str = "a") -> LedgerEntry:
+    return LedgerEntry(incarnation, step, f"{step}.{index}.{attempt}", "" if outcome == "failed" else "beef", outcome)
+
+
+def write(path: Path, *entries: LedgerEntry) -> Path:
+    ledger = Ledger(path)
+    ledger.append(entries)
+    ledger.close()
+    return path
+
+
+def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+    entries = [entry(0, 0), entry(0, 1, outcome="failed"), entry(0, 1, 1)]
+    path = write(tmp_path / "ledger.jsonl", *entries)
+    assert read_ledger(path) == entries
+    assert verify_ledger(path, tickets=2, steps=1) == []
+
+
+def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append([entry(0, 0)])
+    offset = ledger.sync()
+    ledger.append([entry(1, 0)])
+    ledger.close()
+    with path.open("ab") as torn:
+        torn.write(b'{"incarnation": "a", "st')
+    resumed = Ledger(path, offset)
+    resumed.append([entry(1, 0, incarnation="b")])
+    resumed.close()
+    assert [(e.step, e.incarnation) for e in read_ledger(path)] == [(0, "a"), (1, "b")]
+    assert verify_ledger(path, tickets=1, steps=2) == []
+
+
+def test_a_ledger_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "ledger.jsonl", entry(0, 0))
+    with pytest.raises(ResumeRefused, match=r"ledger\.jsonl has \d+ bytes, but the checkpoint"):
+        Ledger(path, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([entry(0, 0), entry(0, 0), entry(0, 1)], "0.0.0 ended 2 times"),
+        ([entry(0, 0)], "step 0: indices missing [1]"),
+        ([entry(0, 0), entry(0, 1), entry(0, 2)], "unexpected [2]"),
+        ([entry(0, 0), entry(0, 1, 1)], "0.1: attempts [1] have a gap"),
+        ([entry(0, 0), entry(0, 1, outcome="failed")], "0.1: trained attempts are [], of [0]"),
+        ([entry(0, 0), entry(0, 1), entry(0, 1, 1)], "0.1: trained attempts are [0, 1]"),
+        ([entry(0, 0), entry(0, 1, incarnation="b")], "step 0 mixes incarnations ['a', 'b']"),
+        ([entry(1, 0), entry(1, 1)], "step 0 is missing"),
+        ([entry(s, i) for s in (1, 0) for i in (0, 1)], "steps are out of order"),
+        ([LedgerEntry("a", 0, "0.0.0", "", "trained"), entry(0, 1)], "0.0.0 is trained without tokens"),
+        ([LedgerEntry("a", 3, "0.0.0", "beef", "trained"), entry(0, 1)], "0.0.0 is written under step 3"),
+    ],
+)
+def test_every_way_to_break_exactly_once_is_named(tmp_path: Path, entries: list[LedgerEntry], problem: str) -> None:
+    problems = verify_ledger(write(tmp_path / "ledger.jsonl", *entries), tickets=2)
+    assert any(problem in sentence for sentence in problems), problems
+
+
+def test_missing_and_surplus_steps_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "ledger.jsonl", entry(0, 0), entry(1, 0))
+    assert verify_ledger(path, steps=3) == ["step 2 is missing"]
+    assert verify_ledger(path, steps=1) == ["step 1 is one too many"]
+
+
+@pytest.mark.parametrize("line", [b'{"incarnation": "a"}\n', b"[]\n", b'{"x"\n'])
+def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path / "ledger.jsonl", entry(0, 0))
+    with path.open("ab") as file:
+        file.write(line)
+    (problem,) = verify_ledger(path)
+    assert "ledger.jsonl:2: not a line of a ledger" in problem
+
+
+def test_a_line_cut_off_at_its_end_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "ledger.jsonl", entry(0, 0))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "cut off" in verify_ledger(path)[0]
+    assert "No such file" in verify_ledger(tmp_path / "other")[0]
