@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.errors import ConfigError
 from lodestar.rpc.status import error_from_rpc
@@ -85,6 +86,18 @@ def aio_channel(addresses: str | Sequence[str], credentials: grpc.ChannelCredent
     if credentials is None:
         return grpc.aio.insecure_channel(target(addresses), options=_OPTIONS)
     return grpc.aio.secure_channel(target(addresses), credentials, options=_OPTIONS)
+
+
+def serving(address: str, service: str = "", timeout: float = 1.0) -> bool:
+    """Whether the server at the address is there and its health says SERVING, for a service or as a whole."""
+    with grpc.insecure_channel(address) as probe:
+        try:
+            answer = health_pb2_grpc.HealthStub(probe).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 @contextmanager
