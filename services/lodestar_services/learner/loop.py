@@ -23,17 +23,13 @@ from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.errors import NonFinite, RunPaused
 from lodestar.records import Rollout, RunState, WeightVersion
 from lodestar_services.learner.checkpoint import Checkpoints
-from lodestar_services.learner.collector import Collector, Progress
+from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-
-class StopRequested(Exception):
-    """Ends the wait for rollouts: somebody asked the run to stop."""
 
 
 class LearnerLoop:
@@ -82,9 +78,9 @@ class LearnerLoop:
             began = time.perf_counter()
             try:
                 rollouts = self._collect()
+                if rollouts is None:
+                    break
                 figures = self._optimise(rollouts)
-            except StopRequested:
-                break
             except RunPaused as reason:
                 self._pause(str(reason))
                 continue
@@ -101,20 +97,19 @@ class LearnerLoop:
         finished = self._step == self._ppo.steps
         self._board.update(state=RunState.FINISHED, reason="" if finished else "stopped on request")
 
-    def _collect(self) -> list[Rollout]:
-        """Offers the tickets that staleness allows and waits for the present step's."""
+    def _collect(self) -> list[Rollout] | None:
+        """Offers the tickets that staleness allows and waits for the present step's; None when asked to stop."""
         self._board.update(state=RunState.COLLECTING, settled=0)
         with self._timed("collect"):
             return self._collector.collect(self._step, self._watch)
 
-    def _watch(self, progress: Progress) -> None:
-        """Called while rollouts arrive."""
-        if progress.received != self._board.status.settled:
-            self._board.update(settled=progress.received)
+    def _watch(self, received: int) -> bool:
+        """Called while rollouts arrive; False gives the step up."""
+        if received != self._board.status.settled:
+            self._board.update(settled=received)
         if self._controls.checkpoint_wanted:
             self._checkpoint()
-        if self._controls.stopping:
-            raise StopRequested
+        return not self._controls.stopping
 
     def _optimise(self, rollouts: list[Rollout]) -> dict[str, float]:
         self._board.update(state=RunState.OPTIMISING, settled=self._ppo.tickets)

@@ -1,0 +1,86 @@
+"""Checkpoints: whole or absent, exact, and refused when what they were made from has changed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from lodestar_services.learner.checkpoint import Checkpoints, folder_digest, load_checkpoint, refuse_changes
+
+from lodestar.errors import LodestarError, ResumeRefused
+
+STATE = {
+    "step": 7,
+    "trainer": {
+        "weights": {"a/b": torch.randn(3, 4), "rng": torch.get_rng_state()},
+        "moments": [torch.zeros(2), {"step": 3, "eps": 1e-5}],
+        "nothing": None,
+        "rate": 0.1 + 0.2,
+    },
+}
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    loaded = load_checkpoint(Checkpoints(tmp_path, keep=2).save(7, STATE))
+    assert torch.equal(loaded["trainer"]["weights"]["a/b"], STATE["trainer"]["weights"]["a/b"])
+    assert torch.equal(loaded["trainer"]["weights"]["rng"], STATE["trainer"]["weights"]["rng"])
+    assert loaded["trainer"]["rate"] == 0.1 + 0.2
+    assert loaded["trainer"]["moments"][1] == {"step": 3, "eps": 1e-5}
+    assert loaded["trainer"]["nothing"] is None
+
+
+def test_views_of_one_storage_are_saved_as_their_own_tensors(tmp_path):
+    whole = torch.arange(10.0)
+    loaded = load_checkpoint(Checkpoints(tmp_path, keep=1).save(0, {"whole": whole, "part": whole[3:5]}))
+    assert loaded["part"].tolist() == [3.0, 4.0]
+
+
+def test_only_the_newest_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        checkpoints.save(step, STATE)
+    (tmp_path / ".step-000020.partial").mkdir()
+    assert [path.name for path in checkpoints.all()] == ["step-000010", "step-000015"]
+    assert checkpoints.latest() == tmp_path / "step-000015"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_intact_and_says_so(small_disk: Path):
+    checkpoints = Checkpoints(small_disk, keep=2)
+    checkpoints.save(1, STATE)
+    with pytest.raises(LodestarError, match=r"step 2 could not be written.*step-000001 is intact. Free space"):
+        checkpoints.save(2, {"big": torch.randn(1_000_000)})
+    assert load_checkpoint(small_disk / "step-000001")["step"] == 7
+    assert [path.name for path in small_disk.iterdir()] == ["step-000001"]
+
+
+def test_every_change_since_the_checkpoint_is_named():
+    saved = {"config ppo.clip": "0.2", "data": "a" * 64, "reward model": "b" * 64}
+    refuse_changes(saved, dict(saved))
+    with pytest.raises(ResumeRefused, match=r"config ppo.clip \(0.2 → 0.3\), reward model \(b{12}… → c{12}…\)"):
+        refuse_changes(saved, saved | {"config ppo.clip": "0.3", "reward model": "c" * 64})
+    with pytest.raises(ResumeRefused, match=r"config ppo.new \(unset → 1\)"):
+        refuse_changes(saved, saved | {"config ppo.new": "1"})
+
+
+def test_a_folders_digest_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = folder_digest(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert folder_digest(tmp_path) != before
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "b").write_text("1")
+    assert folder_digest(tmp_path) != before
