@@ -109,6 +109,11 @@ ROLLOUT_SECONDS = Histogram(
     "lodestar_rollout_seconds", "A worker's time on one ticket, by stage.", ["stage"], buckets=SHORT
 )
 ROLLOUTS = Counter("lodestar_rollouts", "Tickets a worker ended, by how.", ["outcome"])
+ROLLOUT_RETRIES = Counter(
+    "lodestar_rollout_retries",
+    "Calls a worker made again because a service was away, late or full. Steady: look at that service's replicas.",
+    ["service"],
+)
 
 # --- learner: the design's section 5 -------------------------------------------------------------------------------
 STEP = Gauge("lodestar_step", "PPO steps done. Not moving: see lodestar_run_state and the queue.")

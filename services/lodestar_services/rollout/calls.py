@@ -1,0 +1,182 @@
+"""A worker's calls to the policy, reward and reference services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from lodestar import metrics
+from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
+from lodestar.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LodestarError,
+    NonFinite,
+    ResourceExhausted,
+    TokenizerMismatch,
+    Unavailable,
+)
+from lodestar.records import (
+    Completion,
+    FinishReason,
+    Generation,
+    Sample,
+    SamplingParams,
+    Score,
+    Scored,
+    ScoreItem,
+    Ticket,
+    TokenLogProbs,
+    WeightVersion,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PATIENT = (Unavailable, DeadlineExceeded, ResourceExhausted)
+"""Says nothing about the ticket: another replica, or the same one later, may answer."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+
+class ModelCalls:
+    """The three calls that make a rollout, each patient with servers that are away.
+
+    Channels spread calls round-robin, so a call that is tried again goes to another replica first.
+    """
+
+    def __init__(
+        self,
+        policy: AsyncPolicyClient,
+        reward: AsyncRewardClient,
+        reference: AsyncReferenceClient,
+        *,
+        version_wait_seconds: float,
+    ) -> None:
+        """The clients' timeout is the deadline of each call."""
+        self._policy = policy
+        self._reward = reward
+        self._reference = reference
+        self._version_wait_seconds = version_wait_seconds
+        self._tokenizer = ""
+        self._reward_reads_tokens = False
+
+    async def meet(self) -> None:
+        """Waits until all three services answer, and learns which tokenizers they have.
+
+        Raises:
+            TokenizerMismatch: policy and reference disagree.
+        """
+        policy, reward, reference = await asyncio.gather(
+            _patiently("policy", self._policy.describe),
+            _patiently("reward", self._reward.describe),
+            _patiently("reference", self._reference.describe),
+        )
+        self._tokenizer = policy.model.tokenizer_hash
+        if reference.model.tokenizer_hash != self._tokenizer:
+            raise TokenizerMismatch(ours=reference.model.tokenizer_hash, theirs=self._tokenizer)
+        self._reward_reads_tokens = reward.model.tokenizer_hash == self._tokenizer
+        if not self._reward_reads_tokens:
+            log.info("the reward model has a tokenizer of its own: completions are sent to it as text")
+
+    async def generate(self, ticket: Ticket) -> Generation:
+        """The ticket's n samples, from weights of its incarnation no older than min_step."""
+        if not ticket.prompt.token_ids:
+            raise InvalidArgument("prompt.token_ids", f"prompt {ticket.prompt.id} has no tokens")
+        sampling = SamplingParams(
+            n=ticket.n,
+            max_tokens=ticket.max_tokens,
+            temperature=ticket.temperature,
+            seed=ticket.seed,
+            logprobs=True,
+        )
+        generation = await _patiently(
+            "policy",
+            lambda: self._policy.generate(
+                ticket.prompt.token_ids,
+                sampling,
+                min_version=WeightVersion(ticket.incarnation, ticket.min_step, ""),
+                wait_seconds=self._version_wait_seconds,
+                purpose="training",
+                tokenizer_hash=self._tokenizer,
+            ),
+        )
+        if len(generation.completions) != ticket.n:
+            raise LodestarError(f"the policy gave {len(generation.completions)} samples of {ticket.n}")
+        for completion in generation.completions:
+            if completion.finish_reason is FinishReason.ERROR:
+                raise NonFinite(completion.error)
+        return generation
+
+    async def score(self, ticket: Ticket, generation: Generation) -> Sequence[Score]:
+        """One score per sample."""
+        items = [self._item(ticket, completion) for completion in generation.completions]
+        hash_ = self._tokenizer if self._reward_reads_tokens else ""
+        return (await _patiently("reward", lambda: self._reward.score(items, tokenizer_hash=hash_))).scores
+
+    async def reference(self, ticket: Ticket, generation: Generation) -> Sequence[TokenLogProbs]:
+        """The reference model's log-probs of every sample's tokens, at the ticket's temperature."""
+        prompt = ticket.prompt.token_ids
+        sequences = [Scored(prompt + completion.token_ids, len(prompt)) for completion in generation.completions]
+        reply = await _patiently(
+            "reference",
+            lambda: self._reference.logprobs(sequences, temperature=ticket.temperature, tokenizer_hash=self._tokenizer),
+        )
+        return reply.sequences
+
+    def _item(self, ticket: Ticket, completion: Completion) -> ScoreItem:
+        if self._reward_reads_tokens:
+            return ScoreItem(ticket.prompt.token_ids, completion.token_ids)
+        cut_off = completion.finish_reason is FinishReason.LENGTH
+        return ScoreItem(ticket.prompt.text, completion.text, cut_off=cut_off)
+
+
+def samples(generation: Generation, scores: Sequence[Score], references: Sequence[TokenLogProbs]) -> tuple[Sample, ...]:
+    """What the three calls returned, put together sample by sample.
+
+    Raises:
+        LodestarError: a reply is too short or too long.
+    """
+    made = []
+    try:
+        for completion, score, reference in zip(generation.completions, scores, references, strict=True):
+            tokens = len(completion.token_ids)
+            if len(completion.logprobs) != tokens or len(reference.logprobs) != tokens:
+                raise LodestarError(
+                    f"{tokens} tokens came with {len(completion.logprobs)} log-probs of the policy and "
+                    f"{len(reference.logprobs)} of the reference"
+                )
+            made.append(
+                Sample(
+                    token_ids=completion.token_ids,
+                    behaviour_logprobs=completion.logprobs,
+                    reference_logprobs=reference.logprobs,
+                    score=score.score,
+                    finish_reason=completion.finish_reason,
+                    text=completion.text,
+                    score_standard_deviation=score.standard_deviation,
+                    heads=score.heads,
+                )
+            )
+    except ValueError as error:
+        raise LodestarError(
+            f"{len(generation.completions)} samples came with {len(scores)} scores and {len(references)} references"
+        ) from error
+    return tuple(made)
+
+
+async def _patiently(service: str, call: Callable[[], Awaitable[T]]) -> T:
+    """The call's answer, asked again while the service is away; every other error passes."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await call()
+        except PATIENT as error:
+            metrics.ROLLOUT_RETRIES.labels(service).inc()
+            log.log(
+                logging.DEBUG if pause == FIRST_PAUSE_SECONDS else logging.INFO, "%s: %s; trying again", service, error
+            )
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
