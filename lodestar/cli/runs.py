@@ -50,11 +50,11 @@ def evaluate(path: Path, overrides: Sequence[str], *, plain: bool) -> None:
 
 def report(root: Path) -> None:
     """Report and nothing else."""
-    from lodestar.report import write_report
-
     folder = RunFolder(root)
     if not folder.config.exists():
         raise FailedPrecondition(f"{root} is not a run's folder: it has no config.yaml")
+    from lodestar.report import write_report
+
     write_report(folder)
     Console().print(f"[green]✓[/] {folder.report}")
 

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lodestar.data.chat import ChatFormat
 from lodestar.data.hh import parse_dialogue
 from lodestar.records import ChatMessage, Comparison, Demonstration, Prompt
+
+if TYPE_CHECKING:  # rows are read where transformers is not loaded
+    from lodestar.data.chat import ChatFormat
 
 Row = Mapping[str, Any]
 Record = TypeVar("Record")

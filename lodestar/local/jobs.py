@@ -6,12 +6,15 @@ import importlib.metadata
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lodestar.config import RunConfig, ServeOptions
 from lodestar.errors import LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.progress import ProgressFile
+
+if TYPE_CHECKING:  # the launcher reads STAGES here, and must not load torch for it
+    from lodestar.train.progress import Progress
 
 SERVICES = "lodestar.services"
 """Entry-point group: role → main(ServeOptions) -> exit code."""
@@ -42,19 +45,21 @@ def stage(argument: dict[str, Any]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     name = argument["stage"]
     folder = RunFolder(Path(argument["run_dir"]))
-    run_stage(name, RunConfig.model_validate(argument["config"]), folder, ProgressFile(folder.logs / f"{name}.jsonl"))
+    with ProgressFile(folder.logs / f"{name}.jsonl") as progress:
+        run_stage(name, RunConfig.model_validate(argument["config"]), folder, progress)
     return 0
 
 
-def run_stage(name: str, config: RunConfig, folder: RunFolder, progress: Any) -> None:
+def run_stage(name: str, config: RunConfig, folder: RunFolder, progress: Progress) -> None:
     """Calls the library's entry point of a stage in this process."""
     import torch
 
-    from lodestar import data, train
+    from lodestar import train
+    from lodestar.data.prepare import prepare
 
     torch.set_num_threads(config.learner.threads)
-    entry_points = {
-        "data": data.prepare,
+    entry_points: dict[str, Callable[[RunConfig, RunFolder, Progress], object]] = {
+        "data": prepare,
         "pretrain": train.pretrain,
         "sft": train.train_sft,
         "reward": train.train_reward,

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lodestar.config import RunConfig, dump
+from lodestar.config import RunConfig
 from lodestar.errors import FailedPrecondition, RunPaused
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, StageRow
@@ -86,7 +86,6 @@ def reevaluate(config: RunConfig, view: View) -> RunFolder:
         if "ppo" not in log.finished:
             raise FailedPrecondition(f"{root} has no trained policy yet: lodestar run … --resume first")
         log.check_outputs()
-        folder.config.write_text(dump(config), encoding="utf-8")
         board = Board(config.name, [StageRow("baseline"), StageRow("evaluation"), StageRow("report")])
         with view(board), Processes(folder.logs) as processes:
             Launcher(config, folder, board, log, processes, hurry).run()

@@ -21,6 +21,12 @@ class ProgressFile:
         self._stage, self._done, self._total = "", 0, 0
         self._began = self._written = time.monotonic()
 
+    def __enter__(self) -> ProgressFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def start(self, stage: str, total: int) -> None:
         """A stage begins."""
         self._stage, self._done, self._total = stage, 0, total

@@ -16,8 +16,8 @@ from lodestar.config import RunConfig, dump
 from lodestar.errors import DataError, FailedPrecondition, ResumeRefused
 from lodestar.layout import RunFolder
 
-MAY_CHANGE = ("runs_dir", "queue.url")
-"""Where a run happens, not what it computes."""
+MAY_CHANGE = ("runs_dir", "policy", "reward", "reference", "learner", "rollout", "queue")
+"""Keys and sections that say where and how fast a run happens, not what it computes."""
 
 
 class RunLog:
@@ -124,6 +124,7 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
         )
     if resume:
         _refuse_changes(folder, config, (*MAY_CHANGE, *may_change))
+        folder.config.write_text(dump(config), encoding="utf-8")
         return folder
     if held:
         clear(folder)
@@ -139,7 +140,7 @@ def clear(folder: RunFolder) -> None:
     ours = [
         folder.config, folder.data, folder.sft.parent, folder.checkpoints, folder.weights, folder.metrics,
         folder.ledger, folder.samples, folder.report, folder.summary, folder.logs, folder.services, folder.state,
-        folder.root / "redis",
+        folder.root / "redis", folder.root / "failures", folder.root / "learner.lock", folder.root / "incarnations.txt",
     ]  # fmt: skip
     for path in ours:
         if path.is_dir():

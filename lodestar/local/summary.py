@@ -71,7 +71,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _tokens_per_second(steps: list[dict[str, Any]]) -> float:
     """Response tokens of the whole of PPO by its wall time: the steps' rates, each weighed by its tokens."""
     seconds = sum(step["response_length"] / step["tokens_per_second"] for step in steps)
-    return round(sum(step["response_length"] for step in steps) / seconds, 1)
+    return round(float(sum(step["response_length"] for step in steps) / seconds), 1)
 
 
 def _with_restarts(service: dict[str, Any], log: RunLog) -> dict[str, Any]:

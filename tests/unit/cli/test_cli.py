@@ -1,0 +1,141 @@
+"""The command line as a person meets it: fast, and one sentence per mistake."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lodestar
+
+BIN = Path(sys.executable).parent
+
+
+def lodestar_(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "lodestar", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120", **environment},
+        check=False,
+    )
+
+
+def test_help_answers_in_under_half_a_second() -> None:
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert lodestar_("--help").returncode == 0
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    "command", [("--help",), ("config", "check", "lodestar/local/demo.yaml"), ("report", "nowhere")]
+)
+def test_light_commands_load_neither_torch_nor_grpc(command: tuple[str, ...]) -> None:
+    program = (
+        "import sys\nfrom lodestar.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'grpc', 'numpy', 'plotly'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) if heavy else 0)"
+    )
+    root = Path(lodestar.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_launcher_loads_no_torch() -> None:
+    program = "import sys, lodestar.local.launcher, lodestar.local.view; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_command_has_help() -> None:
+    for command in ("demo", "run", "serve", "train", "eval", "chat", "generate", "report", "config check"):
+        done = lodestar_(*command.split(), "--help")
+        assert done.returncode == 0, done.stderr
+        assert "Usage: lodestar" in done.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert lodestar_("--version").stdout == f"lodestar {lodestar.__version__}\n"
+
+
+def _config(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+TYPO = "name: a\nppo: {stpes: 4}\n"
+
+
+@pytest.mark.parametrize("command", [("run",), ("serve", "policy"), ("train", "sft"), ("eval",), ("config", "check")])
+def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path, command: tuple[str, ...]) -> None:
+    path = _config(tmp_path, TYPO)
+    done = lodestar_(*command, path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {path}: ppo.stpes: unknown option; did you mean ppo.steps?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("name: a\n", ("ppo.steps=many",), "ppo.steps: Input should be a valid integer"),
+        ("name: a\n", ("ppo.top_p=0.9",), "top_p and top_k must stay 1 and 0 for training"),
+        ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),
+        ("- a\n- b\n", (), "holds no mapping of options"),
+        ("name: [a\n", (), "is not YAML"),
+    ],
+)
+def test_a_bad_value_is_explained_without_a_traceback(
+    tmp_path: Path, text: str, overrides: tuple[str, ...], said: str
+) -> None:
+    done = lodestar_("config", "check", _config(tmp_path, text), *overrides)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_configuration_is_named() -> None:
+    done = lodestar_("run", "nowhere.yaml")
+    assert (done.returncode, done.stderr) == (2, "error: nowhere.yaml: no such file\n")
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = lodestar_("--debug", "run", "nowhere.yaml")
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_a_bad_port_names_its_flag(tmp_path: Path) -> None:
+    done = lodestar_("serve", "policy", _config(tmp_path, "name: a\n"), "--port", "70000")
+    assert done.returncode == 2
+    assert "--port: Input should be less than or equal to 65535 (got 70000)" in done.stderr
+
+
+def test_a_held_folder_is_refused_with_the_ways_on(tmp_path: Path) -> None:
+    config = _config(tmp_path, f"name: held\nruns_dir: {tmp_path}\n")
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "config.yaml").write_text("name: held\n")
+    done = lodestar_("run", config)
+    assert done.returncode == 2
+    assert "--resume goes on with it, --fresh starts over" in done.stderr
+
+
+def test_the_schema_documents_every_option() -> None:
+    schema = json.loads(lodestar_("config", "schema").stdout)
+    sections = [schema, *schema["$defs"].values()]
+    undocumented = [
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, option in section["properties"].items()
+        if not option.get("description")
+    ]
+    assert not undocumented

@@ -1,0 +1,27 @@
+"""Two launchers never share a run's folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lodestar.errors import FailedPrecondition
+from lodestar.local.lock import locked
+
+HOLDER = "import sys; from pathlib import Path; from lodestar.local.lock import locked\n" \
+    "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"  # fmt: skip
+
+
+def test_a_second_launcher_is_refused_by_pid_and_admitted_once_the_first_was_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FailedPrecondition, match=rf"another launcher \(pid {holder.pid}\)"), locked(tmp_path):
+            pass
+        holder.kill()
+    with locked(tmp_path):
+        pass

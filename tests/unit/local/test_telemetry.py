@@ -1,0 +1,42 @@
+"""Counters that survive their process, read from real Prometheus endpoints."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from lodestar.local.ports import free_ports
+from lodestar.local.telemetry import Counters, scrape
+
+
+def test_a_scrape_sums_over_labels() -> None:
+    registry = CollectorRegistry()
+    rpcs = Counter("lodestar_rpcs", "", ["method"], registry=registry)
+    rpcs.labels("Score").inc(3)
+    rpcs.labels("GetModel").inc(2)
+    Gauge("lodestar_weight_step", "", registry=registry).set(7)
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
+    try:
+        samples = scrape(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert samples is not None
+    assert samples["lodestar_rpcs_total"] == 5
+    assert samples["lodestar_weight_step"] == 7
+
+
+def test_a_port_where_nobody_listens_gives_nothing() -> None:
+    assert scrape(free_ports(1)[0], timeout=0.5) is None
+
+
+def test_counts_add_up_over_restarts_and_gauges_do_not() -> None:
+    counters = Counters()
+    counters.update({"rpcs": 10.0, "step": 3.0})
+    counters.restarted()
+    assert counters.present("step") is None
+    counters.update({"rpcs": 4.0, "step": 1.0})
+    assert counters.total("rpcs") == 14
+    assert counters.present("step") == 1.0
+
+
+def test_free_ports_are_distinct() -> None:
+    assert len(set(free_ports(20))) == 20
