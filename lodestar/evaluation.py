@@ -1,0 +1,114 @@
+"""Did the model become better? Pure functions of judgements: win rates, best-of-n, and their uncertainty.
+
+A judgement is one number per reply, larger is better: the synthetic world's gold reward, or a reward model's score
+(which says how far PPO got, not whether the model is better: PPO trained on it).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lodestar.errors import InvalidArgument
+
+Z95 = 1.959963984540054
+"""Two-sided 95% quantile of the normal distribution."""
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """A share of prompts with its 95% interval: ``WinRate(0.83, low=0.80, high=0.86, n=512)``."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def win_rate(judgements: Sequence[float], baseline: Sequence[float], *, seed: int = 0) -> WinRate:
+    """How often a reply is judged better than the baseline's reply to the same prompt; a tie counts ½.
+
+    The interval is a percentile bootstrap over prompts (Efron 1979) of 2,000 resamples, which gives ties their due
+    weight. Where all outcomes are equal the bootstrap has no width and Wilson's interval is given.
+
+    Raises:
+        InvalidArgument: no prompts, as many judgements as baselines are needed, or one that is not finite.
+    """
+    if not judgements or len(judgements) != len(baseline):
+        raise InvalidArgument("judgements", f"{len(judgements)} against {len(baseline)} of the baseline")
+    if not all(map(math.isfinite, (*judgements, *baseline))):
+        raise InvalidArgument("judgements", "NaN or infinity among them")
+    outcomes = [(a > b) + 0.5 * (a == b) for a, b in zip(judgements, baseline, strict=True)]
+    n = len(outcomes)
+    value = sum(outcomes) / n
+    if min(outcomes) == max(outcomes):
+        return wilson(sum(outcomes), n)
+    rng = random.Random(seed)
+    means = sorted(sum(rng.choices(outcomes, k=n)) / n for _ in range(RESAMPLES))
+    return WinRate(value, means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1], n)
+
+
+def wilson(successes: float, n: int) -> WinRate:
+    """A proportion with Wilson's (1927) 95% score interval, which stays within 0 … 1 and works at its ends.
+
+    Raises:
+        InvalidArgument: n is 0 or less than the successes.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise InvalidArgument("n", f"{successes} successes of {n}")
+    p = successes / n
+    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def best_of_n(scores: Sequence[Sequence[float]], judgements: Sequence[Sequence[float]], n: int) -> list[float]:
+    """The judgement of the reply that scores best among the first n of each prompt: best-of-n sampling, judged.
+
+    Its KL to the sampled policy is at most log n − (n − 1)/n (Stiennon et al. 2020; see best_of_n_kl).
+
+    Raises:
+        InvalidArgument: a prompt has fewer than n replies, or as many judgements as scores are needed.
+    """
+    if len(scores) != len(judgements):
+        raise InvalidArgument("judgements", f"of {len(judgements)} prompts, scores of {len(scores)}")
+    chosen = []
+    for mine, judged in zip(scores, judgements, strict=True):
+        if not 1 <= n <= len(mine) or len(mine) != len(judged):
+            raise InvalidArgument("n", f"{n} of {len(mine)} scored and {len(judged)} judged replies")
+        chosen.append(judged[max(range(n), key=mine.__getitem__)])
+    return chosen
+
+
+def best_of_n_kl(n: int) -> float:
+    """Nats per sequence that best-of-n sampling strays at most: log n − (n − 1)/n."""
+    return math.log(n) - (n - 1) / n
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean, standard deviation and quantiles of some figures."""
+
+    n: int
+    mean: float
+    standard_deviation: float
+    quantiles: tuple[float, float, float, float, float]
+    """Least, quarter, median, three quarters, most."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Describes scores, KLs or lengths.
+
+    Raises:
+        InvalidArgument: no values.
+    """
+    if not values:
+        raise InvalidArgument("values", "none")
+    n, ordered = len(values), sorted(values)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / n)
+    quarter, half, most = (ordered[round(share * (n - 1))] for share in (0.25, 0.5, 0.75))
+    return Spread(n, mean, deviation, (ordered[0], quarter, half, most, ordered[-1]))
