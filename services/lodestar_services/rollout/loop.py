@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import cast
 
 from lodestar import metrics
 from lodestar.errors import LodestarError, QueueUnavailable
@@ -38,8 +39,7 @@ class RolloutWorker:
         self._name = name
         self._in_flight = in_flight
         self._heartbeat_seconds = heartbeat_seconds
-        self._held: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
-        """Claims and their work by receipt."""
+        self._work: dict[asyncio.Task[None], Claim] = {}
 
     async def work(self, stopping: asyncio.Event) -> None:
         """Takes tickets until told to stop, then hands back what is not finished.
@@ -51,22 +51,19 @@ class RolloutWorker:
             heart = group.create_task(self._keep_claims())
             while not stopping.is_set():
                 for claim in await self._take():
-                    if claim.receipt not in self._held:  # else our own, silent for long and now claimed again
-                        self._held[claim.receipt] = claim, group.create_task(self._roll_out(claim))
-            heart.cancel()
-            for _, task in self._held.values():
+                    self._work[group.create_task(self._roll_out(claim))] = claim
+            for task in [heart, *self._work]:
                 task.cancel()
-        for claim, _ in self._held.values():
+        for claim in self._work.values():
             await self._queue.release(claim)
             metrics.ROLLOUTS.labels("released").inc()
 
     async def _take(self) -> list[Claim]:
         """As many tickets as there is room for."""
-        room = self._in_flight - len(self._held)
+        room = self._in_flight - len(self._work)
         if room:
             return await self._queue.take(room, TAKE_SECONDS)
-        work = [task for _, task in self._held.values()]
-        await asyncio.wait(work, timeout=TAKE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(self._work, timeout=TAKE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         return []
 
     async def _roll_out(self, claim: Claim) -> None:
@@ -82,7 +79,7 @@ class RolloutWorker:
         else:
             outcome = "finished" if await self._queue.finish(claim, rollout) else "refused"
         metrics.ROLLOUTS.labels(outcome).inc()
-        self._held.pop(claim.receipt, None)
+        self._work.pop(cast("asyncio.Task[None]", asyncio.current_task()), None)
 
     async def _make(self, ticket: Ticket) -> Rollout:
         """Generates, then scores and takes reference log-probs side by side."""
@@ -108,7 +105,8 @@ class RolloutWorker:
         """Heartbeats; stops the work on tickets that were withdrawn, or that another worker has."""
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
-            for lost in await self._queue.heartbeat([claim for claim, _ in self._held.values()]):
-                if held := self._held.pop(lost.receipt, None):
-                    held[1].cancel()
-                    metrics.ROLLOUTS.labels("lost").inc()
+            lost = await self._queue.heartbeat(list(self._work.values()))
+            for task in [task for task, claim in self._work.items() if claim in lost]:
+                task.cancel()
+                del self._work[task]
+                metrics.ROLLOUTS.labels("lost").inc()
