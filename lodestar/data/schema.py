@@ -28,6 +28,9 @@ from lodestar.records import ChatMessage, Comparison, Demonstration, Prompt
 if TYPE_CHECKING:  # rows are read where transformers is not loaded
     from lodestar.data.chat import ChatFormat
 
+if TYPE_CHECKING:
+    from lodestar.data.chat import ChatFormat
+
 Row = Mapping[str, Any]
 Record = TypeVar("Record")
 

@@ -47,7 +47,7 @@ class BagOfWords:
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)  # type: ignore[no-untyped-call,unused-ignore]
 
     @torch.no_grad()
     def differences(self, comparisons: Sequence[Comparison]) -> list[float]:
@@ -74,7 +74,7 @@ class BagOfWords:
 
     def _score(self, features: Features) -> Tensor:
         weighted = features.values * self._weights_W[features.words]
-        return torch.zeros(features.count).index_add(0, features.pairs, weighted)
+        return torch.zeros(features.rows).index_add(0, features.pairs, weighted)
 
 
 class Features(NamedTuple):
@@ -83,7 +83,7 @@ class Features(NamedTuple):
     pairs: Tensor
     words: Tensor
     values: Tensor
-    count: int
+    rows: int
 
 
 def words(text: str) -> list[str]:
