@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,23 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.layout import RunFolder
 from lodestar.local.processes import Child, Processes
 from lodestar.model.loading import new_causal_lm, save_model, scalar_from_causal_lm
+from lodestar.records import FinishReason, GenerationChunk, ModelInfo, WeightVersion
+from lodestar.rpc import convert
 from lodestar.rpc.channel import serving
-from lodestar.rpc.server import Server, ServerSpec
+from lodestar.rpc.server import Server, ServerSpec, Service
 from lodestar.rpc.state import ServiceState
+from lodestar.v1 import policy_pb2, policy_pb2_grpc
 
 CONTEXT_TOKENS = 64
 TEXTS = ["what color is the sky ?", "the sky is blue", "the grass is green", "is it ? it is not red"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def metrics_exporters_end_at_once() -> Iterator[None]:
+    """An HTTP server in a thread looks every half second whether it should end; with 50 of them that adds up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
+        yield
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,75 @@ def serve_in_thread(spec: ServerSpec) -> Iterator[ServiceState]:
 def server_thread() -> Callable[[ServerSpec], AbstractContextManager[ServiceState]]:
     """serve_in_thread, for test modules (which cannot import conftest.py)."""
     return serve_in_thread
+
+
+MODEL = ModelInfo("scripted", WeightVersion("", 0, "d"), "h")
+POLICY_SERVICE = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+
+
+class ScriptedPolicy(policy_pb2_grpc.PolicyServiceServicer):
+    """Tokenize does what ``script`` says; Generate streams one token per 10 ms."""
+
+    def __init__(self) -> None:
+        self.script: Callable[[], Any] = lambda: None
+        self.calls = 0
+        self.running = 0
+        self.cancelled = 0
+        self.gate = asyncio.Event()
+
+    async def Tokenize(self, request: Any, context: Any) -> policy_pb2.TokenizeResponse:
+        self.calls += 1
+        self.running += 1
+        try:
+            outcome = self.script()
+            if asyncio.iscoroutine(outcome):
+                await outcome
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        return policy_pb2.TokenizeResponse(token_ids=[ord(letter) for letter in request.text])
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[policy_pb2.GenerateResponse]:
+        self.running += 1
+        try:
+            sampling = convert.sampling_from_proto(request.sampling)
+            for position in range(sampling.max_tokens):
+                for sample in range(sampling.n):
+                    yield convert.chunk_to_proto(
+                        GenerationChunk(
+                            model=MODEL,
+                            sample_index=sample,
+                            token_ids=(100 * sample + position,),
+                            text=f"{sample}.{position} ",
+                            prompt_tokens=len(request.text),
+                            finish_reason=FinishReason.LENGTH if position == sampling.max_tokens - 1 else None,
+                            logprobs=(-float(position),),
+                        )
+                    )
+                await asyncio.sleep(0.01)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture
+def policy() -> ScriptedPolicy:
+    return ScriptedPolicy()
+
+
+@pytest.fixture
+def make_spec(policy: ScriptedPolicy, tmp_path: Path) -> Callable[..., ServerSpec]:
+    """``make_spec(warm=…, drain_seconds=…)`` serves the scripted policy."""
+
+    def make(servicer: ScriptedPolicy = policy, **options: Any) -> ServerSpec:
+        service = Service(POLICY_SERVICE, partial(policy_pb2_grpc.add_PolicyServiceServicer_to_server, servicer))
+        return ServerSpec("policy", [service], tmp_path, **{"drain_seconds": 5.0, **options})
+
+    return make
 
 
 @dataclass(frozen=True)
