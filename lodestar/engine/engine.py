@@ -1,0 +1,360 @@
+"""The generation engine, synchronous: ``add`` requests, ``step`` until there is nothing left.
+
+One step = plan (scheduler), forward and sample (runner), take the tokens in. Whoever calls owns the model:
+lodestar.engine.front does so from one thread and serves any number of asyncio callers.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lodestar import metrics
+from lodestar.config import PolicyConfig
+from lodestar.engine.blocks import block_hashes
+from lodestar.engine.cache import CacheShape, KVCache
+from lodestar.engine.limits import Limits
+from lodestar.engine.runner import ModelRunner
+from lodestar.engine.sampler import Sampler
+from lodestar.engine.scheduler import Scheduler
+from lodestar.engine.sequence import Plan, Purpose, Request, Sequence
+from lodestar.engine.slabs import SlabCache
+from lodestar.engine.text import StopChecker
+from lodestar.errors import ModelError, ResourceExhausted
+from lodestar.model.loading import named_tensors, tokenizer_hash
+from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.records import FinishReason, SamplingParams, Scored, TokenLogProbs, WeightVersion
+
+TRAINING_PRIORITY = 1.0
+"""Seconds by which outside callers are ahead of training rollouts in the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """How full the engine is."""
+
+    version: WeightVersion
+    paused: bool
+    running: int
+    waiting: int
+    blocks_used: int
+    """Held by sequences; blocks kept for a prefix alone are free to take."""
+    blocks_total: int
+    swap_seconds: float
+    """How long the last swap of weights stopped decoding."""
+
+
+class Engine:
+    """Generates with one model. Not thread-safe: one thread calls everything but :meth:`check`."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: PolicyConfig,
+        *,
+        deterministic: bool = False,
+        version: WeightVersion,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """``model`` runs on our attention (lodestar.model.loading); adapters are merged already.
+
+        Raises:
+            ModelError: the KV cache cannot hold what the model's layers keep, or deterministic without float32.
+        """
+        device = torch.device(device)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.deterministic = deterministic
+        self.version = version
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self._device = device
+        self._cache = _make_cache(model, config, deterministic)
+        self._runner = ModelRunner(
+            model, self._cache, Sampler(self.eos_ids, device), deterministic=deterministic, device=device
+        )
+        self.scheduler = Scheduler(
+            self._cache,
+            max_sequences=config.max_sequences,
+            prefill_tokens=config.prefill_tokens,
+            deterministic=deterministic,
+        )
+        text_config = model.config.get_text_config()
+        context = getattr(text_config, "max_position_embeddings", None) or self._cache.capacity
+        self.limits = Limits(
+            vocab_size=text_config.vocab_size,
+            context_tokens=min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens),
+            request_tokens=config.kv_cache_tokens * 4,
+            samples=config.max_sequences,
+        )
+        self._requests: dict[int, Request] = {}
+        self._stops: dict[int, StopChecker] = {}
+        self._ids = count()
+        self._seen = (0, 0)
+        self.swap_seconds = 0.0
+        metrics.KV_TOKENS_TOTAL.set(self._cache.blocks.total * config.block_tokens)
+
+    # --- requests ----------------------------------------------------------------------------------------------
+    def request(
+        self,
+        prompt_ids: Tokens[int],
+        sampling: SamplingParams,
+        *,
+        priority: float = 0.0,
+        purpose: Purpose = Purpose.SERVING,
+    ) -> Request:
+        """A checked request for :meth:`add`; safe to call from any thread.
+
+        Raises:
+            InvalidArgument: see Limits.check.
+        """
+        self.limits.check(prompt_ids, sampling, purpose)
+        if purpose is Purpose.TRAINING:
+            priority += TRAINING_PRIORITY
+        prompt = tuple(prompt_ids)
+        request = Request(
+            id=next(self._ids),
+            prompt_ids=prompt,
+            sampling=sampling,
+            seed=sampling.seed if sampling.seed is not None else random.getrandbits(63),
+            priority=priority,
+            hashes=block_hashes(prompt, self.config.block_tokens) if self.config.prefix_cache else (),
+        )
+        request.sequences = [Sequence(next(self._ids), request, i, list(prompt)) for i in range(sampling.n)]
+        return request
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            ResourceExhausted: its samples do not fit among the waiting ones.
+        """
+        check_room(self.scheduler.waiting, request.sampling.n, self.config.max_waiting)
+        self._requests[request.id] = request
+        if request.sampling.stop:
+            self._stops[request.id] = StopChecker(self.tokenizer, request.sampling.stop)
+        self.scheduler.add(request)
+        metrics.TOKENS_IN.inc(len(request.prompt_ids))
+
+    def abort(self, request_id: int) -> None:
+        """Drop what is unfinished of a request, and free its memory; unknown ids are ignored."""
+        request = self._requests.pop(request_id, None)
+        for sequence in request.sequences if request else ():
+            if sequence.finish_reason is None:
+                self.scheduler.remove(sequence)
+        self._stops.pop(request_id, None)
+
+    def reset(self) -> None:
+        """Drop every request: after a failed step nobody knows what the cache holds."""
+        for request_id in list(self._requests):
+            self.abort(request_id)
+        self._cache.forget_prefixes()
+
+    # --- steps -------------------------------------------------------------------------------------------------
+    def step(self) -> list[Sequence]:
+        """Compute one step; returns the sequences that got a token or ended. Empty when nothing can run."""
+        plan = self.scheduler.plan()
+        if not plan:
+            return []
+        sampled = self._runner.run(plan)
+        self._note_computed(plan)
+        now = time.monotonic()
+        self._observe(plan.decode, now)
+        for row, sequence in enumerate(plan.decode):
+            if not math.isfinite(sampled.logprobs[row]):
+                self._fail(sequence)
+                continue
+            sequence.computed = len(sequence.tokens)
+            sequence.tokens.append(sampled.tokens[row])
+            sequence.logprobs.append(sampled.logprobs[row])
+            sequence.processed_logprobs.append(sampled.processed_logprobs[row])
+            if row in sampled.top:
+                sequence.top_logprobs.append(sampled.top[row])
+            sequence.versions.append(self.version)
+            sequence.last_token_at = now
+            reason = self._finish_reason(sequence, sampled.tokens[row])
+            if reason is not None:
+                self._finish(sequence, reason)
+        return plan.decode
+
+    def generate(self, prompt_ids: Tokens[int], sampling: SamplingParams) -> list[Sequence]:
+        """All samples of one prompt, finished; others' requests go on meanwhile."""
+        request = self.request(prompt_ids, sampling)
+        self.add(request)
+        while any(sequence.finish_reason is None for sequence in request.sequences):
+            self.step()
+        return request.sequences
+
+    def _note_computed(self, plan: Plan) -> None:
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            sequence.computed = chunk.end
+            if sequence.cached_version is None:
+                sequence.cached_version = self.version
+            prefixes = sequence.request.hashes[: (sequence.prompt_tokens - 1) // self.config.block_tokens]
+            if prefixes and chunk.end == sequence.prefill_target and sequence.cached_version == self.version:
+                self._cache.remember(sequence, prefixes)
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
+        sampling = sequence.request.sampling
+        if token in self.eos_ids and not sampling.ignore_eos:
+            return FinishReason.EOS
+        if token in sampling.stop_token_ids:
+            return FinishReason.STOP
+        generated = len(sequence.logprobs)
+        checker = self._stops.get(sequence.request.id)
+        if checker is not None and generated >= sampling.min_tokens and checker.found(sequence.response):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if generated >= sampling.max_tokens else None
+
+    def _fail(self, sequence: Sequence) -> None:
+        sequence.error = (
+            f"the model's logits are not finite at response token {len(sequence.logprobs)}; its weights are broken"
+        )
+        self._finish(sequence, FinishReason.ERROR)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        self.scheduler.remove(sequence, poisoned=reason is FinishReason.ERROR)
+        request = sequence.request
+        if all(other.finish_reason is not None for other in request.sequences):
+            self._requests.pop(request.id, None)
+            self._stops.pop(request.id, None)
+
+    # --- weights -----------------------------------------------------------------------------------------------
+    @property
+    def drained(self) -> bool:
+        """Whether no sequence is between its first and last token."""
+        return not self.scheduler.running and not any(request.started for request in self._requests.values())
+
+    def swap(self, tensors: Mapping[str, Tensor], version: WeightVersion) -> None:
+        """Copy new weights in place and forget cached prefixes. No tensors: the same weights under another name.
+
+        Raises:
+            ModelError: names or shapes are not the model's; nothing was changed.
+        """
+        started = time.monotonic()
+        if tensors:
+            weights = named_tensors(self.model)
+            _check_weights(weights, tensors)
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    weights[name].copy_(tensor)
+            self._runner.refresh()
+            self._cache.forget_prefixes()
+            self.swap_seconds = time.monotonic() - started
+            metrics.WEIGHT_SWAP_SECONDS.observe(self.swap_seconds)
+        self.version = version
+        metrics.WEIGHT_STEP.set(version.step)
+
+    @torch.inference_mode()
+    def logprobs(
+        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
+    ) -> list[TokenLogProbs]:
+        """Log-probs of given completions under the present weights, in one packed forward pass."""
+        batch = PackedBatch.pack(
+            [scored.token_ids for scored in sequences],
+            [scored.prompt_tokens for scored in sequences],
+            device=self._device,
+            per_sequence=self.deterministic,
+        )
+        logprobs_R, entropy_R = response_logprobs(self.model, batch, temperature=temperature, entropy=entropy)
+        logprobs = iter(logprobs_R.tolist())
+        entropies = iter(entropy_R.tolist() if entropy_R is not None else ())
+        return [
+            TokenLogProbs(
+                tuple(next(logprobs) for _ in range(length)),
+                tuple(next(entropies) for _ in range(length)) if entropy else (),
+            )
+            for length in batch.response_lengths
+        ]
+
+    # --- figures -----------------------------------------------------------------------------------------------
+    def status(self, *, paused: bool = False) -> EngineStatus:
+        """Counts of this moment."""
+        return EngineStatus(
+            version=self.version,
+            paused=paused,
+            running=len(self.scheduler.running),
+            waiting=self.scheduler.waiting,
+            blocks_used=self._cache.blocks.held,
+            blocks_total=self._cache.blocks.total,
+            swap_seconds=self.swap_seconds,
+        )
+
+    def _observe(self, decoded: list[Sequence], now: float) -> None:
+        for sequence in decoded:
+            if not sequence.last_token_at:
+                metrics.FIRST_TOKEN_SECONDS.observe(now - sequence.request.arrived)
+        earlier = [sequence.last_token_at for sequence in decoded if sequence.last_token_at]
+        if earlier:  # one observation a step, of whoever waited longest
+            metrics.BETWEEN_TOKENS_SECONDS.observe(now - min(earlier))
+        scheduler = self.scheduler
+        metrics.TOKENS_OUT.inc(len(decoded))
+        metrics.SEQUENCES_RUNNING.set(len(scheduler.running))
+        metrics.SEQUENCES_WAITING.set(scheduler.waiting)
+        metrics.KV_TOKENS_USED.set(self._cache.blocks.held * self.config.block_tokens)
+        hits, preemptions = self._seen
+        metrics.PREFIX_HIT_TOKENS.inc(scheduler.prefix_hit_tokens - hits)
+        metrics.PREEMPTIONS.inc(scheduler.preemptions - preemptions)
+        self._seen = scheduler.prefix_hit_tokens, scheduler.preemptions
+
+
+def check_room(waiting: int, samples: int, max_waiting: int) -> None:
+    """
+    Raises:
+        ResourceExhausted: the line is too long for so many more samples.
+    """
+    if waiting + samples > max_waiting:
+        raise ResourceExhausted(
+            f"{waiting} sequences wait and at most {max_waiting} may: ask again later, for fewer samples, "
+            "or of another replica"
+        )
+
+
+def _make_cache(model: Any, config: PolicyConfig, deterministic: bool) -> KVCache:
+    shape = CacheShape.of(model)
+    if deterministic and shape.dtype != torch.float32:
+        raise ModelError(f"deterministic needs float32 weights, and the model is {shape.dtype}")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.kv_cache_tokens
+    return SlabCache(
+        shape,
+        slots=config.max_sequences,
+        capacity=context,
+        total_tokens=config.kv_cache_tokens,
+        block_tokens=config.block_tokens,
+        deterministic=deterministic,
+    )
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a response: the generation config's and the tokenizer's."""
+    generation = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+
+
+def _check_weights(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    missing, unknown = sorted(weights.keys() - tensors.keys()), sorted(tensors.keys() - weights.keys())
+    if missing or unknown:
+        raise ModelError(
+            f"weights: tensors are missing ({missing[:3]}) or unknown ({unknown[:3]}); nothing was swapped"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != weights[name].shape:
+            raise ModelError(
+                f"weights: {name} has shape {list(tensor.shape)}, the model's is {list(weights[name].shape)}; "
+                "nothing was swapped"
+            )

@@ -1,0 +1,174 @@
+"""The KV cache of a CPU: one contiguous slab per sequence, so that no step copies what earlier steps wrote.
+
+Decode attention is memory-bound: it reads every key and value once per step. Sequences in neighbouring slabs whose
+lengths are close are computed by one call over a view of their slabs, with a mask; the rest one call each. Prefixes
+that outlive their sequence are copied into blocks and back, which costs a fraction of computing them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import mmap
+from collections.abc import Sequence as Tokens
+
+import torch
+
+from lodestar.engine.blocks import BlockManager
+from lodestar.engine.cache import CacheShape, KVCache
+from lodestar.engine.memory import LazyTensor
+from lodestar.engine.sequence import Plan, Sequence
+from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SlabAttention, group_rows
+
+REGROUP_STEPS = 32
+"""Lengths grow together, so groups stay good for a while."""
+
+
+class SlabCache(KVCache):
+    """Slabs of ``capacity`` tokens for ``slots`` sequences; memory follows what is written (see LazyTensor)."""
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        *,
+        slots: int,
+        capacity: int,
+        total_tokens: int,
+        block_tokens: int,
+        deterministic: bool = False,
+    ) -> None:
+        self.shape = shape
+        self.block_tokens = block_tokens
+        self.deterministic = deterministic
+        self.blocks = BlockManager(total_tokens // block_tokens, on_evict=self._discard_block)
+        self.capacity = self.blocks_for(min(capacity, total_tokens)) * block_tokens
+        if deterministic:
+            self._chunk_blocks = DETERMINISTIC_CHUNK // math.gcd(DETERMINISTIC_CHUNK, block_tokens)
+            self.capacity = -(-self.capacity // DETERMINISTIC_CHUNK) * DETERMINISTIC_CHUNK
+        kv = (shape.layers, 2)
+        self._slabs = LazyTensor((*kv, slots, shape.kv_heads, self.capacity, shape.head_dim), shape.dtype)
+        self._kept = LazyTensor((self.blocks.total, *kv, shape.kv_heads, block_tokens, shape.head_dim), shape.dtype)
+        self.keys = [self._slabs.tensor[layer, 0] for layer in range(shape.layers)]
+        self.values = [self._slabs.tensor[layer, 1] for layer in range(shape.layers)]
+        self.mask = torch.full((slots, 1, 1, self.capacity), -torch.inf, dtype=shape.dtype)
+        """0 where a slab holds a token of its sequence, −inf elsewhere."""
+        self._free_slots = list(range(slots))
+        self._slot: dict[int, int] = {}
+        self._held: dict[int, list[int]] = {}
+        self._touched = [0] * slots
+        self._grouped: tuple[list[int], int, list[tuple[int, int]]] = ([], 0, [])
+
+    def slot(self, sequence: Sequence) -> int:
+        """Where an open sequence's slab is."""
+        return self._slot[sequence.id]
+
+    def has_room(self, tokens: int, spare_blocks: int = 0) -> bool:
+        return bool(self._free_slots) and self.blocks_for(tokens) + spare_blocks <= self.blocks.available
+
+    def open(self, sequence: Sequence, reserve: int, prefixes: Tokens[bytes]) -> int:
+        held = self.blocks.take(self.blocks_for(reserve))
+        if held is None:
+            raise RuntimeError("open was called without room")
+        self._held[sequence.id] = held
+        slot = self._slot[sequence.id] = self._choose_slot()
+        found = self.blocks.find(prefixes)
+        if self.deterministic:
+            found = found[: len(found) // self._chunk_blocks * self._chunk_blocks]
+        if not found:
+            return 0
+        tokens = len(found) * self.block_tokens
+        blocks = self._kept.tensor[found]  # [blocks, layers, 2, M, block, D]
+        slab = self._slabs.tensor[:, :, slot, :, :tokens]
+        slab.view(*slab.shape[:3], len(found), self.block_tokens, -1).copy_(blocks.permute(1, 2, 3, 0, 4, 5))
+        self._wrote(slot, 0, tokens)
+        return tokens
+
+    def fork(self, parent: Sequence, child: Sequence, tokens: int) -> None:
+        source, target = self._slot[parent.id], self._slot[child.id]
+        slabs = self._slabs.tensor
+        slabs[:, :, target, :, :tokens] = slabs[:, :, source, :, :tokens]
+        self._wrote(target, 0, tokens)
+
+    def grow(self, sequence: Sequence, tokens: int) -> bool:
+        held = self._held[sequence.id]
+        missing = self.blocks_for(tokens) - len(held)
+        if missing > 0:
+            more = self.blocks.take(missing)
+            if more is None:
+                return False
+            held.extend(more)
+        return True
+
+    def remember(self, sequence: Sequence, prefixes: Tokens[bytes]) -> None:
+        slot = self._slot[sequence.id]
+        for i, prefix in enumerate(prefixes):
+            if self.blocks.knows(prefix):
+                continue
+            taken = self.blocks.take(1)
+            if taken is None:
+                return
+            block = self._slabs.tensor[:, :, slot, :, i * self.block_tokens : (i + 1) * self.block_tokens]
+            self._kept.tensor[taken[0]].copy_(block)
+            self.blocks.publish(taken[0], prefix)
+            self.blocks.release(taken)
+
+    def close(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+        slot = self._slot.pop(sequence.id)
+        self.blocks.release(self._held.pop(sequence.id))
+        bisect.insort(self._free_slots, slot)
+        self.mask[slot] = -torch.inf
+        if poisoned:
+            # A masked key counts 0 times its value, which must not be NaN when a neighbour's group covers this slab.
+            self._slabs.tensor[:, :, slot, :, : self._touched[slot]] = 0
+        self._trim()
+
+    def order(self, sequences: list[Sequence]) -> list[Sequence]:
+        return sorted(sequences, key=self.slot)
+
+    def context(self, plan: Plan) -> SlabAttention:
+        slots = [self._slot[sequence.id] for sequence in plan.decode]
+        lengths = [len(sequence.tokens) for sequence in plan.decode]
+        for slot, length in zip(slots, lengths, strict=True):
+            self._touched[slot] = max(self._touched[slot], length)
+        for chunk in plan.chunks:
+            self._wrote(self._slot[chunk.sequence.id], chunk.start, chunk.end)
+        chunks = []
+        for chunk in plan.chunks:
+            step = DETERMINISTIC_CHUNK if self.deterministic else chunk.end - chunk.start
+            for start in range(chunk.start, chunk.end, step):
+                chunks.append((self._slot[chunk.sequence.id], start, min(start + step, chunk.end)))
+        return SlabAttention(self, slots, lengths, self._groups(slots, lengths), chunks)
+
+    def _groups(self, slots: list[int], lengths: list[int]) -> list[tuple[int, int]]:
+        if self.deterministic:
+            return [(row, row + 1) for row in range(len(slots))]
+        known, age, groups = self._grouped
+        if slots != known or age >= REGROUP_STEPS:
+            token_bytes = self.shape.token_bytes // self.shape.layers
+            groups, age = group_rows(slots, lengths, token_bytes), 0
+        self._grouped = slots, age + 1, groups
+        return groups
+
+    def _choose_slot(self) -> int:
+        return self._free_slots.pop(0)
+
+    def _wrote(self, slot: int, start: int, end: int) -> None:
+        self.mask[slot, ..., start:end] = 0
+        self._touched[slot] = max(self._touched[slot], end)
+
+    def _trim(self) -> None:
+        """Give pages of free slabs back once more tokens are in memory than the cache may hold."""
+        excess = sum(self._touched) + self.blocks.idle * self.block_tokens - self.blocks.total * self.block_tokens
+        for slot in reversed(self._free_slots):
+            if excess <= 0:
+                return
+            if self._touched[slot]:
+                excess -= self._touched[slot]
+                self._touched[slot] = 0
+                for layer in range(self.shape.layers):
+                    for kv in range(2):
+                        self._slabs.discard((layer, kv, slot))
+
+    def _discard_block(self, block: int) -> None:
+        if self._kept.tensor[block].numel() * self.shape.dtype.itemsize >= mmap.PAGESIZE:
+            self._kept.discard((block,))

@@ -1,0 +1,87 @@
+"""Token ids to text while they arrive, and stop strings across token boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+UNDECIDED = "\ufffd"
+"""What a tokenizer decodes the first bytes of an unfinished character to."""
+CONTEXT_TOKENS = 4
+"""Tokens decoded before those of interest, since a tokenizer may treat the first ones of a text specially."""
+
+
+class StopChecker:
+    """Looks for stop strings at the end of a growing response."""
+
+    def __init__(self, tokenizer: Any, stops: Tokens[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        # Every token but special ones adds at least a byte.
+        self._window = max(len(stop.encode()) for stop in stops) + CONTEXT_TOKENS
+
+    def found(self, tokens: Tokens[int]) -> bool:
+        """Whether the last token completed a stop string."""
+        text = self._tokenizer.decode(tokens[-self._window :], skip_special_tokens=True)
+        return any(stop in text for stop in self._stops)
+
+
+class TextStream:
+    """What a growing response adds to its text.
+
+    Text is held back while its last character is incomplete or while it may be the beginning of a stop string; the
+    stop string itself is never given out.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Tokens[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._tokens: list[int] = []
+        self._start = 0
+        """First token decoded anew each time."""
+        self._decoded = 0
+        """Tokens whose text is in ``_text``."""
+        self._text = ""
+        self._given = 0
+        self._stopped = False
+
+    def add(self, tokens: Tokens[int], *, last: bool = False) -> str:
+        """The text that became certain; with ``last``, all that is left."""
+        self._tokens += tokens
+        self._decode(last)
+        if not self._stopped:
+            self._cut_at_stop()
+        certain = len(self._text) if last or self._stopped else len(self._text) - self._undecided()
+        new = self._text[self._given : certain]
+        self._given = max(self._given, certain)
+        return new
+
+    def _decode(self, last: bool) -> None:
+        if self._stopped:
+            return
+        before = self._tokenizer.decode(self._tokens[self._start : self._decoded], skip_special_tokens=True)
+        after = self._tokenizer.decode(self._tokens[self._start :], skip_special_tokens=True)
+        if after.endswith(UNDECIDED) and not last:
+            return
+        self._text += after[len(before) :]
+        self._decoded = len(self._tokens)
+        self._start = max(self._start, self._decoded - CONTEXT_TOKENS)
+
+    def _cut_at_stop(self) -> None:
+        places = [place for stop in self._stops if (place := self._text.find(stop, self._earliest(stop))) >= 0]
+        if places:
+            self._text = self._text[: min(places)]
+            self._stopped = True
+
+    def _earliest(self, stop: str) -> int:
+        return max(0, self._given - len(stop))
+
+    def _undecided(self) -> int:
+        """Characters at the end that a stop string may begin with."""
+        longest = 0
+        for stop in self._stops:
+            for length in range(min(len(stop) - 1, len(self._text)), longest, -1):
+                if self._text.endswith(stop[:length]):
+                    longest = length
+                    break
+        return longest

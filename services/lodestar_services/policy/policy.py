@@ -1,0 +1,211 @@
+"""What the policy server does: generates with the run's newest weights, and takes new ones in when they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from lodestar import metrics
+from lodestar.config import RunConfig
+from lodestar.engine.chat import chat_ids
+from lodestar.engine.engine import Engine, EngineStatus
+from lodestar.engine.front import AsyncEngine
+from lodestar.engine.limits import check_scored
+from lodestar.engine.sequence import Purpose
+from lodestar.errors import InvalidArgument, ModelError, TokenizerMismatch, VersionUnavailable
+from lodestar.model.loading import (
+    load_causal_lm,
+    load_tokenizer,
+    resolve_device,
+    tensor_digests,
+    tokenizer_hash,
+    weights_digest,
+)
+from lodestar.records import (
+    ChatMessage,
+    GenerationChunk,
+    ModelDescription,
+    ModelInfo,
+    SamplingParams,
+    Scored,
+    TokenLogProbs,
+    WeightManifest,
+    WeightVersion,
+)
+from lodestar.weights.follower import WeightFollower
+from lodestar.weights.port import WeightSource
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 600.0
+WARM_TOKENS = 4
+
+
+class Policy:
+    """``await load()``, then serve; ``await follow(source, …)`` beside it."""
+
+    def __init__(self, path: str, config: RunConfig) -> None:
+        self._path = path
+        self._config = config
+        self._follower: WeightFollower | None = None
+        self._description: ModelDescription
+        threads = 1 if config.deterministic else config.policy.threads
+        self.engine = AsyncEngine(self._make_engine, name=path, threads=threads)
+
+    async def load(self) -> None:
+        """Load the model on the engine's thread as step 0, and generate once.
+
+        Raises:
+            ModelError: the folder holds no model or tokenizer that can be used.
+        """
+        self._tokenizer = load_tokenizer(self._path)
+        self.tokenizer_hash = tokenizer_hash(self._tokenizer)
+        await self.engine.start()
+        info = self.engine.model_info
+        metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, info.version.incarnation).set(1)
+        warm = SamplingParams(max_tokens=min(WARM_TOKENS, self.engine.engine.limits.context_tokens - 1), seed=0)
+        async for _ in self.engine.generate([self._tokenizer.eos_token_id], warm):
+            pass
+
+    def _make_engine(self) -> Engine:
+        device = resolve_device(self._config.model.device)
+        model = load_causal_lm(self._path, dtype=self._config.model.dtype, device=str(device))
+        engine = Engine(
+            model,
+            self._tokenizer,
+            self._config.policy,
+            deterministic=self._config.deterministic,
+            version=WeightVersion("", 0, weights_digest(tensor_digests(model))),
+            device=device,
+        )
+        self._description = ModelDescription(
+            ModelInfo(self._path, engine.version, self.tokenizer_hash),
+            context_tokens=engine.limits.context_tokens,
+            vocab_size=engine.limits.vocab_size,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            dtype=self._config.model.dtype,
+        )
+        return engine
+
+    def stop(self) -> None:
+        """End the engine's thread; nothing is answered afterwards."""
+        self.engine.stop()
+
+    # --- what callers ask --------------------------------------------------------------------------------------
+    @property
+    def info(self) -> ModelInfo:
+        """What answers now."""
+        return self.engine.model_info
+
+    @property
+    def description(self) -> ModelDescription:
+        """What is served; its version is that of the start model, :attr:`info` has today's."""
+        return self._description
+
+    def check_tokenizer(self, theirs: str) -> None:
+        """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""
+        if theirs and theirs != self.tokenizer_hash:
+            raise TokenizerMismatch(self.tokenizer_hash, theirs)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """Token ids of plain text."""
+        return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
+        """Token ids of a chat in the model's template, up to where the assistant's answer begins.
+
+        Raises:
+            InvalidArgument: no messages, or roles that the template does not take.
+            ModelError: the tokenizer has no chat template.
+        """
+        return chat_ids(self._tokenizer, messages, field)
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        min_version: WeightVersion | None,
+        wait_seconds: float,
+        purpose: Purpose,
+    ) -> AsyncIterator[GenerationChunk]:
+        """Chunks of the samples; training gets each sample whole.
+
+        Raises:
+            VersionUnavailable: older weights than wanted, after ``wait_seconds``.
+            LodestarError: see AsyncEngine.generate.
+        """
+        if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
+            raise InvalidArgument("wait_seconds", f"must be 0 … {MAX_WAIT_SECONDS:g}, got {wait_seconds}")
+        self.engine.engine.limits.check(prompt_ids, sampling, purpose)
+        if min_version is not None:
+            await self.engine.wait_for(min_version, wait_seconds)
+        stream = purpose is not Purpose.TRAINING
+        async for chunk in self.engine.generate(prompt_ids, sampling, purpose=purpose, stream=stream):
+            yield chunk
+
+    async def logprobs(self, sequences: Sequence[Scored], *, temperature: float, entropy: bool) -> list[TokenLogProbs]:
+        """Log-probs of given completions under the present weights.
+
+        Raises:
+            InvalidArgument: a sequence or the temperature is out of range.
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
+        check_scored(sequences, self.engine.engine.limits)
+        return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy)
+
+    # --- weights -----------------------------------------------------------------------------------------------
+    async def follow(self, source: WeightSource, cache: Path, stopping: asyncio.Event) -> None:
+        """Keep to the versions that the run's learner announces until ``stopping`` is set."""
+        self._follower = WeightFollower(source, cache, self._config.name, self.engine.version, self.apply)
+        await self._follower.restore()
+        following = asyncio.create_task(self._follower.run())
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([following, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            following.cancel()
+            await asyncio.wait([following, stopped])
+            await source.close()
+        if not following.cancelled():
+            following.result()
+
+    async def apply(self, manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
+        """Serve a verified version; without tensors the weights held are the version's already.
+
+        Raises:
+            ModelError: another tokenizer's weights, or tensors that are not this model's.
+        """
+        if manifest.tokenizer_hash and manifest.tokenizer_hash != self.tokenizer_hash:
+            raise ModelError(
+                f"weights of step {manifest.version.step} belong to tokenizer {manifest.tokenizer_hash[:12]}, "
+                f"this server's is {self.tokenizer_hash[:12]}"
+            )
+        await self.engine.swap(tensors or {}, manifest.version)
+
+    async def load_version(self, version: WeightVersion, seconds: float) -> None:
+        """Return once exactly this version is served; the learner must announce it.
+
+        Raises:
+            VersionUnavailable: it is not within ``seconds``; the message says what is held and why.
+        """
+        try:
+            await self.engine.wait_for(version, seconds)
+        except VersionUnavailable as error:
+            raise VersionUnavailable(f"{error}{'; ' + self.refusal if self.refusal else ''}") from None
+
+    @property
+    def refusal(self) -> str:
+        """Why the last announced version is not served; empty when it is."""
+        return self._follower.refusal if self._follower is not None else ""
+
+    async def status(self) -> EngineStatus:
+        """How full the engine is."""
+        return await self.engine.status()
