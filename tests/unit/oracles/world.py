@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lodestar_services.learner.trainer import Trainer
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from lodestar.config import PpoConfig
 from lodestar.model.attention import NAME
@@ -44,6 +52,82 @@ def llama(vocab: int, seed: int, *, scalar: bool = False, hidden: int = 16, spre
     return model
 
 
+class PrefixTableConfig(PretrainedConfig):
+    """Sizes of a PrefixTable."""
+
+    model_type = "prefix-table"
+
+    def __init__(self, vocab_size: int = 4, longest: int = 4, width: int = 4, **rest: Any) -> None:
+        self.longest = longest
+        self.width = width
+        super().__init__(vocab_size=vocab_size, **rest)
+
+
+class PrefixTable(PreTrainedModel):
+    """A hidden state of its own for every prefix: can represent any distribution over short sequences."""
+
+    config_class = PrefixTableConfig
+
+    def __init__(self, config: PrefixTableConfig) -> None:
+        super().__init__(config)
+        self.states = torch.nn.Embedding((config.vocab_size + 1) ** config.longest, config.width)
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, **_: Any) -> BaseModelOutputWithPast:
+        """Prefixes are numbered in base vocab + 1, the first token the most significant digit."""
+        tokens_T, positions_T = input_ids[0] + 1, position_ids[0]
+        prefix_T = tokens_T.clone()
+        for back in range(1, self.config.longest):
+            earlier_T = tokens_T.roll(back).where(positions_T >= back, 0)
+            prefix_T = prefix_T + earlier_T * (self.config.vocab_size + 1) ** back
+        return BaseModelOutputWithPast(last_hidden_state=self.states(prefix_T)[None])
+
+
+class PrefixTablePolicy(PreTrainedModel):
+    """A softmax table per prefix."""
+
+    config_class = PrefixTableConfig
+    base_model_prefix = "table"
+
+    def __init__(self, config: PrefixTableConfig) -> None:
+        super().__init__(config)
+        self.table = PrefixTable(config)
+        self.lm_head = torch.nn.Linear(config.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.lm_head
+
+
+class PrefixTableCritic(PreTrainedModel):
+    """A value per prefix."""
+
+    config_class = PrefixTableConfig
+    base_model_prefix = "table"
+
+    def __init__(self, config: PrefixTableConfig) -> None:
+        super().__init__(config)
+        self.table = PrefixTable(config)
+        self.score = torch.nn.Linear(config.width, 1)
+        self.post_init()
+
+
+def tables(vocab: int, longest: int, seed: int, spread: float = 0.7) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A tabular policy with random start logits (N(0, spread²)) and a tabular critic that starts at 0."""
+    torch.manual_seed(seed)
+    policy = PrefixTablePolicy(PrefixTableConfig(vocab, longest, vocab)).eval()
+    critic = PrefixTableCritic(PrefixTableConfig(vocab, longest, 1)).eval()
+    with torch.no_grad():
+        torch.nn.init.eye_(policy.lm_head.weight)
+        torch.nn.init.normal_(policy.table.states.weight, std=spread)
+        critic.table.states.weight.zero_()
+        critic.score.weight.fill_(1.0)
+        critic.score.bias.zero_()
+    for fixed in (policy.lm_head.weight, critic.score.weight, critic.score.bias):
+        fixed.requires_grad_(False)
+    return policy, critic
+
+
 class Responses:
     """Every response a policy can give to one prompt, and its exact probability."""
 
@@ -51,14 +135,14 @@ class Responses:
         self.prompt = tuple(prompt)
         self.all = list(responses)
         sequences = [self.prompt + response for response in self.all]
-        self._packed = PackedBatch.pack(sequences, [len(prompt)] * len(self.all), device="cpu")
-        self._owner = torch.repeat_interleave(
+        self.packed = PackedBatch.pack(sequences, [len(prompt)] * len(self.all), device="cpu")
+        self.owner = torch.repeat_interleave(
             torch.arange(len(self.all)), torch.tensor([len(response) for response in self.all])
         )
 
     @torch.no_grad()
     def token_logprobs(self, policy: torch.nn.Module) -> list[Tensor]:
-        logprobs_R, _ = response_logprobs(policy, self._packed, temperature=1.0)
+        logprobs_R, _ = response_logprobs(policy, self.packed, temperature=1.0)
         return list(logprobs_R.split([len(response) for response in self.all]))
 
     def log_distribution(self, policy: torch.nn.Module) -> Tensor:
@@ -96,9 +180,7 @@ class Responses:
 def sequences_of(symbols: Sequence[int], longest: int) -> list[tuple[int, ...]]:
     """Every response over ``symbols`` (EOS among them) that ends with EOS or at ``longest`` tokens."""
     others = [symbol for symbol in symbols if symbol != EOS]
-    ended = [
-        (*head, EOS) for length in range(longest) for head in itertools.product(others, repeat=length)
-    ]
+    ended = [(*head, EOS) for length in range(longest) for head in itertools.product(others, repeat=length)]
     return ended + list(itertools.product(others, repeat=longest))
 
 
