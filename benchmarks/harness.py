@@ -7,6 +7,7 @@ of the pairs' ratios.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import platform
@@ -50,9 +51,9 @@ def memory_bytes(*pids: int) -> int:
     """Memory of processes and their children: what each alone holds (USS), summed."""
     total = 0
     for pid in pids:
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            total += one.memory_full_info().uss
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            process = psutil.Process(pid)
+            total += sum(one.memory_full_info().uss for one in (process, *process.children(recursive=True)))
     return total
 
 
