@@ -61,7 +61,10 @@ def compose(
             "namespace": "lodestar",
             "resources": [os.path.relpath(K8S / "base", folder)],
             "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
-            "configMapGenerator": [{"name": "run", "files": ["run.yaml"]}],
+            "configMapGenerator": [
+                {"name": "run", "files": ["run.yaml"]},
+                {"name": "fleet", "behavior": "merge", "literals": ["RUN=composed"]},
+            ],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
         return kustomize(folder)

@@ -190,8 +190,8 @@ def test_endpoints_name_services_and_their_ports(render: Callable[[str], list[Ma
         for m in render(overlay)
         if m["kind"] == "Service"
     }
-    endpoints = next(m["data"] for m in render(overlay) if m["metadata"]["name"].startswith("endpoints-"))
-    for target in endpoints.values():
+    fleet = next(m["data"] for m in render(overlay) if m["metadata"]["name"].startswith("fleet-"))
+    for target in (value for key, value in fleet.items() if key != "RUN"):
         host, _, port = target.removeprefix("dns:///").rpartition(":")
         assert int(port) in ports[host], target
 
@@ -220,8 +220,14 @@ def run_config(render: Callable[[str], list[Manifest]], overlay: str, folder: Pa
     return load_config(path)
 
 
-def test_run_configurations_load(render: Callable[[str], list[Manifest]], overlay: str, tmp_path: Path) -> None:
-    assert run_config(render, overlay, tmp_path).name
+def test_the_fleet_belongs_to_the_run_of_its_configuration(
+    render: Callable[[str], list[Manifest]], workloads: Workloads, overlay: str, tmp_path: Path
+) -> None:
+    name = run_config(render, overlay, tmp_path).name
+    fleet = next(m["data"] for m in render(overlay) if m["metadata"]["name"].startswith("fleet-"))
+    assert fleet["RUN"] == name
+    for _, pod in workloads(overlay).values():
+        assert pod["metadata"]["labels"]["lodestar.dev/run"] == name
 
 
 def test_grace_periods_outlast_the_drain(
@@ -245,7 +251,7 @@ def test_only_the_learner_writes_the_run(workloads: Workloads, overlay: str) -> 
     for name, (_, pod) in workloads(overlay).items():
         for container in containers(pod):
             for mount in container.get("volumeMounts", []):
-                if mount["name"] == "run":
+                if mount["name"] == "runs":
                     assert mount.get("readOnly", False) == (name != "learner"), (name, container["name"])
 
 
