@@ -41,13 +41,11 @@ class BagOfWords:
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            difference_P = self._score(features)
-            fitted = bradley_terry(difference_P, torch.zeros_like(difference_P), label_P).mean()
-            value = fitted + 0.5 * l2 * self._weights_W.square().sum()
+            value = bradley_terry(self._score(features), label_P).mean() + 0.5 * l2 * self._weights_W.square().sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call,unused-ignore]
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def differences(self, comparisons: Sequence[Comparison]) -> list[float]:

@@ -58,14 +58,14 @@ class PreferenceObjective:
         scores_P2 = score_rows(model, scored, self._config).view(-1, 2)
         label_P = torch.tensor([self._labels[row] for row in rows], device=scores_P2.device)
         centering = scores_P2.sum(dim=1).square().mean()
-        fitted = bradley_terry(scores_P2[:, 0], scores_P2[:, 1], label_P).mean()
+        fitted = bradley_terry(scores_P2[:, 0] - scores_P2[:, 1], label_P).mean()
         return fitted + self._config.reward_model.centering * centering
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out Bradley–Terry loss, and accuracy on pairs that are no ties."""
         scores_P2 = score_all(model, [row for pair in self._held_out for row in pair], self._config).view(-1, 2)
         label_P = torch.tensor(self._held_out_labels)
-        loss = bradley_terry(scores_P2[:, 0], scores_P2[:, 1], label_P).mean()
+        loss = bradley_terry(scores_P2[:, 0] - scores_P2[:, 1], label_P).mean()
         differences = (scores_P2[:, 0] - scores_P2[:, 1]).tolist()
         return {"held_out_loss": float(loss), "held_out_accuracy": accuracy(differences, self._held_out_labels).value}
 
