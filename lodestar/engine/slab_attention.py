@@ -69,8 +69,8 @@ class SlabAttention:
         """
         self._cache = cache
         self._decoded = len(slots)
-        self._slots = torch.tensor(slots)
-        self._positions = torch.tensor(lengths) - 1
+        self._slots = torch.tensor(slots, dtype=torch.int64)
+        self._positions = torch.tensor(lengths, dtype=torch.int64) - 1
         cache.mask[self._slots, :, :, self._positions] = 0
         self._groups = [self._group(slots, lengths, first, end) for first, end in groups]
         self._chunks = chunks

@@ -65,7 +65,9 @@ class TextStream:
             return
         self._text += after[len(before) :]
         self._decoded = len(self._tokens)
-        self._start = max(self._start, self._decoded - CONTEXT_TOKENS)
+        start = max(self._start, self._decoded - CONTEXT_TOKENS)
+        if self._tokenizer.decode(self._tokens[start:], skip_special_tokens=True):  # else the next word would be a first
+            self._start = start
 
     def _cut_at_stop(self) -> None:
         places = [place for stop in self._stops if (place := self._text.find(stop, self._earliest(stop))) >= 0]
