@@ -56,6 +56,8 @@ class Evaluator:
         self._board = board
         self._addresses = fleet.addresses("policy"), fleet.addresses("reward")
         self._prompts = read_prompts(DataFiles.of(folder).evaluation_prompts)[: config.evaluation.prompts]
+        self.watched: list[dict[str, Any]] = []
+        """Running win rates taken so far."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="evaluator", daemon=True)
 
@@ -86,11 +88,12 @@ class Evaluator:
         scores = [[reply.score for reply in several[1:]] for several in replies]
         judged = [[self._judgement(reply) for reply in several[1:]] for several in replies]
         chosen = {n: best_of_n(scores, judged, n) for n in self._config.evaluation.best_of}
+        best_scores = {n: best_of_n(scores, scores, n) for n in self._config.evaluation.best_of}
         baseline = [self._judgement(reply) for reply in before]
         row.detail = f"{len(before)} prompts, {len(before) * (1 + most)} samples"
         return {
             "best_of_n": {str(n): asdict(win_rate(best, baseline)) for n, best in chosen.items()},
-            "best_of_n_judgement": {str(n): _mean(best) for n, best in chosen.items()},
+            "best_of_n_score": {str(n): _mean(best) for n, best in best_scores.items()},
             "reward_before": _mean([reply.score for reply in before]),
         }
 
@@ -122,6 +125,7 @@ class Evaluator:
             pairs = [(one, row) for (one,), row in zip(replies, rows, strict=True) if one.step == step]
             rate = self._against_baseline([one for one, _ in pairs], [row for _, row in pairs])
             self._board.win_rate = {"step": step, **asdict(rate)}
+            self.watched.append(self._board.win_rate)
 
     def _samples(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._folder.samples.read_text(encoding="utf-8").splitlines()]

@@ -175,10 +175,6 @@ class Fleet:
                 self._board.queue_waiting = None if waiting is None else int(waiting)
                 self._board.queue_taken = None if taken is None else int(taken)
 
-    def count(self, name: str) -> int:
-        """A counter summed over all services and their restarts."""
-        return sum(counters.total(name) for counters in self._counters.values())
-
     def stop(
         self,
         roles: Iterable[Role] | None = None,

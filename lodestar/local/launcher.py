@@ -194,7 +194,6 @@ class Launcher:
             fleet.scrape()
             if not ppo_done:
                 self._log.record("services", watcher.services())
-                self._log.record("duplicates_refused", fleet.count("lodestar_duplicates_refused_total"))
 
     def _learn(self, fleet: Fleet, watcher: Watcher, judge: Evaluator, row: StageRow) -> None:
         """PPO, until the learner ends well."""
@@ -212,6 +211,7 @@ class Launcher:
                     raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
                 time.sleep(0.1)
         watch.cancel()
+        self._log.record("watched", [*self._log.results.get("watched", []), *judge.watched])
         row.detail = f"{self._config.ppo.steps} steps"
         fleet.stop(("rollout", "learner", "reference"))
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ VERSIONS = ("torch", "transformers", "grpcio", "redis")
 
 
 def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
-    """Writes summary.json; the issue of every ticket and every figure is read back from disk."""
+    """Writes summary.json; every figure is read back from disk."""
     results, seconds = log.results, log.seconds
     baseline, evaluation = results["baseline"], results["evaluation"]
     steps = read_jsonl(folder.metrics)
@@ -29,12 +28,12 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
         "best_of_n": {n: rate["value"] for n, rate in baseline["best_of_n"].items()},
         "reward": {"before": baseline["reward_before"], "after": evaluation["reward_after"]},
         "kl": steps[-1]["kl_sequence"],
-        "reward_model": {name: card["accuracy"][name] for name in ("value", "low", "high", "n")},
+        "reward_model": {"accuracy": card["accuracy"]["value"], **{k: card["accuracy"][k] for k in ("low", "high", "n")}},
         "steps": len(steps),
         "wall_seconds": round(sum(seconds.values()), 3),
         "seconds": seconds,
         "response_tokens_per_second": _tokens_per_second(steps),
-        "rollouts": rollouts(folder, results),
+        "rollouts": rollouts(steps),
         "services": [_with_restarts(service, log) for service in results["services"]],
         "seed": config.seed,
         "versions": versions(),
@@ -44,14 +43,10 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
     os.replace(temporary, folder.summary)
 
 
-def rollouts(folder: RunFolder, results: dict[str, Any]) -> dict[str, int]:
-    """How every issued ticket ended, counted from the ledger."""
-    outcomes = Counter(entry["outcome"] for entry in read_jsonl(folder.ledger))
-    return {
-        "issued": sum(outcomes.values()),
-        **{outcome: outcomes[outcome] for outcome in ("trained", "failed", "superseded")},
-        "duplicates_refused": results["duplicates_refused"],
-    }
+def rollouts(steps: list[dict[str, Any]]) -> dict[str, int]:
+    """How the issued tickets ended, over all steps of the lineage."""
+    outcomes = ("issued", "trained", "failed", "superseded", "duplicates_refused")
+    return {outcome: sum(step["tickets"][outcome] for step in steps) for outcome in outcomes}
 
 
 def versions() -> dict[str, str]:

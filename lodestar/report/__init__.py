@@ -1,0 +1,5 @@
+"""report.html: one page that shows a run and needs nothing but a browser."""
+
+from lodestar.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,375 @@
+"""The report's pictures as plotly figures (plain dictionaries of data and layout).
+
+Colours are names such as ``@accent``: the page replaces them with those of its light or dark theme.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from lodestar.evaluation import best_of_n_kl
+from lodestar.report.facts import Facts, Row
+
+Trace = dict[str, Any]
+STEP_STAGES = ("collect", "optimise", "publish", "checkpoint")
+STEP_COLOURS = ("@accent", "@second", "@third", "@muted")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture: what plotly draws and what a reader who does not see it is told."""
+
+    id: str
+    title: str
+    says: str
+    """The picture in a sentence, for its caption and for screen readers."""
+    data: list[Trace]
+    layout: Row = field(default_factory=dict)
+    height: int = 300
+    latest: str = ""
+    """A small multiple's last value."""
+    alternative: Row = field(default_factory=dict)
+    """Label → x values of the first traces, for a picture with two x axes to choose from."""
+
+
+def axes(x: str = "", y: str = "", **more: Any) -> Row:
+    """Layout shared by all pictures: hairlines, no frame, little ink."""
+    axis = {"zeroline": False, "showline": False, "ticks": "", "gridcolor": "@rule", "automargin": True}
+    layout: Row = {
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "@font", "size": 12, "color": "@muted"},
+        "hoverlabel": {"bgcolor": "@card", "bordercolor": "@rule", "font": {"color": "@ink", "family": "@font"}},
+        "showlegend": False,
+        "xaxis": {**axis, "showgrid": False, "title": {"text": x, "standoff": 8}},
+        "yaxis": {**axis, "title": {"text": y, "standoff": 8}},
+    }
+    for name, value in more.items():
+        layout[name] = layout[name] | value if isinstance(layout.get(name), dict) else value
+    return layout
+
+
+def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Figure:
+    """One metric by PPO step."""
+    points = [(row["step"], row[name]) for row in steps if row.get(name) is not None]
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "line": {"color": "@accent", "width": 1.8},
+        "hovertemplate": "step %{x}: %{y:.4g}<extra></extra>",
+    }
+    last = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": x[-1:],
+        "y": y[-1:],
+        "marker": {"color": "@accent", "size": 6},
+        "hoverinfo": "skip",
+    }
+    layout = axes(yaxis={"nticks": 4}, xaxis={"nticks": 5})
+    return Figure(f"m-{name}", title, says, [line, last], layout, height=130, latest=number(y[-1]))
+
+
+def win_rates(facts: Facts) -> Figure | None:
+    """PPO's and best-of-n's win rates with their intervals."""
+    final = facts.summary.get("win_rate") or facts.results.get("evaluation", {}).get("win_rate")
+    if not final:
+        return None
+    rows = [("PPO", final)]
+    rows += [(f"best of {n}", rate) for n, rate in facts.results.get("baseline", {}).get("best_of_n", {}).items()]
+    rows.reverse()
+    colours = ["@second"] * (len(rows) - 1) + ["@accent"]
+    dots = _proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
+    layout = axes(
+        "share of prompts won against the SFT model",
+        xaxis={"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25, "showgrid": True},
+        yaxis={"showgrid": False, "range": [-0.5, len(rows) - 0.3]},
+        shapes=[_vertical(0.5)],
+    )
+    says = (
+        f"PPO wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model for comparison."
+    )
+    return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=90 + 56 * len(rows))
+
+
+def running_win_rate(facts: Facts) -> Figure | None:
+    """The live view's win rates by step, and the final one."""
+    rates = list(facts.results.get("watched", []))
+    if final := facts.summary.get("win_rate"):
+        rates.append({"step": facts.summary["steps"], **final})
+    if len(rates) < 2:
+        return None
+    x = [rate["step"] for rate in rates]
+    band = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x + x[::-1],
+        "y": [rate["high"] for rate in rates] + [rate["low"] for rate in reversed(rates)],
+        "fill": "toself",
+        "fillcolor": "@accent-soft",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": [rate["value"] for rate in rates],
+        "line": {"color": "@accent", "width": 2},
+        "marker": {"size": 6},
+        "customdata": [rate["n"] for rate in rates],
+        "hovertemplate": "step %{x}: %{y:.1%} of %{customdata}<extra></extra>",
+    }
+    layout = axes("PPO step", "win rate", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[_horizontal(0.5)])
+    says = f"From {rates[0]['value']:.0%} after step {x[0]} to {rates[-1]['value']:.0%}; the band is the 95% interval."
+    return Figure("running-win-rate", "Win rate while PPO went on", says, [band, line], layout)
+
+
+def score_against_kl(facts: Facts) -> Figure | None:
+    """How much score each nat of KL bought: PPO's path, and best-of-n's points at their KL bound."""
+    steps = [row for row in facts.steps if "score" in row and "kl_sequence" in row]
+    if len(steps) < 2:
+        return None
+    kl = [max(0.0, row["kl_sequence"]) for row in steps]
+    path = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "PPO, by step",
+        "x": kl,
+        "y": [row["score"] for row in steps],
+        "line": {"color": "@accent", "width": 1.2},
+        "marker": {"size": 5, "color": "@accent"},
+        "customdata": [row["step"] for row in steps],
+        "hovertemplate": "step %{customdata}: score %{y:.3g} at %{x:.3g}<extra></extra>",
+    }
+    traces, alternatives = [path], [[math.sqrt(value) for value in kl]]
+    best = facts.results.get("baseline", {}).get("best_of_n_score", {})
+    if best:
+        nats = [best_of_n_kl(int(n)) for n in best]
+        traces.append(_points("best of n", nats, [score - facts.offset for score in best.values()], list(best)))
+        alternatives.append([math.sqrt(value) for value in nats])
+    if "reward_after" in facts.results.get("evaluation", {}):
+        after = facts.results["evaluation"]["reward_after"] - facts.offset
+        traces.append(_points("PPO, held-out prompts", kl[-1:], [after], ["final"], "star"))
+        alternatives.append([math.sqrt(kl[-1])])
+    layout = axes("KL to the SFT model, nats per sequence", "reward-model score", showlegend=True, legend=LEGEND)
+    says = (
+        f"The score went from {steps[0]['score']:.2f} to {steps[-1]['score']:.2f} at {kl[-1]:.2f} nats. "
+        "Best-of-n stands at its bound log n − (n − 1)/n."
+    )
+    return Figure("score-kl", "Score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives})
+
+
+LEGEND: Row = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "@muted"}}
+
+
+def accuracies(card: Row) -> Figure:
+    """The reward model's held-out accuracy beside what it must beat."""
+    named = [("reward model", card["accuracy"], "@accent")]
+    named += [(name.replace("_", " "), rate, "@second") for name, rate in card.get("baselines", {}).items()]
+    labels, rates, colours = (list(column) for column in zip(*reversed(named), strict=True))
+    dots = _proportions(labels, rates, colours)
+    layout = axes(
+        "accuracy on held-out pairs",
+        xaxis={"range": [0.25, 1.02], "tickformat": ".0%", "showgrid": True, "dtick": 0.25},
+        yaxis={"showgrid": False, "range": [-0.5, len(named) - 0.3]},
+        shapes=[_vertical(0.5)],
+    )
+    rate = card["accuracy"]
+    says = f"{rate['value']:.1%} of {rate['n']} pairs without ties, 95% interval {rate['low']:.1%}–{rate['high']:.1%}."
+    return Figure("rm-accuracy", "Accuracy", says, [dots], layout, height=90 + 56 * len(named))
+
+
+def reliability(card: Row) -> Figure:
+    """Predicted against observed preference."""
+    bins = card["calibration"]["bins"]
+    most = max((one["n"] for one in bins), default=1)
+    diagonal = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [0.5, 1],
+        "y": [0.5, 1],
+        "line": {"color": "@muted", "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
+    dots = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": [one["predicted"] for one in bins],
+        "y": [one["observed"] for one in bins],
+        "line": {"color": "@accent", "width": 1.5},
+        "marker": {"color": "@accent", "size": [6 + 12 * math.sqrt(one["n"] / most) for one in bins], "opacity": 0.85},
+        "customdata": [one["n"] for one in bins],
+        "hovertemplate": "says %{x:.0%}, is %{y:.0%} (%{customdata} pairs)<extra></extra>",
+    }
+    layout = axes("what the model says", "how often it is so", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
+    says = f"Expected calibration error {card['calibration']['ece']:.3f}; on the dotted line it says what is so."
+    return Figure("rm-reliability", "Calibration", says, [diagonal, dots], layout)
+
+
+def histogram(card: Row) -> Figure:
+    """Scores of held-out completions."""
+    scores = card["scores"]
+    edges = scores["edges"]
+    bars = {
+        "type": "bar",
+        "x": [(low + high) / 2 for low, high in pairwise(edges)],
+        "y": scores["counts"],
+        "width": [0.92 * (high - low) for low, high in pairwise(edges)],
+        "marker": {"color": "@accent"},
+        "hovertemplate": "%{x:.3g}: %{y}<extra></extra>",
+    }
+    says = f"Mean {scores['mean']:.2f}, standard deviation {scores['standard_deviation']:.2f}."
+    return Figure("rm-histogram", "Scores", says, [bars], axes("score of a held-out completion", "completions"))
+
+
+def score_by_length(card: Row) -> Figure:
+    """Whether the reward model likes length."""
+    bins = card["score_by_length"]["bins"]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": [one["tokens"] for one in bins],
+        "y": [one["score"] for one in bins],
+        "line": {"color": "@accent", "width": 1.8},
+        "marker": {"size": 7},
+        "hovertemplate": "%{x:.0f} tokens: %{y:.3g}<extra></extra>",
+    }
+    says = f"Correlation {card['score_by_length']['correlation']:+.2f} with the completion's tokens."
+    return Figure("rm-length", "Score against length", says, [line], axes("tokens of the completion", "mean score"))
+
+
+def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
+    """A supervised stage's losses by progress."""
+    traces = []
+    names = (("loss", "training loss", "@second"), ("held_out_loss", "held-out loss", "@accent"))
+    for name, label, colour in names:
+        points = [(line["done"], line[name]) for line in lines if name in line]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(points) < 40 else "lines",
+                "name": label,
+                "x": [x for x, _ in points],
+                "y": [y for _, y in points],
+                "line": {"color": colour, "width": 1.8},
+                "marker": {"size": 5},
+            }
+        )
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    says = f"Held-out loss at its minimum: {min(held_out):.3f}; the stage keeps those weights." if held_out else ""
+    titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
+    layout = axes("optimizer step", "loss", showlegend=True, legend=LEGEND)
+    return Figure(f"train-{stage}", titles[stage], says, traces, layout)
+
+
+def stage_seconds(seconds: Row) -> Figure:
+    """Wall time of the run's stages."""
+    names = list(seconds)[::-1]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [seconds[name] for name in names],
+        "y": names,
+        "text": [f"{seconds[name]:.1f} s" for name in names],
+        "textposition": "outside",
+        "textfont": {"color": "@ink"},
+        "cliponaxis": False,
+        "marker": {"color": ["@accent" if name == "ppo" else "@second" for name in names]},
+        "hovertemplate": "%{y}: %{x:.1f} s<extra></extra>",
+    }
+    layout = axes(
+        "", xaxis={"visible": False, "range": [0, 1.18 * max(seconds.values())]}, yaxis={"showgrid": False}, bargap=0.35
+    )
+    says = f"{sum(seconds.values()):.0f} s in all; the longest is {max(seconds, key=seconds.__getitem__)}."
+    return Figure("stage-seconds", "Stages of the run", says, [bars], layout, height=60 + 34 * len(names))
+
+
+def step_seconds(steps: Sequence[Row]) -> Figure | None:
+    """What each PPO step spent its time on."""
+    timed = [row for row in steps if row.get("seconds")]
+    if not timed:
+        return None
+    stages = [name for name in STEP_STAGES if any(name in row["seconds"] for row in timed)]
+    bars = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": [row["step"] for row in timed],
+            "y": [row["seconds"].get(name, 0.0) for row in timed],
+            "marker": {"color": colour},
+            "hovertemplate": f"step %{{x}}, {name}: %{{y:.2f}} s<extra></extra>",
+        }
+        for name, colour in zip(STEP_STAGES, STEP_COLOURS, strict=True)
+        if name in stages
+    ]
+    total = {name: sum(row["seconds"].get(name, 0.0) for row in timed) for name in stages}
+    share = ", ".join(f"{name} {total[name] / sum(total.values()):.0%}" for name in stages)
+    layout = axes("PPO step", "seconds", barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
+    return Figure("step-seconds", "Each PPO step", f"{share}.", bars, layout)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without exponents where a reader needs none."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.1e}"
+
+
+def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Trace:
+    """Dots with their intervals, one per label."""
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [rate["value"] for rate in rates],
+        "y": labels,
+        "text": [f"{rate['value']:.1%}" for rate in rates],
+        "textposition": "top center",
+        "textfont": {"color": "@ink"},
+        "marker": {"size": 11, "color": colours},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [rate["high"] - rate["value"] for rate in rates],
+            "arrayminus": [rate["value"] - rate["low"] for rate in rates],
+            "color": "@muted",
+            "thickness": 1.5,
+            "width": 0,
+        },
+        "customdata": [[rate["low"], rate["high"], rate["n"]] for rate in rates],
+        "hovertemplate": "%{y}: %{x:.1%} (%{customdata[0]:.1%}–%{customdata[1]:.1%}, n %{customdata[2]})<extra></extra>",
+    }
+
+
+def _points(name: str, x: list[float], y: list[float], labels: list[str], symbol: str = "diamond") -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": name,
+        "x": x,
+        "y": y,
+        "text": labels,
+        "textposition": "top center",
+        "textfont": {"color": "@ink", "size": 11},
+        "marker": {"size": 14 if symbol == "star" else 9, "symbol": symbol, "color": "@second"},
+        "hovertemplate": f"{name} %{{text}}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>",
+    }
+
+
+def _vertical(x: float) -> Row:
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _DOTTED}
+
+
+def _horizontal(y: float) -> Row:
+    return {"type": "line", "y0": y, "y1": y, "xref": "paper", "x0": 0, "x1": 1, "line": _DOTTED}
+
+
+_DOTTED: Row = {"color": "@muted", "width": 1, "dash": "dot"}

@@ -1,0 +1,182 @@
+"""Puts facts and figures into the page."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from statistics import fmean
+from typing import Any
+
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from lodestar.layout import RunFolder
+from lodestar.report import figures
+from lodestar.report.facts import Facts, Row, judgement, read_facts
+from lodestar.report.figures import Figure
+from lodestar.report.metrics import GROUPS
+
+SAMPLES = 8
+"""Prompts shown; half as many again unfold."""
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes ``folder.report`` from the run's files; a run that is not finished gets what there is.
+
+    Raises:
+        DataError: a file of the run is damaged.
+    """
+    temporary = folder.report.with_suffix(".tmp")
+    temporary.write_text(render(read_facts(folder)), encoding="utf-8")
+    os.replace(temporary, folder.report)
+
+
+def render(facts: Facts) -> str:
+    """The page's HTML: style, script and pictures inside, nothing fetched."""
+    files = resources.files("lodestar.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = figures.number
+    environment.globals["judgement"] = judgement
+    template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
+    sections = _pictures(facts)
+    drawn = {figure.id: _drawable(figure) for group in sections.values() for figure in group}
+    return template.render(
+        facts=facts,
+        summary=facts.summary,
+        headline=_headline(facts),
+        key_figures=_key_figures(facts),
+        means=_means(facts),
+        samples=_chosen_samples(facts),
+        groups=_metric_groups(facts),
+        pictures=sections,
+        css=Markup((files / "page.css").read_text(encoding="utf-8")),
+        script=Markup((files / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+        figures_json=htmlsafe_json_dumps(drawn),
+    )
+
+
+def _pictures(facts: Facts) -> dict[str, list[Figure]]:
+    """Section → its pictures, in order."""
+    better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.score_against_kl(facts)]
+    card = facts.card
+    reward_model = (
+        [draw(card) for draw in (figures.accuracies, figures.reliability, figures.histogram, figures.score_by_length)]
+        if card
+        else []
+    )
+    seconds = facts.summary.get("seconds", {})
+    time = [figures.stage_seconds(seconds) if seconds else None, figures.step_seconds(facts.steps)]
+    return {
+        "better": [figure for figure in better if figure],
+        "curves": [figure for _, group in _metric_groups(facts) for figure in group],
+        "reward_model": reward_model,
+        "training": [figures.training_curve(stage, lines) for stage, lines in facts.training.items()],
+        "time": [figure for figure in time if figure],
+    }
+
+
+def _metric_groups(facts: Facts) -> list[tuple[str, list[Figure]]]:
+    """Small multiples of every metric that the run logged, by what they tell about."""
+    groups = []
+    for title, metrics in GROUPS.items():
+        group = [
+            figures.small_multiple(facts.steps, metric.name, metric.title, metric.says)
+            for metric in metrics
+            if any(row.get(metric.name) is not None for row in facts.steps)
+        ]
+        if group:
+            groups.append((title, group))
+    return groups
+
+
+def _drawable(figure: Figure) -> Row:
+    return {
+        "data": figure.data,
+        "layout": {**figure.layout, "height": figure.height},
+        "alternative": figure.alternative,
+    }
+
+
+def _headline(facts: Facts) -> str:
+    """The run's result in a sentence."""
+    rate = facts.summary.get("win_rate")
+    if not rate:
+        done, steps = len(facts.steps), facts.config.get("ppo", {}).get("steps", 0)
+        return f"This run is not finished: {done} of {steps} PPO steps are done."
+    verdict = "beats" if rate["low"] > 0.5 else "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
+    judge = (
+        "a hidden gold reward that no stage has seen"
+        if rate["judge"] == "gold"
+        else "the reward model it was trained on"
+    )
+    return (
+        f"After {facts.summary['steps']} steps of PPO the policy {verdict} the SFT model it started from: it wins "
+        f"{rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}."
+    )
+
+
+def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
+    """Headline figures: value, what it is, what it stands beside."""
+    summary = facts.summary
+    if not summary:
+        return []
+    rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
+    best = max(summary["best_of_n"].items(), key=lambda item: int(item[0]), default=None)
+    beside = f"best-of-{best[0]} {best[1]:.1%}" if best else ""
+    interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
+    return [
+        (f"{rate['value']:.1%}", "win rate against SFT", " · ".join(filter(None, (interval, beside)))),
+        (
+            f"{reward['after'] - reward['before']:+.2f}",
+            "reward-model score",
+            f"from {reward['before']:.2f} to {reward['after']:.2f}",
+        ),
+        (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
+        (f"{model['accuracy']:.1%}", "reward-model accuracy", f"{model['low']:.1%} – {model['high']:.1%}"),
+        (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
+        (f"{summary['response_tokens_per_second']:,.0f}", "response tokens per second", "over all of PPO"),
+    ]
+
+
+def _means(facts: Facts) -> list[tuple[str, str, str]]:
+    """Held-out means before and after."""
+    pairs = [(row["before"], row["after"]) for row in facts.samples if "after" in row]
+    if not pairs:
+        return []
+
+    def row(label: str, of: Any, form: str) -> tuple[str, str, str]:
+        before, after = (format(fmean(of(pair[side]) for pair in pairs), form) for side in (0, 1))
+        return label, before, after
+
+    rows = [
+        row("reward-model score", lambda reply: reply["score"], ".2f"),
+        row("tokens", lambda reply: reply["tokens"], ".1f"),
+        row("ended by itself", lambda reply: float(reply["finish_reason"] == "eos"), ".1%"),
+    ]
+    if pairs[0][0].get("gold") is not None:
+        rows.insert(0, row("gold reward", lambda reply: reply["gold"], ".2f"))
+    return rows
+
+
+def _chosen_samples(facts: Facts) -> list[Row]:
+    """Prompts spread evenly over the change in judgement, from the best gain to the worst loss: no picked cherries."""
+    complete = [row for row in facts.samples if "after" in row]
+    gain = {row["id"]: judgement(row["after"], facts.judge) - judgement(row["before"], facts.judge) for row in complete}
+    ordered = sorted(complete, key=lambda row: gain[row["id"]], reverse=True)
+    count = min(SAMPLES, len(ordered))
+    if count < 2:
+        chosen = ordered
+    else:
+        chosen = [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
+    return [row | {"gain": gain[row["id"]]} for row in chosen]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
