@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lodestar.errors import ConfigError
+from lodestar.errors import ConfigError, DeadlineExceeded
 from lodestar.rpc.status import error_from_rpc
 
 Record = TypeVar("Record")
@@ -101,23 +101,26 @@ def serving(address: str, service: str = "", timeout: float = 1.0) -> bool:
 
 
 @contextmanager
-def raising() -> Iterator[None]:
+def raising(timeout: float | None) -> Iterator[None]:
     """Turns gRPC's errors into LodestarError, with the server's sentence and the field it names."""
     try:
         yield
     except grpc.RpcError as error:
-        raise error_from_rpc(error) from None
+        ours = error_from_rpc(error)
+        if timeout is not None and type(ours) is DeadlineExceeded:
+            ours = DeadlineExceeded(f"the server did not finish its answer within {timeout:g} s; allow more time")
+        raise ours from None
 
 
 def call(method: Any, request: Any, timeout: float) -> Any:
     """One blocking unary call; ``timeout`` in seconds is its deadline."""
-    with raising():
+    with raising(timeout):
         return method(request, timeout=timeout)
 
 
 async def call_async(method: Any, request: Any, timeout: float) -> Any:
     """One unary call."""
-    with raising():
+    with raising(timeout):
         return await method(request, timeout=timeout)
 
 
@@ -127,7 +130,7 @@ def stream(
     """A server stream's messages, parsed; closing the generator cancels the call. No timeout for endless streams."""
     messages = method(request, timeout=timeout)
     try:
-        with raising():
+        with raising(timeout):
             for message in messages:
                 yield parse(message)
     finally:
@@ -140,7 +143,7 @@ async def stream_async(
     """:func:`stream` for asyncio."""
     messages = method(request, timeout=timeout)
     try:
-        with raising():
+        with raising(timeout):
             async for message in messages:
                 yield parse(message)
     finally:

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ async def serve(spec: ServerSpec) -> None:
                 if spec.work is None:
                     await stopping.wait()
                 else:
-                    await _work(spec, spec.work, stopping)
+                    await _work(server, spec.work, stopping)
         finally:
             await server.stop()
 
@@ -184,6 +185,7 @@ class Server:
     def __init__(self, spec: ServerSpec) -> None:
         self.spec = spec
         self._ready = False
+        self._drained_by: float | None = None
         self._state_file: Path | None = None
         self._exporter: tuple[WSGIServer, Thread] | None = None
         self._server = grpc.aio.server(
@@ -223,11 +225,17 @@ class Server:
         metrics.READY.set(1)
         log.info("is ready")
 
+    async def withdraw(self) -> float:
+        """Says NOT_SERVING from now on; returns the seconds left of ``drain_seconds`` since the first time."""
+        if self._drained_by is None:
+            self._drained_by = time.monotonic() + self.spec.drain_seconds
+            metrics.READY.set(0)
+            await self.spec.health.servicer.enter_graceful_shutdown()
+        return max(0.0, self._drained_by - time.monotonic())
+
     async def stop(self) -> None:
-        """Drains: no new calls, ``drain_seconds`` for those in flight."""
-        metrics.READY.set(0)
-        await self.spec.health.servicer.enter_graceful_shutdown()
-        await self._server.stop(self.spec.drain_seconds)
+        """Drains: no new calls; those in flight have what is left of ``drain_seconds``."""
+        await self._server.stop(await self.withdraw())
         if self._exporter is not None:
             httpd, thread = self._exporter
             await asyncio.to_thread(httpd.shutdown)
@@ -290,15 +298,15 @@ async def _or_stopping(warming: Awaitable[None], stopping: asyncio.Event) -> boo
     return not stopping.is_set()
 
 
-async def _work(spec: ServerSpec, work: Callable[[asyncio.Event], Awaitable[None]], stopping: asyncio.Event) -> None:
+async def _work(server: Server, work: Callable[[asyncio.Event], Awaitable[None]], stopping: asyncio.Event) -> None:
     job = asyncio.ensure_future(work(stopping))
     signalled = asyncio.ensure_future(stopping.wait())
     await asyncio.wait([job, signalled], return_when=asyncio.FIRST_COMPLETED)
     signalled.cancel()
     if not job.done():
-        await asyncio.wait([job], timeout=spec.drain_seconds)
+        await asyncio.wait([job], timeout=await server.withdraw())
     if not job.done():
-        log.warning("work did not end within %.0f s of SIGTERM and is cancelled", spec.drain_seconds)
+        log.warning("its work did not end within %.0f s of SIGTERM and is cancelled", server.spec.drain_seconds)
         job.cancel()
         await asyncio.wait([job])
     if not job.cancelled():

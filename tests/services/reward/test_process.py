@@ -50,10 +50,20 @@ def test_sigterm_lets_calls_in_flight_finish_and_exits_0(start_service: Any, tin
     assert not serving(service.address)
 
 
-def test_a_missing_model_ends_the_process_with_a_sentence(start_service: Any) -> None:
-    child = start_service("reward", wait=False)
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("/nowhere/reward", r"^/nowhere/reward: no such model folder"),
+        ("sft", r"/sft: .* not a reward model or critic"),
+    ],
+)
+def test_a_model_that_cannot_score_ends_the_process_with_a_sentence(
+    start_service: Any, tiny_models: Any, model: str, sentence: str
+) -> None:
+    path = str(tiny_models.sft) if model == "sft" else model
+    child = start_service("reward", model=path, wait=False)
     assert child.wait(20) == 2
-    assert re.search(r"models/reward: no such model folder", child.last_error())
+    assert re.search(sentence, child.last_error())
 
 
 def test_a_taken_port_ends_the_process_with_a_sentence_that_names_it(start_service: Any, tiny_models: Any) -> None:

@@ -75,7 +75,7 @@ def test_any_language_finds_the_field_in_google_rpc_details(address: str, policy
 
 def test_a_passed_deadline_is_told_and_stops_the_server_too(address: str, policy: Any) -> None:
     policy.script = lambda: asyncio.sleep(30)
-    with PolicyClient(address, timeout=0.2) as client, pytest.raises(DeadlineExceeded):
+    with PolicyClient(address, timeout=0.2) as client, pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
         client.tokenize("a")
     wait_for(lambda: (policy.running, policy.cancelled) == (0, 1))
 

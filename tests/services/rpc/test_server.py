@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import threading
 import time
 import urllib.request
@@ -177,6 +179,23 @@ async def test_the_server_ends_with_its_work(make_spec: Any, tmp_path: Path) -> 
     async with asyncio.timeout(10):
         await serve(make_spec(work=work))
     assert not list((tmp_path / "services").iterdir())
+
+
+async def test_work_that_outstays_sigterm_is_cancelled_and_health_says_no_meanwhile(make_spec: Any) -> None:
+    seen: list[bool] = []
+
+    async def work(stopping: asyncio.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stopping.wait()
+        state = ServiceState.read(spec.run_dir / "services" / "policy-0.json")
+        await asyncio.sleep(0.05)
+        seen.append(await asked(state.address))
+        await asyncio.sleep(60)
+
+    spec = make_spec(work=work, drain_seconds=0.5)
+    async with asyncio.timeout(10):
+        await serve(spec)
+    assert seen == [False]
 
 
 @pytest.mark.parametrize("part", ["warm", "work"])
