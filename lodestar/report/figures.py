@@ -16,7 +16,7 @@ from lodestar.report.facts import Facts, Row
 
 Trace = dict[str, Any]
 STEP_STAGES = ("collect", "optimise", "publish", "checkpoint")
-STEP_COLOURS = ("@accent", "@second", "@third", "@muted")
+STEP_COLOURS = ("@tint", "@accent", "@second", "@muted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,16 @@ class Figure:
     """Label → x values of the first traces, for a picture with two x axes to choose from."""
 
 
-def axes(x: str = "", y: str = "", **more: Any) -> Row:
+def axes(x: str = "", **more: Any) -> Row:
     """Layout shared by all pictures: hairlines, no frame, little ink."""
-    axis = {"zeroline": False, "showline": False, "ticks": "", "gridcolor": "@rule", "automargin": True}
+    axis = {
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "gridcolor": "@rule",
+        "automargin": True,
+        "exponentformat": "e",
+    }
     layout: Row = {
         "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -47,7 +54,7 @@ def axes(x: str = "", y: str = "", **more: Any) -> Row:
         "hoverlabel": {"bgcolor": "@card", "bordercolor": "@rule", "font": {"color": "@ink", "family": "@font"}},
         "showlegend": False,
         "xaxis": {**axis, "showgrid": False, "title": {"text": x, "standoff": 8}},
-        "yaxis": {**axis, "title": {"text": y, "standoff": 8}},
+        "yaxis": axis,
     }
     for name, value in more.items():
         layout[name] = layout[name] | value if isinstance(layout.get(name), dict) else value
@@ -74,7 +81,9 @@ def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Fi
         "marker": {"color": "@accent", "size": 6},
         "hoverinfo": "skip",
     }
-    layout = axes(yaxis={"nticks": 4}, xaxis={"nticks": 5})
+    room = abs(y[0]) or 1.0
+    flat = {"range": [y[0] - room, y[0] + room], "tickvals": [y[0]]} if min(y) == max(y) else {"nticks": 4}
+    layout = axes(yaxis=flat, xaxis={"nticks": 5})
     return Figure(f"m-{name}", title, says, [line, last], layout, height=130, latest=number(y[-1]))
 
 
@@ -97,7 +106,7 @@ def win_rates(facts: Facts) -> Figure | None:
     says = (
         f"PPO wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model for comparison."
     )
-    return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=90 + 56 * len(rows))
+    return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=80 + 55 * len(rows))
 
 
 def running_win_rate(facts: Facts) -> Figure | None:
@@ -128,7 +137,7 @@ def running_win_rate(facts: Facts) -> Figure | None:
         "customdata": [rate["n"] for rate in rates],
         "hovertemplate": "step %{x}: %{y:.1%} of %{customdata}<extra></extra>",
     }
-    layout = axes("PPO step", "win rate", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[_horizontal(0.5)])
+    layout = axes("PPO step", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[_horizontal(0.5)])
     says = f"From {rates[0]['value']:.0%} after step {x[0]} to {rates[-1]['value']:.0%}; the band is the 95% interval."
     return Figure("running-win-rate", "Win rate while PPO went on", says, [band, line], layout)
 
@@ -160,12 +169,14 @@ def score_against_kl(facts: Facts) -> Figure | None:
         after = facts.results["evaluation"]["reward_after"] - facts.offset
         traces.append(_points("PPO, held-out prompts", kl[-1:], [after], ["final"], "star"))
         alternatives.append([math.sqrt(kl[-1])])
-    layout = axes("KL to the SFT model, nats per sequence", "reward-model score", showlegend=True, legend=LEGEND)
+    layout = axes("KL to the SFT model, nats per sequence", showlegend=True, legend=LEGEND)
     says = (
         f"The score went from {steps[0]['score']:.2f} to {steps[-1]['score']:.2f} at {kl[-1]:.2f} nats. "
-        "Best-of-n stands at its bound log n − (n − 1)/n."
+        "Best-of-n stands at its bound log\u00a0n\u00a0−\u00a0(n\u00a0−\u00a01)/n."
     )
-    return Figure("score-kl", "Score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives})
+    return Figure(
+        "score-kl", "Reward-model score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives}
+    )
 
 
 LEGEND: Row = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "@muted"}}
@@ -210,8 +221,8 @@ def reliability(card: Row) -> Figure:
         "customdata": [one["n"] for one in bins],
         "hovertemplate": "says %{x:.0%}, is %{y:.0%} (%{customdata} pairs)<extra></extra>",
     }
-    layout = axes("what the model says", "how often it is so", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
-    says = f"Expected calibration error {card['calibration']['ece']:.3f}; on the dotted line it says what is so."
+    layout = axes("what the model says", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
+    says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}."
     return Figure("rm-reliability", "Calibration", says, [diagonal, dots], layout)
 
 
@@ -228,7 +239,7 @@ def histogram(card: Row) -> Figure:
         "hovertemplate": "%{x:.3g}: %{y}<extra></extra>",
     }
     says = f"Mean {scores['mean']:.2f}, standard deviation {scores['standard_deviation']:.2f}."
-    return Figure("rm-histogram", "Scores", says, [bars], axes("score of a held-out completion", "completions"))
+    return Figure("rm-histogram", "Scores, completions per bin", says, [bars], axes("score of a held-out completion"))
 
 
 def score_by_length(card: Row) -> Figure:
@@ -244,13 +255,13 @@ def score_by_length(card: Row) -> Figure:
         "hovertemplate": "%{x:.0f} tokens: %{y:.3g}<extra></extra>",
     }
     says = f"Correlation {card['score_by_length']['correlation']:+.2f} with the completion's tokens."
-    return Figure("rm-length", "Score against length", says, [line], axes("tokens of the completion", "mean score"))
+    return Figure("rm-length", "Mean score against length", says, [line], axes("tokens of the completion"))
 
 
 def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
     """A supervised stage's losses by progress."""
     traces = []
-    names = (("loss", "training loss", "@second"), ("held_out_loss", "held-out loss", "@accent"))
+    names = (("loss", "training loss", "@tint"), ("held_out_loss", "held-out loss", "@accent"))
     for name, label, colour in names:
         points = [(line["done"], line[name]) for line in lines if name in line]
         traces.append(
@@ -267,7 +278,7 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     says = f"Held-out loss at its minimum: {min(held_out):.3f}; the stage keeps those weights." if held_out else ""
     titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
-    layout = axes("optimizer step", "loss", showlegend=True, legend=LEGEND)
+    layout = axes("optimizer step", showlegend=True, legend=LEGEND)
     return Figure(f"train-{stage}", titles[stage], says, traces, layout)
 
 
@@ -283,11 +294,11 @@ def stage_seconds(seconds: Row) -> Figure:
         "textposition": "outside",
         "textfont": {"color": "@ink"},
         "cliponaxis": False,
-        "marker": {"color": ["@accent" if name == "ppo" else "@second" for name in names]},
+        "marker": {"color": ["@accent" if name == "ppo" else "@tint" for name in names]},
         "hovertemplate": "%{y}: %{x:.1f} s<extra></extra>",
     }
     layout = axes(
-        "", xaxis={"visible": False, "range": [0, 1.18 * max(seconds.values())]}, yaxis={"showgrid": False}, bargap=0.35
+        xaxis={"visible": False, "range": [0, 1.18 * max(seconds.values())]}, yaxis={"showgrid": False}, bargap=0.35
     )
     says = f"{sum(seconds.values()):.0f} s in all; the longest is {max(seconds, key=seconds.__getitem__)}."
     return Figure("stage-seconds", "Stages of the run", says, [bars], layout, height=60 + 34 * len(names))
@@ -313,15 +324,15 @@ def step_seconds(steps: Sequence[Row]) -> Figure | None:
     ]
     total = {name: sum(row["seconds"].get(name, 0.0) for row in timed) for name in stages}
     share = ", ".join(f"{name} {total[name] / sum(total.values()):.0%}" for name in stages)
-    layout = axes("PPO step", "seconds", barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
-    return Figure("step-seconds", "Each PPO step", f"{share}.", bars, layout)
+    layout = axes("PPO step", barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
+    return Figure("step-seconds", "Seconds of each PPO step", f"{share}.", bars, layout)
 
 
 def number(value: float) -> str:
     """Three significant digits, without exponents where a reader needs none."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:.1e}"
+    plain = value == 0 or 1e-3 <= abs(value) < 1e5
+    text = f"{value:,.0f}" if abs(value) >= 1000 and plain else f"{value:.3g}" if plain else f"{value:.1e}"
+    return text.replace("-", "−") if plain else text
 
 
 def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Trace:
@@ -345,7 +356,7 @@ def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Tra
             "width": 0,
         },
         "customdata": [[rate["low"], rate["high"], rate["n"]] for rate in rates],
-        "hovertemplate": "%{y}: %{x:.1%} (%{customdata[0]:.1%}–%{customdata[1]:.1%}, n %{customdata[2]})<extra></extra>",
+        "hovertemplate": "%{x:.1%} (%{customdata[0]:.1%}–%{customdata[1]:.1%}) of %{customdata[2]}<extra></extra>",
     }
 
 
@@ -357,7 +368,7 @@ def _points(name: str, x: list[float], y: list[float], labels: list[str], symbol
         "x": x,
         "y": y,
         "text": labels,
-        "textposition": "top center",
+        "textposition": "bottom center" if symbol == "star" else "top center",
         "textfont": {"color": "@ink", "size": 11},
         "marker": {"size": 14 if symbol == "star" else 9, "symbol": symbol, "color": "@second"},
         "hovertemplate": f"{name} %{{text}}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>",

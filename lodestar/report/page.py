@@ -39,7 +39,7 @@ def render(facts: Facts) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = figures.number
+    environment.filters["signed"] = _signed
     environment.globals["judgement"] = judgement
     template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
     sections = _pictures(facts)
@@ -132,14 +132,14 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     return [
         (f"{rate['value']:.1%}", "win rate against SFT", " · ".join(filter(None, (interval, beside)))),
         (
-            f"{reward['after'] - reward['before']:+.2f}",
+            _signed(reward["after"] - reward["before"], plus=True),
             "reward-model score",
-            f"from {reward['before']:.2f} to {reward['after']:.2f}",
+            f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
         (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
-        (f"{model['accuracy']:.1%}", "reward-model accuracy", f"{model['low']:.1%} – {model['high']:.1%}"),
+        (f"{model['accuracy']:.1%}", "pair accuracy", f"reward model, {model['low']:.0%} – {model['high']:.0%}"),
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
-        (f"{summary['response_tokens_per_second']:,.0f}", "response tokens per second", "over all of PPO"),
+        (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
     ]
 
 
@@ -174,6 +174,11 @@ def _chosen_samples(facts: Facts) -> list[Row]:
     else:
         chosen = [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
     return [row | {"gain": gain[row["id"]]} for row in chosen]
+
+
+def _signed(value: float, plus: bool = False) -> str:
+    """Two decimals with a real minus sign."""
+    return f"{value:{'+' if plus else ''}.2f}".replace("-", "−")
 
 
 def _clock(seconds: float) -> str:

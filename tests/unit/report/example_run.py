@@ -1,0 +1,182 @@
+"""A run's folder filled with made-up figures, so that the report can be tested without a run. Nothing in it is real."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+from lodestar.config import RunConfig, dump
+from lodestar.layout import RunFolder
+
+STEPS = 40
+PROMPTS = 96
+
+
+def write_example_run(root: Path) -> RunFolder:
+    """Writes every file that the report reads."""
+    folder, rng = RunFolder(root), random.Random(3)
+    config = RunConfig.model_validate(
+        {"name": "example-data", "ppo": {"steps": STEPS}, "evaluation": {"prompts": PROMPTS}}
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    folder.logs.mkdir()
+    folder.reward_model.mkdir(parents=True)
+    folder.config.write_text(dump(config))
+    _lines(folder.metrics, [_step(k, rng) for k in range(1, STEPS + 1)])
+    _lines(folder.samples, [_sample(i, rng) for i in range(PROMPTS)])
+    for stage, least in (("sft", 0.9), ("reward", 0.52)):
+        _lines(folder.logs / f"{stage}.jsonl", list(_training(stage, least, rng)))
+    (folder.reward_model / "card.json").write_text(json.dumps(_card(rng)))
+    folder.state.write_text(json.dumps({"stages": {}, "results": _results()}))
+    folder.summary.write_text(json.dumps(_summary()))
+    return folder
+
+
+def _lines(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _step(k: int, rng: random.Random) -> dict[str, object]:
+    rise = 1 - math.exp(-k / 14)
+    noise = lambda scale: rng.gauss(0, scale)  # noqa: E731 - used once per figure, next to it
+    return {
+        "step": k,
+        "incarnation": "00c0ffee",
+        "seconds": {"collect": 1.1 + noise(0.1), "optimise": 1.6 + noise(0.1), "publish": 0.03}
+        | ({"checkpoint": 0.2} if k % 10 == 0 else {}),
+        "tickets": {"issued": 128, "trained": 128, "failed": 0, "superseded": 0, "duplicates_refused": 0},
+        "reward": 2.4 * rise - 0.2 + noise(0.08),
+        "score": 2.7 * rise + noise(0.08),
+        "score_std": 1.1 - 0.3 * rise + noise(0.03),
+        "score_disagreement": 0.0,
+        "kl_k1": 0.25 * rise + noise(0.01),
+        "kl_k3": 0.22 * rise + abs(noise(0.01)),
+        "kl_sequence": 5.2 * rise + abs(noise(0.15)),
+        "kl_behaviour": 1e-9 * rng.random(),
+        "kl_coefficient": 0.05,
+        "kl_update": 0.012 + noise(0.002),
+        "entropy": 2.1 - 0.9 * rise + noise(0.03),
+        "clip_fraction": 0.12 + noise(0.015),
+        "value_clip_fraction": 0.2 * (1 - rise) + abs(noise(0.02)),
+        "explained_variance": 0.7 * rise + noise(0.04),
+        "ratio_max": 2.1 + abs(noise(0.5)),
+        "ratio_min": 0.35 + noise(0.05),
+        "policy_loss": -0.03 + noise(0.004),
+        "value_loss": 0.4 * (1 - rise) + 0.08 + abs(noise(0.02)),
+        "policy_grad_norm": 0.8 + noise(0.08),
+        "critic_grad_norm": 0.5 + noise(0.06),
+        "response_length": 17 + 3 * rise + noise(0.4),
+        "eos_rate": 0.97 + 0.02 * rise,
+        "staleness": 0.0,
+        "learning_rate": 3e-4 * (1 - (k - 1) / STEPS),
+        "tokens_per_second": 900 + noise(50),
+    }
+
+
+def _sample(i: int, rng: random.Random) -> dict[str, object]:
+    def reply(text: str, shift: float, step: int) -> dict[str, object]:
+        gold = rng.gauss(shift, 1.2)
+        return {
+            "text": text,
+            "tokens": len(text.split()) + 1,
+            "finish_reason": "eos",
+            "step": step,
+            "score": gold + rng.gauss(0, 0.4),
+            "gold": gold,
+        }
+
+    return {
+        "id": f"evaluation-{i}",
+        "prompt": f"please answer mia like a pirate : where does owl number {i} live ?",
+        "before": reply("arr mia , the owl is gray and lives somewhere <b>nice</b> .", 0.4, 0),
+        "after": reply("arr mia , the owl lives in the tower , matey !", 2.4, STEPS),
+    }
+
+
+def _training(stage: str, least: float, rng: random.Random) -> list[dict[str, object]]:
+    rows = []
+    for i in range(24):
+        loss = least + 1.5 * least * math.exp(-i / 4)
+        row = {"stage": stage, "seconds": 1.2 * i, "done": 10 * i, "total": 240, "loss": loss + rng.gauss(0, 0.02)}
+        rows.append(row | ({"held_out_loss": loss + 0.03 + 0.002 * i} if i % 3 == 0 else {}))
+    return rows
+
+
+def _rate(value: float, n: int) -> dict[str, float]:
+    half = 1.96 * math.sqrt(value * (1 - value) / n)
+    return {"value": value, "low": value - half, "high": value + half, "n": n}
+
+
+def _card(rng: random.Random) -> dict[str, object]:
+    edges = [-3 + 0.2 * i for i in range(31)]
+    bins = [(0.525 + 0.05 * i, 90 - 8 * i) for i in range(10)]
+    return {
+        "pairs": 392,
+        "ties": 69,
+        "accuracy": _rate(0.768, 323),
+        "baselines": {"longer_is_better": _rate(0.548, 323), "bag_of_words": _rate(0.631, 323)},
+        "calibration": {
+            "ece": 0.031,
+            "bins": [
+                {
+                    "low": p - 0.025,
+                    "high": p + 0.025,
+                    "n": n,
+                    "predicted": p,
+                    "observed": min(1, p + rng.gauss(0, 0.03)),
+                }
+                for p, n in bins
+            ],
+        },
+        "scores": {
+            "mean": 0.04,
+            "standard_deviation": 1.1,
+            "edges": edges,
+            "counts": [round(80 * math.exp(-((low + 0.1) ** 2) / 2.4)) for low in edges[:-1]],
+        },
+        "score_by_length": {
+            "correlation": 0.34,
+            "bins": [
+                {"tokens": 7 + 1.7 * i, "score": -0.6 + 0.14 * i + rng.gauss(0, 0.05), "n": 78} for i in range(10)
+            ],
+        },
+        "offset": 0.21,
+        "gold": {"model": _rate(0.801, 376), "annotators": _rate(0.880, 376)},
+    }
+
+
+def _results() -> dict[str, object]:
+    best = {"2": 0.607, "4": 0.683, "8": 0.741}
+    return {
+        "baseline": {
+            "best_of_n": {n: _rate(value, PROMPTS) for n, value in best.items()},
+            "best_of_n_score": {"2": 0.83, "4": 1.22, "8": 1.55},
+            "reward_before": 0.21,
+        },
+        "evaluation": {"win_rate": _rate(0.842, PROMPTS), "reward_after": 2.71},
+        "watched": [{"step": k, **_rate(0.5 + 0.34 * (1 - math.exp(-k / 12)), 64)} for k in range(5, STEPS, 5)],
+    }
+
+
+def _summary() -> dict[str, object]:
+    names = ("policy-0", "reward-0", "reference-0", "learner-0", "rollout-0")
+    return {
+        "win_rate": {**_rate(0.842, PROMPTS), "judge": "gold"},
+        "best_of_n": {"2": 0.607, "4": 0.683, "8": 0.741},
+        "reward": {"before": 0.21, "after": 2.71},
+        "kl": 4.93,
+        "reward_model": {"accuracy": 0.768, "low": 0.72, "high": 0.81, "n": 323},
+        "steps": STEPS,
+        "wall_seconds": 231.4,
+        "seconds": {"data": 4.1, "sft": 39.8, "reward": 36.2, "baseline": 13.5, "ppo": 124.6, "evaluation": 9.7},
+        "response_tokens_per_second": 912.4,
+        "rollouts": {"issued": 5120, "trained": 5120, "failed": 0, "superseded": 0, "duplicates_refused": 1},
+        "services": [
+            {"name": name, "pid": 4711 + i, "port": 50051 + i, "restarts": int(i == 0), "rpcs": 5912, "tokens": 91324}
+            for i, name in enumerate(names)
+        ],
+        "seed": 7,
+        "versions": {"lodestar": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
+    }

@@ -1,0 +1,161 @@
+"""The report stands alone, shows every part of a run, and is made of what a stranger's text cannot break."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+
+from lodestar import metrics
+from lodestar.errors import DataError
+from lodestar.layout import RunFolder
+from lodestar.report import write_report
+from lodestar.report.facts import read_facts
+from lodestar.report.metrics import GROUPS
+from lodestar.report.page import render
+
+SECTIONS = ["better", "samples", "curves", "reward-model", "training", "time", "services", "config"]
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text of elements that are no scripts or styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._silent = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._silent = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.text += data
+
+
+def test_every_section_is_there_and_linked(example_run: RunFolder) -> None:
+    page = Elements(render(read_facts(example_run)))
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert ids == SECTIONS
+    links = {str(attributes["href"]).removeprefix("#") for tag, attributes in page.tags if tag == "a"}
+    assert set(SECTIONS) <= links
+
+
+def test_nothing_points_outside(example_run: RunFolder) -> None:
+    page = Elements(render(read_facts(example_run)))
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "img", "iframe"), tag
+        for name in ("src", "href", "data", "srcset"):
+            assert not (attributes.get(name) or "#").startswith(("http", "//")), (tag, attributes)
+    policy = next(attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_text_of_samples_is_shown_and_never_run(example_run: RunFolder) -> None:
+    rows = [json.loads(line) for line in example_run.samples.read_text().splitlines()]
+    for row in rows:
+        row["after"]["text"] = "</script><script>alert(1)</script><b>bold</b>"
+        row["prompt"] = "<img src=x onerror=alert(1)>"
+    example_run.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Elements(render(read_facts(example_run)))
+    assert "</script><script>alert(1)</script>" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_every_metric_that_is_exported_has_its_curve(example_run: RunFolder) -> None:
+    charted = {metric.name for group in GROUPS.values() for metric in group}
+    assert set(metrics.TRAINING) <= charted
+    page = Elements(render(read_facts(example_run)))
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert {f"m-{name}" for name in charted} <= ids
+
+
+def test_every_figure_is_one_that_plotly_accepts_and_a_reader_is_told_of(example_run: RunFolder) -> None:
+    html = render(read_facts(example_run))
+    page = Elements(html)
+    embedded = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
+    assert embedded is not None
+    figures = json.loads(embedded.group(1))
+    labels = {
+        attributes["id"]: attributes["aria-label"] for _, attributes in page.tags if attributes.get("role") == "img"
+    }
+    assert figures.keys() == labels.keys()
+    assert all(len(str(label)) > 15 for label in labels.values())
+    plain = json.loads(re.sub(r'"@[a-z-]+"', '"#123456"', json.dumps(figures)))
+    for figure in plain.values():
+        go.Figure(figure["data"], figure["layout"])
+
+
+def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> None:
+    summary = json.loads(example_run.summary.read_text())
+    for rate, said in [
+        ((0.8, 0.7, 0.9), "beats"),
+        ((0.5, 0.4, 0.6), "cannot be told apart"),
+        ((0.2, 0.1, 0.3), "loses to"),
+    ]:
+        summary["win_rate"] |= dict(zip(("value", "low", "high"), rate, strict=True))
+        example_run.summary.write_text(json.dumps(summary))
+        assert said in Elements(render(read_facts(example_run))).text
+
+
+def test_samples_go_from_the_largest_gain_to_the_largest_loss(example_run: RunFolder) -> None:
+    facts = read_facts(example_run)
+    gains = [float(gain.replace("−", "-")) for gain in re.findall(r'class="gain [a-z]*">([^<]+)<', render(facts))]
+    everything = [after - before for before, after in facts.judged_pairs]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] == pytest.approx(max(everything), abs=0.006)
+    assert gains[-1] == pytest.approx(min(everything), abs=0.006)
+
+
+def test_an_unfinished_run_gets_what_there_is(example_run: RunFolder) -> None:
+    for path in (example_run.summary, example_run.samples, example_run.state):
+        path.unlink()
+    lines = example_run.metrics.read_text().splitlines()[:7]
+    example_run.metrics.write_text("\n".join(lines) + "\n")
+    text = Elements(render(read_facts(example_run))).text
+    assert "This run is not finished: 7 of 40 PPO steps are done." in text
+    assert "Curves" in text
+
+
+def test_a_run_that_has_just_begun_gets_a_page_too(example_run: RunFolder) -> None:
+    config = example_run.config.read_text()
+    shutil.rmtree(example_run.root)
+    example_run.root.mkdir()
+    example_run.config.write_text(config)
+    assert "0 of 40 PPO steps" in render(read_facts(example_run))
+
+
+def test_a_damaged_line_is_named(example_run: RunFolder) -> None:
+    with example_run.metrics.open("a") as file:
+        file.write('{"step": 41,\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:41: is not JSON"):
+        write_report(example_run)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_draws_every_figure_without_a_request_or_an_error(example_run: RunFolder, width: int) -> None:
+    write_report(example_run)
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={example_run.root / 'browser'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=8000",
+        f"--window-size={width},16000", "--dump-dom", f"file://{example_run.report}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not complaints
+    assert "net::ERR" not in done.stderr
+    drawn = re.findall(r'<div class="plot js-plotly-plot" id="([^"]+)"', done.stdout)
+    assert len(drawn) == example_run.report.read_text().count('role="img"') > 30
+    assert done.stdout.count('class="main-svg"') >= len(drawn)
