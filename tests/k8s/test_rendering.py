@@ -103,6 +103,10 @@ def test_config_maps_that_pods_mention_exist(
         assert wanted <= present, manifest["metadata"]["name"]
 
 
+def test_the_smoke_test_job_is_valid(repository: Path) -> None:
+    check(yaml.safe_load((repository / "k8s" / "verify" / "client-smoke.yaml").read_text()), KUBERNETES_VERSIONS[0])
+
+
 def test_several_nodes_replace_the_stateful_set(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:
     kinds = {m["kind"] for m in compose(("learner-jobset",)) if m["metadata"]["name"] == "learner"}
     assert "JobSet" in kinds

@@ -1,0 +1,184 @@
+"""The command lines of our manifests are ones that the program understands, and skaffold names what exists."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from lodestar.cli.app import app
+
+Manifest = dict[str, Any]
+Workloads = Callable[[str], dict[str, tuple[Manifest, Manifest]]]
+
+COMMAND = typer.main.get_command(app)
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """Parameters of the subcommand, as click reads them; raises click's usage errors."""
+    name, *rest = words
+    subcommand = COMMAND.commands[name]  # type: ignore[attr-defined]
+    return dict(subcommand.make_context(name, rest, resilient_parsing=False).params)
+
+
+def our_commands(pod: Manifest) -> Iterator[list[str]]:
+    """Arguments after ``lodestar``: the image's entry point, a shell's exec, or a launcher's program."""
+    for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
+        if not container["image"].startswith("lodestar"):
+            continue
+        command, args = container.get("command", []), container.get("args", [])
+        if not command or command[-1] == "lodestar":
+            yield args
+        elif "exec lodestar" in command[-1]:
+            line = re.search(r"exec lodestar (.*)", command[-1])
+            assert line is not None
+            yield line[1].replace('"$0"', args[0]).split()
+
+
+@pytest.mark.parametrize("overlay", ["cpu-dev", "gpu", "dev"])
+def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> None:
+    roles, stages = set(), set()
+    for name, (_, pod) in workloads(overlay).items():
+        for words in our_commands(pod):
+            given = parse(words)
+            if words[0] == "serve":
+                roles.add(given["role"].value)
+                assert given["role"].value == name
+                assert (given["host"], given["port"], given["metrics_port"]) == ("0.0.0.0", 50051, 9090)
+            else:
+                stages.add(given["stage"].value)
+    assert roles == {"policy", "reward", "reference", "learner", "rollout"}
+    assert stages == {"sft", "reward"}
+
+
+def test_each_role_is_told_where_its_peers_are(workloads: Workloads) -> None:
+    needs = {
+        "policy": {"weights", "model"},
+        "reward": {"model"},
+        "reference": {"model"},
+        "rollout": {"redis", "policy", "reward", "reference"},
+        "learner": {"redis", "policy", "reward", "reference"},
+    }
+    for name, wanted in needs.items():
+        (words,) = [words for words in our_commands(workloads("gpu")[name][1]) if words[0] == "serve"]
+        given = parse(words)
+        assert {key for key in ("redis", "policy", "reward", "reference", "weights", "model") if given[key]} == wanted
+
+
+def test_the_learner_of_several_nodes_is_told_the_same(
+    compose: Callable[[tuple[str, ...]], list[Manifest]], pod_of: Callable[[Manifest], Manifest | None]
+) -> None:
+    words = {}
+    for components in ((), ("learner-jobset",)):
+        (learner,) = [
+            m
+            for m in compose(components)
+            if m["kind"] in ("StatefulSet", "JobSet") and m["metadata"]["name"] == "learner"
+        ]
+        pod = pod_of(learner)
+        assert pod is not None
+        (words[components],) = [w for w in our_commands(pod) if w[0] == "serve"]
+    assert words[()] == words[("learner-jobset",)]
+
+
+def profiled(skaffold: Manifest, name: str) -> Manifest:
+    """skaffold.yaml under a profile: its JSON patches applied."""
+    result = copy.deepcopy(skaffold)
+    (profile,) = [p for p in skaffold["profiles"] if p["name"] == name]
+    for patch in profile.get("patches", []):
+        *parents, last = patch["path"].strip("/").split("/")
+        node = result
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        if last == "-":
+            node.append(patch["value"])
+        elif isinstance(node, list):
+            node[int(last)] = patch["value"]
+        else:
+            assert patch["op"] == "add" or last in node, patch
+            node[last] = patch["value"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def skaffold(repository: Path) -> Manifest:
+    return dict(yaml.safe_load((repository / "skaffold.yaml").read_text()))
+
+
+@pytest.mark.parametrize("profile", ["cpu-dev", "dev", "gpu", "monitoring"])
+def test_a_profile_builds_the_image_that_its_overlay_runs(
+    skaffold: Manifest,
+    render: Callable[[str], list[Manifest]],
+    pod_of: Callable[[Manifest], Manifest | None],
+    repository: Path,
+    profile: str,
+) -> None:
+    result = profiled(skaffold, profile)
+    (artifact,) = result["build"]["artifacts"]
+    dockerfile = (repository / artifact["docker"]["dockerfile"]).read_text()
+    assert f"AS {artifact['docker']['target']}\n" in dockerfile
+    assert result["verify"][0]["container"]["image"] == artifact["image"]
+    images = set()
+    for path in result["manifests"]["kustomize"]["paths"]:
+        assert (repository / path / "kustomization.yaml").exists(), path
+        for pod in filter(None, map(pod_of, render(Path(path).name))):
+            images |= {
+                c["image"].split(":")[0] for c in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
+            }
+    assert images == {artifact["image"], "docker.io/library/redis"}
+
+
+def test_forwarded_ports_are_those_of_services(skaffold: Manifest, render: Callable[[str], list[Manifest]]) -> None:
+    services = {m["metadata"]["name"]: m for m in render("cpu-dev") if m["kind"] == "Service"}
+    local = [forward["localPort"] for forward in skaffold["portForward"]]
+    assert len(set(local)) == len(local)
+    for forward in skaffold["portForward"]:
+        service = services[forward["resourceName"]]
+        assert service["metadata"]["namespace"] == forward["namespace"]
+        assert forward["port"] in {port["port"] for port in service["spec"]["ports"]}
+
+
+def test_synced_files_land_where_python_looks_first(skaffold: Manifest, repository: Path, workloads: Workloads) -> None:
+    for rule in skaffold["build"]["artifacts"][0]["sync"]["manual"]:
+        sources = list(repository.glob(rule["src"]))
+        assert sources
+        package = str(sources[0].relative_to(repository)).removeprefix(rule.get("strip", "")).split("/")[0]
+        assert package.startswith("lodestar")
+        for name, (_, pod) in workloads("dev").items():
+            if name != "redis":
+                environment = {e["name"]: e.get("value") for e in pod["spec"]["containers"][0]["env"]}
+                assert environment["PYTHONPATH"] == rule["dest"]
+
+
+def test_the_smoke_test_is_a_caller_and_its_command_is_understood(skaffold: Manifest, repository: Path) -> None:
+    (verify,) = skaffold["verify"]
+    container = verify["container"]
+    assert container["command"] == ["lodestar"]
+    assert parse(container["args"])["model"] == "policy:50051"
+    job = yaml.safe_load((repository / verify["executionMode"]["kubernetesCluster"]["jobManifestPath"]).read_text())
+    pod = job["spec"]["template"]
+    assert pod["metadata"]["labels"]["lodestar.dev/caller"] == "true"
+    assert [c["name"] for c in pod["spec"]["containers"]] == [container["name"]], "skaffold merges by name"
+    assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_base_images_are_pinned_by_digest_and_can_be_replaced(repository: Path) -> None:
+    dockerfile = (repository / "Dockerfile").read_text()
+    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))
+    for base in re.findall(r"^FROM (\S+) AS", dockerfile, re.MULTILINE):
+        argument = re.fullmatch(r"\$\{(\w+)\}", base)
+        if argument:
+            assert re.fullmatch(r".+@sha256:[0-9a-f]{64}", defaults[argument[1]]), base
+        else:
+            assert base in stages, base
+    for target in ("cpu", "cuda"):
+        stage = dockerfile.split(f"AS {target}\n")[1].split("\nFROM")[0]
+        assert "USER 10001:10001" in stage
+        assert 'ENTRYPOINT ["lodestar"]' in stage
