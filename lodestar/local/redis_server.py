@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -112,7 +114,10 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
-        command = [executable, *(word for name, value in options.items() for word in (f"--{name}", value))]
+        settings = (word for name, value in options.items() for word in (f"--{name}", value))
+        # By way of lifeline: a launcher that is killed takes its Redis along.
+        lifeline = [sys.executable, "-m", "lodestar.local.lifeline", str(os.getpid())]
+        command = [*lifeline, executable, *settings]
         # A session of its own: Ctrl-C in a terminal reaches the launcher, which stops Redis last.
         return subprocess.Popen(
             command,
