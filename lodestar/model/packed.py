@@ -16,6 +16,8 @@ from lodestar_kernels.logprob import logprobs
 from torch import Tensor, nn
 
 from lodestar.errors import InvalidArgument
+from lodestar.model.attention import AttentionContext
+from lodestar.model.fused import selects_rows
 from lodestar.model.heads import scalar_head
 from lodestar.model.lora import plain
 
@@ -98,9 +100,11 @@ class PackedBatch:
 class PackedAttention:
     """The attention context of a packed forward call."""
 
-    def __init__(self, layout: PackedLayout, *, per_sequence: bool) -> None:
+    def __init__(self, layout: PackedLayout, *, per_sequence: bool = False, rows: Tensor | None = None) -> None:
+        """``rows`` are those whose final hidden states the caller needs; a fused model computes no others."""
         self._layout = layout
         self._per_sequence = per_sequence
+        self.rows = rows
 
     def attend(
         self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
@@ -111,22 +115,34 @@ class PackedAttention:
         )
 
 
-def hidden_states(model: Any, batch: PackedBatch, context: PackedAttention | None = None) -> Tensor:
-    """The trunk's final hidden states, hidden_TH. ``context`` replaces the batch's own attention."""
-    if batch.per_sequence and context is None:
+def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
+    """The trunk's final hidden states, hidden_TH."""
+    if batch.per_sequence:
         return torch.cat([hidden_states(model, one) for one in batch.alone()])
+    return trunk_states(model, batch, PackedAttention(batch.layout))
+
+
+def trunk_states(model: Any, batch: PackedBatch, context: AttentionContext) -> Tensor:
+    """One forward call of the trunk over the whole batch, with the attention given."""
     output = plain(model).base_model(
         input_ids=batch.tokens_T[None],
         position_ids=batch.positions_T[None],
         use_cache=False,
-        attention_context=context or PackedAttention(batch.layout, per_sequence=False),
+        attention_context=context,
     )
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
+def _states_of(model: Any, batch: PackedBatch, rows: Tensor) -> Tensor:
+    """Hidden states of ``rows`` alone."""
+    if selects_rows(model):
+        return trunk_states(model, batch, PackedAttention(batch.layout, rows=rows))
+    return hidden_states(model, batch).index_select(0, rows)
+
+
 def response_states(model: Any, batch: PackedBatch) -> Tensor:
     """The hidden state before each response token, hidden_RH."""
-    return hidden_states(model, batch).index_select(0, batch.states_R)
+    return _states_of(model, batch, batch.states_R)
 
 
 def head_logprobs(
@@ -168,7 +184,7 @@ def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
     """The score of every sequence, read at its last token: scores_B in float32."""
     if batch.per_sequence:
         return torch.cat([sequence_scores(model, one) for one in batch.alone()])
-    return _scalars(model, hidden_states(model, batch).index_select(0, batch.last_B))
+    return _scalars(model, _states_of(model, batch, batch.last_B))
 
 
 def _scalars(model: Any, hidden: Tensor) -> Tensor:

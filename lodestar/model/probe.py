@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from lodestar.errors import ModelError
 from lodestar.model.heads import scalar_head
-from lodestar.model.packed import PackedAttention, PackedBatch, hidden_states
+from lodestar.model.packed import PackedAttention, PackedBatch, hidden_states, trunk_states
 
 TOKENS = ((0, 1), (1, 0))
 
@@ -19,7 +19,7 @@ class _CountingAttention(PackedAttention):
     """Packed attention that counts the layers that came to it."""
 
     def __init__(self, batch: PackedBatch) -> None:
-        super().__init__(batch.layout, per_sequence=False)
+        super().__init__(batch.layout)
         self.layers = 0
 
     def attend(
@@ -43,7 +43,7 @@ def check_causal_lm(model: PreTrainedModel, path: str | Path) -> None:
             input_ids=batch.tokens_T[None],
             position_ids=batch.positions_T[None],
             use_cache=False,
-            attention_context=PackedAttention(batch.layout, per_sequence=False),
+            attention_context=PackedAttention(batch.layout),
         ).logits[0]
         ours_TV = model.get_output_embeddings()(hidden_TH)  # type: ignore[no-untyped-call]
     if not _close(ours_TV, logits_TV):
@@ -67,7 +67,7 @@ def _check_trunk(model: PreTrainedModel, path: str | Path) -> Tensor:
     attention = _CountingAttention(packed)
     try:
         with torch.no_grad():
-            packed_TH = hidden_states(model, packed, attention)
+            packed_TH = trunk_states(model, packed, attention)
             alone_TH = hidden_states(model, alone)
     except (ModelError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: {name} cannot run on Lodestar's attention ({error})") from error
