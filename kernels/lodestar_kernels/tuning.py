@@ -35,6 +35,7 @@ class Tuner:
 
     name: str
     candidates: Callable[[Key], Sequence[Blocks]]
+    time: Callable[[Callable[[], object]], float] = triton.testing.do_bench
     _chosen: dict[Key, Blocks] = field(default_factory=dict)
     _loaded: bool = False
 
@@ -54,7 +55,7 @@ class Tuner:
         times: dict[Blocks, float] = {}
         for blocks in self.candidates(key):
             try:
-                times[blocks] = triton.testing.do_bench(lambda blocks=blocks: run(blocks))
+                times[blocks] = self.time(lambda blocks=blocks: run(blocks))
             except OutOfResources:
                 continue
         self._chosen[key] = min(times, key=lambda blocks: times[blocks])

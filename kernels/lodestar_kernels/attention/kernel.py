@@ -169,9 +169,10 @@ def _query_step(
     query = start + tl.arange(0, BLOCK_M)
     q = _rows(q_ptr, query, q_stride, length, D, BLOCK_D)
     lse = tl.load(lse_ptr + query, mask=query < length, other=0.0)
-    p = tl.exp2(tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale_log2 - lse[None, :])
+    score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale_log2
     if MASKED:
-        p = tl.where(_seen(query[None, :], key[:, None], length, window, CAUSAL, WINDOWED), p, 0.0)
+        score = tl.where(_seen(query[None, :], key[:, None], length, window, CAUSAL, WINDOWED), score, float("-inf"))
+    p = tl.exp2(score - lse[None, :])
     grad = _rows(grad_ptr, query, grad_stride, length, D, BLOCK_D)
     dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision=PRECISION)
     delta = tl.load(delta_ptr + query, mask=query < length, other=0.0)
@@ -236,9 +237,10 @@ def _key_step(
     """Add one block of keys to a tile's dQ."""
     key = start + tl.arange(0, BLOCK_N)
     k = _rows(k_ptr, key, k_stride, length, D, BLOCK_D)
-    p = tl.exp2(tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2 - lse[:, None])
+    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
     if MASKED:
-        p = tl.where(_seen(query[:, None], key[None, :], length, window, CAUSAL, WINDOWED), p, 0.0)
+        score = tl.where(_seen(query[:, None], key[None, :], length, window, CAUSAL, WINDOWED), score, float("-inf"))
+    p = tl.exp2(score - lse[:, None])
     v = _rows(v_ptr, key, v_stride, length, D, BLOCK_D)
     ds = p * (tl.dot(grad, tl.trans(v), input_precision=PRECISION) - delta[:, None])
     return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)

@@ -73,7 +73,7 @@ def packed_attention(
     grouped = causal and not per_sequence and not q_TND.is_cuda and q_TND.dtype in (torch.float32, torch.float64)
     limit = GROUPED_LENGTH if grouped else 0
     if layout.tokens == 0:
-        return q_TND.clone()
+        return q_TND + 0 * (k_TMD.sum() + v_TMD.sum())  # empty, with empty gradients
     long = [
         (start, _sequence_attention(q_SND, k_SMD, v_SMD, causal, scale, window))
         for start, q_SND, k_SMD, v_SMD in zip(

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from lodestar_kernels.logprob.kernel import accumulate_statistics, score_gradient
 
 MIN_SLICE = 4096
-MAX_BLOCK = 8192
+MAX_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)

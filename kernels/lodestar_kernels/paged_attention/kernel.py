@@ -54,7 +54,7 @@ def paged_attention_forward(
 ):  # fmt: skip
     """One tile of queries of one key/value head, over all its keys or over one stretch of them.
 
-    Parts are float32 [tiles, M, splits, part_rows, BLOCK_D] with base-2 log-sum-exps [tiles, M, splits, part_rows], where
+    Parts are float32 [tiles, M, splits, part_rows, BLOCK_D] with base-2 log-sum-exps [tiles, M, splits, part_rows];
     part_rows is the number of rows of a tile that can hold a query.
     """
     QUERIES: tl.constexpr = BLOCK_M // GROUP

@@ -17,8 +17,8 @@ class PagedLayout:
     fixes the launch, e.g. 4096; cu_seqlens: int32 [B + 1] of the queries; context_lengths_B: int32, keys of each
     sequence with the new ones; block_tables_BP: int32, the cache block of every page in order.
 
-    For a captured graph, ask for the `max_context` that it shall cover and rewrite the last two tensors in place between
-    replays. A context of 0 marks a row without a sequence, whose output is 0.
+    For a captured graph, ask for the `max_context` that it shall cover and rewrite the last two tensors in place
+    between replays. A context of 0 marks a row without a sequence, whose output is 0.
     """
 
     query_lengths: tuple[int, ...]

@@ -26,7 +26,8 @@ def paged_attention_reference(
     for queries, context, table_P in zip(layout.query_lengths, contexts, layout.block_tables_BP, strict=True):
         rows = slice(start, start + queries)
         start += queries
-        if queries == 0:
+        if queries == 0 or context == 0:
+            out_TND[rows] = 0
             continue
         k_1MSD, v_1MSD = (
             gather_context(cache, table_P, context).transpose(0, 1)[None] for cache in (k_cache_PSMD, v_cache_PSMD)

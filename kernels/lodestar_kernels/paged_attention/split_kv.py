@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from lodestar_kernels.attention.flash import LOG2_E, padded_dim
+from lodestar_kernels.attention.flash import LOG2_E, PRECISION, padded_dim
 from lodestar_kernels.paged_attention.kernel import paged_attention_forward, reduce_splits, write_cache
 from lodestar_kernels.paged_attention.layout import PagedLayout
 from lodestar_kernels.tuning import Blocks, Key, Tuner, interpreted
@@ -18,24 +18,26 @@ NO_LIMIT = 1 << 30
 
 
 def decode_candidates(key: Key) -> list[Blocks]:
+    """Rows of packed queries × blocks of keys for few new tokens; memory-bound, so depth matters most."""
     dim, size, group = key[:3]
     rows = max(16, triton.next_power_of_2(group))
     if interpreted():
         return [Blocks(rows, 32)]
     if size == 4:
-        return [Blocks(rows, 32, 4, 2)]
+        return [Blocks(rows, 32, 8, 1) if dim == 256 else Blocks(rows, 32, 4, 2)]
     if dim == 256:
         return [Blocks(rows, 32, 4, 3), Blocks(rows, 64, 4, 2)]
     return [Blocks(rows, 64, 4, 3), Blocks(rows, 128, 4, 2), Blocks(rows, 64, 2, 3), Blocks(rows, 32, 2, 4)]
 
 
 def prefill_candidates(key: Key) -> list[Blocks]:
+    """Tiles of packed queries × blocks of keys for many new tokens."""
     dim, size, group = key[:3]
     least = triton.next_power_of_2(group)
     if interpreted():
         return [Blocks(max(32, least), 32)]
     if size == 4:
-        return [Blocks(max(32, least), 32, 4, 1)]
+        return [Blocks(max(16, least), 16, 8, 1) if dim == 256 else Blocks(max(32, least), 32, 8, 1)]
     if dim == 256:
         return [Blocks(max(64, least), 32, 4, 2)]
     return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2)]
@@ -139,7 +141,7 @@ def _launch(
         *k_cache_PSMD.stride()[:3], *v_cache_PSMD.stride()[:3], layout.block_tables_BP.stride(0), part_rows,
         scale * LOG2_E, window or 0,
         GROUP=q_TND.shape[1] // key_heads, D=dim, BLOCK_D=padded_dim(dim), BLOCK_M=blocks.rows, BLOCK_N=blocks.columns,
-        PAGE=page, SPLIT=split, WINDOWED=window is not None, PRECISION="ieee",
+        PAGE=page, SPLIT=split, WINDOWED=window is not None, PRECISION=PRECISION,
         num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
 

@@ -1,0 +1,273 @@
+"""Log-probabilities against a float64 oracle: both backends, values and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lodestar_kernels.logprob import LogProbOutput, logprobs, logprobs_from_logits
+from lodestar_kernels.logprob.reference import dense_logprobs
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+BACKENDS = ("torch", "triton")
+TOLERANCE = {torch.float32: (2e-5, 2e-4), torch.float16: (2e-2, 1e-2), torch.bfloat16: (1e-1, 5e-2)}
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size in bytes of the largest tensor made inside the block."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.nbytes = max(self.nbytes, tensor.nbytes)
+        return result
+
+
+def problem(
+    tokens: int, hidden: int, vocab: int, dtype: torch.dtype, device: str, bias: bool
+) -> tuple[list[Tensor], Tensor]:
+    torch.manual_seed(tokens * 7919 + hidden * 31 + vocab)
+    inputs = [torch.randn(tokens, hidden), torch.randn(vocab, hidden) * hidden**-0.5 * 3]
+    if bias:
+        inputs.append(torch.randn(vocab))
+    targets_T = torch.randint(vocab, (tokens,), device=device)
+    return [x.to(device, dtype).requires_grad_() for x in inputs], targets_T
+
+
+def assert_matches_oracle(
+    inputs: list[Tensor], targets_T: Tensor, backend: str, temperature: float | Tensor = 1.0, **options: Any
+) -> None:
+    """Values and gradients of all three results together, weighted at random, against float64."""
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    logits_TV = exact[0] @ exact[1].T + (exact[2] if len(exact) > 2 else 0)
+    expected = dense_logprobs(logits_TV, targets_T, temperature)
+    actual = logprobs(
+        inputs[0], inputs[1], targets_T, bias=inputs[2] if len(inputs) > 2 else None, temperature=temperature,
+        entropy=True, lse=True, backend=backend, **options,
+    )  # fmt: skip
+    atol, rtol = TOLERANCE[inputs[0].dtype]
+    weights = [torch.randn(len(targets_T), device=targets_T.device) for _ in range(3)]
+    for got, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got.double(), wanted, atol=atol, rtol=rtol)
+    gradients = torch.autograd.grad(weighted(actual, weights), inputs)
+    wanted_gradients = torch.autograd.grad(weighted(expected, weights), exact)
+    for got, wanted in zip(gradients, wanted_gradients, strict=True):
+        scale = max(1.0, float(wanted.abs().max()))
+        torch.testing.assert_close(got.double() / scale, wanted / scale, atol=atol, rtol=rtol)
+
+
+def weighted(output: LogProbOutput, weights: list[Tensor]) -> Tensor:
+    return sum((result * w.to(result.dtype)).sum() for result, w in zip(output, weights, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(5, 123, 123), (7, 3, 1), (3, 16, 4097), (2, 8, 50257), (1, 1, 2)], ids=str)
+def test_values_and_gradients_equal_the_oracle(backend: str, shape: tuple[int, int, int], device: str) -> None:
+    inputs, targets_T = problem(*shape, torch.float32, device, bias=False)
+    assert_matches_oracle(inputs, targets_T, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("per_token", [False, True])
+def test_bias_and_temperature_enter_values_and_gradients(backend: str, per_token: bool, device: str) -> None:
+    inputs, targets_T = problem(9, 12, 70, torch.float32, device, bias=True)
+    temperature = torch.linspace(0.3, 2.0, 9, device=device) if per_token else 0.7
+    assert_matches_oracle(inputs, targets_T, backend, temperature)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_small_chunks_give_what_one_chunk_gives(backend: str, device: str) -> None:
+    inputs, targets_T = problem(70, 8, 4200 if backend == "triton" else 33, torch.float32, device, bias=True)
+    assert_matches_oracle(inputs, targets_T, backend, chunk_bytes=1)
+
+
+def test_half_precision_inputs_give_float32_results_under_triton(device: str) -> None:
+    inputs, targets_T = problem(6, 32, 300, torch.float16, device, bias=True)
+    assert_matches_oracle(inputs, targets_T, "triton")
+    assert logprobs(*inputs[:2], targets_T, backend="triton").logprobs_T.dtype == torch.float32
+
+
+def test_gradients_pass_gradcheck_in_float64() -> None:
+    inputs, targets_T = problem(4, 3, 6, torch.float64, "cpu", bias=True)
+    targets_T[1] = -100
+
+    def results(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> tuple[Tensor, ...]:
+        output = logprobs(hidden_TH, weight_VH, targets_T, bias=bias_V, temperature=0.8, entropy=True, lse=True)
+        return tuple(output)
+
+    torch.autograd.gradcheck(results, inputs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("magnitude", [1e4, -1e4])
+def test_extreme_logits_keep_probabilities_exact(backend: str, magnitude: float, device: str) -> None:
+    torch.manual_seed(0)
+    logits_TV = (torch.randn(4, 50, device=device) + magnitude).requires_grad_()
+    logits_TV.data[1, 7] = 3 * abs(magnitude)
+    targets_T = torch.tensor([0, 7, 8, 49], device=device)
+    exact_TV = logits_TV.detach().double().requires_grad_()
+    actual = logprobs_from_logits(logits_TV, targets_T, entropy=True, lse=True, backend=backend)
+    expected = dense_logprobs(exact_TV, targets_T)
+    torch.testing.assert_close(actual.logprobs_T.double(), expected.logprobs_T, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(actual.entropy_T.double(), expected.entropy_T, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual.lse_T.double(), expected.lse_T, atol=0, rtol=1e-6)
+    got = torch.autograd.grad(actual.logprobs_T.sum() + actual.entropy_T.sum(), logits_TV)[0]
+    wanted = torch.autograd.grad(expected.logprobs_T.sum() + expected.entropy_T.sum(), exact_TV)[0]
+    torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_of_minus_infinity_mean_probability_zero(backend: str, device: str) -> None:
+    logits_TV = torch.randn(3, 40, device=device)
+    logits_TV[:, 10:] = float("-inf")
+    logits_TV.requires_grad_()
+    targets_T = torch.tensor([0, 9, 20], device=device)
+    output = logprobs_from_logits(logits_TV, targets_T, entropy=True, backend=backend)
+    short = dense_logprobs(logits_TV.detach()[:, :10].double(), torch.tensor([0, 9, 0], device=device))
+    torch.testing.assert_close(output.logprobs_T[:2].double(), short.logprobs_T[:2], atol=1e-5, rtol=1e-5)
+    assert output.logprobs_T[2] == float("-inf")
+    torch.testing.assert_close(output.entropy_T.double(), short.entropy_T, atol=1e-5, rtol=1e-5)
+    gradient = torch.autograd.grad(output.logprobs_T[:2].sum() + output.entropy_T.sum(), logits_TV)[0]
+    assert gradient.isfinite().all()
+    assert (gradient[:, 10:] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ignored_tokens_give_zero_and_let_nothing_through(backend: str, device: str) -> None:
+    inputs, targets_T = problem(6, 5, 20, torch.float32, device, bias=False)
+    hidden_TH, weight_VH = inputs
+    hidden_TH.data[2] = float("nan")
+    targets_T[2] = targets_T[5] = -1
+    output = logprobs(hidden_TH, weight_VH, targets_T, entropy=True, lse=True, ignore_index=-1, backend=backend)
+    for result in output:
+        assert (result[[2, 5]] == 0).all()
+        assert (result[[0, 1, 3, 4]] != 0).all()
+    gradients = torch.autograd.grad(sum(result.sum() for result in output), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert (gradients[0][[2, 5]] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_tokens_give_empty_results_and_zero_gradients(backend: str, device: str) -> None:
+    inputs, targets_T = problem(0, 5, 20, torch.float32, device, bias=False)
+    for targets in (targets_T, torch.full((4,), -100, device=device)):
+        hidden_TH = torch.randn(len(targets), 5, device=device, requires_grad=True)
+        output = logprobs(hidden_TH, inputs[1], targets, entropy=True, backend=backend)
+        assert output.logprobs_T.shape == targets.shape
+        gradient = torch.autograd.grad(output.logprobs_T.sum(), inputs[1])[0]
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_wanted_gradients_and_results_are_computed(backend: str, device: str) -> None:
+    inputs, targets_T = problem(6, 5, 20, torch.float32, device, bias=False)
+    hidden_TH, weight_VH = inputs[0], inputs[1].detach()
+    output = logprobs(hidden_TH, weight_VH, targets_T, backend=backend)
+    assert output.entropy_T is None
+    assert output.lse_T is None
+    (gradient,) = torch.autograd.grad(output.logprobs_T.sum(), hidden_TH)
+    exact = hidden_TH.detach().double().requires_grad_()
+    expected = dense_logprobs(exact @ weight_VH.double().T, targets_T).logprobs_T.sum()
+    torch.testing.assert_close(gradient.double(), torch.autograd.grad(expected, exact)[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backward_runs_twice_over_a_retained_graph(backend: str, device: str) -> None:
+    inputs, targets_T = problem(6, 5, 20, torch.float32, device, bias=False)
+    total = logprobs(*inputs, targets_T, entropy=True, backend=backend).entropy_T.sum()
+    first = torch.autograd.grad(total, inputs, retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(total, inputs)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_tensor_is_as_large_as_the_logits(backend: str, device: str) -> None:
+    tokens, vocab = 256, 500
+    inputs, targets_T = problem(tokens, 4, vocab, torch.float32, device, bias=False)
+    with LargestTensor() as made:
+        total = logprobs(*inputs, targets_T, chunk_bytes=64 * vocab * 8, backend=backend).logprobs_T.sum()
+        torch.autograd.grad(total, inputs)
+    assert made.nbytes <= 128 * vocab * 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    tokens=st.integers(1, 90), hidden=st.integers(1, 20), vocab=st.integers(1, 300), bias=st.booleans(),
+    temperature=st.floats(0.2, 3.0), chunk_bytes=st.sampled_from([1, 100_000, None]), backend=st.sampled_from(BACKENDS),
+)  # fmt: skip
+def test_random_shapes_equal_the_oracle(
+    tokens: int, hidden: int, vocab: int, bias: bool, temperature: float, chunk_bytes: int | None, backend: str
+) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, targets_T = problem(min(tokens, 12) if backend == "triton" else tokens, hidden, vocab, torch.float32,
+                                device, bias)  # fmt: skip
+    assert_matches_oracle(inputs, targets_T, backend, temperature, chunk_bytes=chunk_bytes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_TH": torch.zeros(3, 5)}, "weight_VH"),
+        ({"weight_VH": torch.zeros(0, 4)}, "vocabulary is empty"),
+        ({"weight_VH": torch.zeros(9, 4, dtype=torch.float64)}, "weight_VH is torch.float64"),
+        ({"targets_T": torch.zeros(2, dtype=torch.int64)}, "targets_T"),
+        ({"targets_T": torch.zeros(3, dtype=torch.int32)}, "targets_T"),
+        ({"targets_T": torch.tensor([0, 9, 1])}, "holds 9"),
+        ({"targets_T": torch.tensor([0, -1, 1])}, "holds -1"),
+        ({"bias": torch.zeros(8)}, "bias"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": torch.tensor([1.0, -1.0, 1.0])}, "temperature"),
+        ({"temperature": torch.ones(2)}, "temperature"),
+        ({"temperature": torch.ones(3, requires_grad=True)}, "detach"),
+        ({"backend": "cuda"}, "backend"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    arguments = {
+        "hidden_TH": torch.zeros(3, 4),
+        "weight_VH": torch.zeros(9, 4),
+        "targets_T": torch.zeros(3, dtype=torch.int64),
+    }
+    with pytest.raises(ValueError, match=message):
+        logprobs(**(arguments | change))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(257, 512, 32000), (64, 768, 50257), (1000, 123, 4097), (33, 64, 7)], ids=str)
+def test_gpu_dtypes_equal_the_oracle(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    inputs, targets_T = problem(*shape, dtype, "cuda", bias=True)
+    assert_matches_oracle(inputs, targets_T, "triton", chunk_bytes=8 << 20)
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+def test_a_thousand_random_shapes_equal_the_oracle_on_a_gpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    for _ in range(1000):
+        inputs, targets_T = problem(draw(1, 400), draw(1, 200), draw(1, 9000), torch.float32, "cuda", draw(0, 2) == 1)
+        assert_matches_oracle(inputs, targets_T, "triton", chunk_bytes=draw(1, 1 << 22))
+
+
+@pytest.mark.gpu
+def test_peak_memory_stays_within_the_budget_on_a_gpu() -> None:
+    hidden_TH = torch.randn(4096, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    weight_VH = torch.randn(65536, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    targets_T = torch.randint(65536, (4096,), device="cuda")
+    budget = 64 << 20
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    logprobs(hidden_TH, weight_VH, targets_T, chunk_bytes=budget).logprobs_T.sum().backward()
+    gradients = hidden_TH.numel() * (2 + 4) + weight_VH.numel() * 2
+    assert torch.cuda.max_memory_allocated() - before <= gradients + 2 * budget
