@@ -13,12 +13,13 @@ import mmap
 from collections.abc import Sequence as Tokens
 
 import torch
+from torch import Tensor
 
 from lodestar.engine.blocks import BlockManager
 from lodestar.engine.cache import CacheShape, KVCache
 from lodestar.engine.memory import LazyTensor
 from lodestar.engine.sequence import Plan, Sequence
-from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SlabAttention, group_rows
+from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SlabAttention, group_cost, group_rows
 
 REGROUP_STEPS = 32
 """Lengths grow together, so groups stay good for a while."""
@@ -56,7 +57,9 @@ class SlabCache(KVCache):
         self._slot: dict[int, int] = {}
         self._held: dict[int, list[int]] = {}
         self._touched = [0] * slots
-        self._grouped: tuple[list[int], int, list[tuple[int, int]]] = ([], 0, [])
+        self._arranged: tuple[list[int], int] = ([], 0)
+        """Slabs decoded last, and for how many steps."""
+        self._groups: list[tuple[int, int]] = []
 
     def slot(self, sequence: Sequence) -> int:
         """Where an open sequence's slab is."""
@@ -123,7 +126,29 @@ class SlabCache(KVCache):
         self._trim()
 
     def order(self, sequences: list[Sequence]) -> list[Sequence]:
-        return sorted(sequences, key=self.slot)
+        """By slab; now and then slabs are moved first, so that sequences of one length are neighbours."""
+        ordered = sorted(sequences, key=self.slot)
+        slots = [self._slot[sequence.id] for sequence in ordered]
+        known, age = self._arranged
+        if self.deterministic or (slots == known and age < REGROUP_STEPS):
+            self._arranged = slots, age + 1
+            return ordered
+        lengths = [len(sequence.tokens) for sequence in ordered]
+        token_bytes = self.shape.token_bytes // self.shape.layers
+        self._groups = group_rows(slots, lengths, token_bytes)
+        by_length = sorted(ordered, key=lambda sequence: len(sequence.tokens))
+        targets = sorted([*slots, *self._free_slots[: len(slots)]])[: len(slots)]
+        ideal_lengths = sorted(lengths)
+        ideal = group_rows(targets, ideal_lengths, token_bytes)
+        gain = group_cost(self._groups, slots, lengths, token_bytes)
+        gain -= group_cost(ideal, targets, ideal_lengths, token_bytes)
+        moves = {s.id: target for s, target in zip(by_length, targets, strict=True) if self._slot[s.id] != target}
+        moved_tokens = sum(len(sequence.tokens) for sequence in ordered if sequence.id in moves)
+        if gain * REGROUP_STEPS > 2 * moved_tokens * token_bytes:  # a move reads and writes
+            self._move({sequence: moves[sequence.id] for sequence in ordered if sequence.id in moves})
+            ordered, slots, self._groups = by_length, targets, ideal
+        self._arranged = slots, 0
+        return ordered
 
     def context(self, plan: Plan) -> SlabAttention:
         slots = [self._slot[sequence.id] for sequence in plan.decode]
@@ -137,17 +162,40 @@ class SlabCache(KVCache):
             step = DETERMINISTIC_CHUNK if self.deterministic else chunk.end - chunk.start
             for start in range(chunk.start, chunk.end, step):
                 chunks.append((self._slot[chunk.sequence.id], start, min(start + step, chunk.end)))
-        return SlabAttention(self, slots, lengths, self._groups(slots, lengths), chunks)
+        groups = [(row, row + 1) for row in range(len(slots))] if self.deterministic else self._groups
+        return SlabAttention(self, slots, lengths, groups, chunks)
 
-    def _groups(self, slots: list[int], lengths: list[int]) -> list[tuple[int, int]]:
-        if self.deterministic:
-            return [(row, row + 1) for row in range(len(slots))]
-        known, age, groups = self._grouped
-        if slots != known or age >= REGROUP_STEPS:
-            token_bytes = self.shape.token_bytes // self.shape.layers
-            groups, age = group_rows(slots, lengths, token_bytes), 0
-        self._grouped = slots, age + 1, groups
-        return groups
+    def _move(self, targets: dict[Sequence, int]) -> None:
+        """Put sequences into other slabs, free ones or each other's."""
+        wanted_by = {target: sequence for sequence, target in targets.items()}
+        left = {self._slot[sequence.id] for sequence in targets}
+        to_free = [sequence for sequence, target in targets.items() if target not in left]
+        pending = set(targets)
+        for start in [*to_free, *targets]:
+            if start not in pending:
+                continue
+            # Chains that end in a free slab first; what is left are cycles, each opened by setting one slab aside.
+            cycle = start not in to_free
+            aside = self._slab(start).clone() if cycle else None
+            mover = wanted_by.get(self._slot[start.id]) if cycle else start
+            while mover in pending:
+                vacated = self._slot[mover.id]
+                self._place(mover, targets[mover], aside if aside is not None and mover is start else self._slab(mover))
+                pending.remove(mover)
+                mover = wanted_by.get(vacated)
+        for slot in left - set(targets.values()):
+            self.mask[slot] = -torch.inf
+        self._free_slots = sorted((set(self._free_slots) | left) - set(targets.values()))
+
+    def _slab(self, sequence: Sequence) -> Tensor:
+        """Keys and values computed so far, [layers, 2, M, tokens, D]."""
+        return self._slabs.tensor[:, :, self._slot[sequence.id], :, : sequence.computed]
+
+    def _place(self, sequence: Sequence, slot: int, slab: Tensor) -> None:
+        self._slabs.tensor[:, :, slot, :, : sequence.computed] = slab
+        self._slot[sequence.id] = slot
+        self.mask[slot] = -torch.inf
+        self._wrote(slot, 0, sequence.computed)
 
     def _choose_slot(self) -> int:
         return self._free_slots.pop(0)
