@@ -13,8 +13,11 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from lodestar.errors import LodestarError
 
@@ -128,18 +131,20 @@ class RedisServer:
         )
 
     def _answers(self, port: int) -> bool:
+        """Waits until our own process, and not another server on the port, has loaded its contents."""
         assert self._process is not None
-        client = redis.Redis(port=port, socket_timeout=1, socket_connect_timeout=1)
         give_up = time.monotonic() + START_SECONDS
-        try:
+        with redis.Redis(port=port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client:
             while self._process.poll() is None and time.monotonic() < give_up:
                 try:
-                    # Another server may hold the port: only our own pid counts.
-                    return int(client.info("server")["process_id"]) == self._process.pid
+                    seen: dict[str, Any] = client.info()
                 except redis.RedisError:
-                    time.sleep(0.02)
-        finally:
-            client.close()
+                    seen = {}
+                if seen and seen["process_id"] != self._process.pid:
+                    return False
+                if seen and not seen["loading"]:
+                    return True
+                time.sleep(0.02)
         return False
 
     def _last_words(self) -> str:

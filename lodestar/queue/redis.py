@@ -69,7 +69,7 @@ class RedisLearnerQueue:
 
     def receive(self, timeout_seconds: float) -> list[Delivery]:
         """Finished rollouts and dead letters not received before, waiting up to the timeout for the first."""
-        block = max(1, round(1000 * min(timeout_seconds, BLOCK_SECONDS)))
+        block = _milliseconds(min(timeout_seconds, BLOCK_SECONDS))
         reply = self._try(
             lambda: self._redis.xread(self._cursors, count=DELIVERIES_PER_CALL, block=block), timeout_seconds
         )
@@ -291,13 +291,13 @@ class RedisWorkerQueue:
 
     async def _read(self, count: int, timeout_seconds: float) -> list[Claim]:
         """New tickets, waiting for the first until the timeout or the next look."""
-        wait = max(0.001, min(timeout_seconds, self._next_look - time.monotonic()))
+        wait = max(0.0, min(timeout_seconds, self._next_look - time.monotonic()))
         if self._keys is None:
             await asyncio.sleep(min(wait, 0.1))
             self._next_look = 0.0
             return []
         streams = {self._keys.tickets: ">"}
-        block = max(1, round(1000 * wait))
+        block = _milliseconds(wait)
         try:
             reply = await self._call(
                 lambda: self._redis.xreadgroup(GROUP, self._worker, streams, count=count, block=block)
@@ -345,3 +345,8 @@ class RedisWorkerQueue:
 def _no_group(error: redis.ResponseError) -> bool:
     """The streams are gone; UNBLOCKED is what Redis 7 tells a reader that waits while they go."""
     return "NOGROUP" in str(error) or "UNBLOCKED" in str(error)
+
+
+def _milliseconds(seconds: float) -> int | None:
+    """BLOCK's argument; None does not block, where 0 would block for ever."""
+    return round(1000 * seconds) or None

@@ -38,6 +38,8 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 class Bench:
     """One run's queue: the learner's side, as many workers as asked for, and the faults."""
 
+    claim_seconds = CLAIM_SECONDS
+
     def __init__(self, run: str) -> None:
         self.run = run
         self.workers: list[WorkerQueue] = []
@@ -47,8 +49,8 @@ class Bench:
         raise NotImplementedError
 
     def worker(self, name: str = "", **options: Any) -> WorkerQueue:
-        """A worker whose claims last CLAIM_SECONDS."""
-        queue = self._worker(name or f"worker-{len(self.workers)}", {"claim_seconds": CLAIM_SECONDS, **options})
+        """A worker whose claims last claim_seconds."""
+        queue = self._worker(name or f"worker-{len(self.workers)}", {"claim_seconds": self.claim_seconds, **options})
         self.workers.append(queue)
         return queue
 
@@ -61,7 +63,7 @@ class Bench:
 
     async def let_claims_expire(self) -> None:
         """Every claim without a heartbeat becomes free to take."""
-        await asyncio.sleep(1.2 * CLAIM_SECONDS)
+        await asyncio.sleep(1.2 * self.claim_seconds)
 
 
 class MemoryBench(Bench):
@@ -127,10 +129,17 @@ def a_ticket(bench: Bench, index: int = 0, *, step: int = 0, attempt: int = 0, i
     return Ticket(bench.run, incarnation, step, index, prompt, 2, 2**63 + index, step, 16, 1.0, attempt)
 
 
-def a_rollout(ticket: Ticket, worker: str = "worker-0", policy_step: int | None = None) -> Rollout:
+def a_rollout(ticket: Ticket, worker: str = "worker-0", version: WeightVersion | None = None) -> Rollout:
     """What a worker would make of the ticket."""
     sample = Sample(
-        (7, 8, 1), (-0.5, -0.25, -1.0), (-0.5, -0.5, -1.5), 1.25, FinishReason.EOS, "yes", 0.5, {"help": 2.0}
+        token_ids=(7, 8, 1),
+        behaviour_logprobs=(-0.5, -0.25, -1.0),
+        reference_logprobs=(-0.5, -0.5, -1.5),
+        score=1.25,
+        finish_reason=FinishReason.EOS,
+        text="yes",
+        score_standard_deviation=0.5,
+        heads={"help": 2.0},
     )
-    version = WeightVersion(ticket.incarnation, ticket.step if policy_step is None else policy_step, "d1")
+    version = version or WeightVersion(ticket.incarnation, ticket.step, "d1")
     return Rollout(ticket, version, (sample,) * ticket.n, worker, 0.5, 0.25)
