@@ -43,7 +43,9 @@ ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install ${TORCH_CPU_INDEX:+--extra-index-url ${TORCH_CPU_INDEX}} -c constraints.txt -r requirements.txt
 
 FROM requirements AS dependencies-cuda
-RUN pip install -c constraints.txt -r requirements.txt
+# PyTorch's CUDA builds name the Triton they need.
+RUN grep -v '^triton==' constraints.txt > constraints-cuda.txt \
+    && pip install -c constraints-cuda.txt -r requirements.txt
 
 FROM builder AS code
 COPY pyproject.toml README.md LICENSE ./

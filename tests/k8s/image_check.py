@@ -26,7 +26,9 @@ def make_model() -> None:
     architecture = ArchitectureConfig(
         hidden_size=32, intermediate_size=64, layers=1, heads=2, kv_heads=2, context_tokens=64
     )
-    save_model(scalar_from_causal_lm(new_causal_lm(architecture, tokenizer, seed=0), seed=0), tokenizer, MODEL)
+    save_model(
+        scalar_from_causal_lm(new_causal_lm(architecture, tokenizer, seed=0), tokenizer, seed=0), tokenizer, MODEL
+    )
     CONFIG.write_text("name: image-check\n")
 
 

@@ -26,19 +26,16 @@ if [[ -z ${BASE_IMAGE:-} ]]; then
     BASE_IMAGE=localhost/lodestar-base
 fi
 
-# Where pip is told to look on this machine, the build looks too: its configuration, local folders and certificates.
-pip=()
-if [[ -r /etc/pip.conf ]]; then
-    certificates=$(sed -nE 's/^cert *= *//p' /etc/pip.conf)
-    sed -E 's#^cert *=.*#cert = /etc/pip.crt#' /etc/pip.conf >"$work/pip.conf"
-    pip+=(--volume "$work/pip.conf:/etc/pip.conf:ro")
-    [[ -z $certificates ]] || pip+=(--volume "$certificates:/etc/pip.crt:ro")
-    for folder in $(grep -v '^cert' /etc/pip.conf | grep -oE '(file://)?/[^ ]+' | sed 's#^file://##; s#/simple$##'); do
-        [[ ! -d $folder ]] || pip+=(--volume "$folder:$folder:ro")
-    done
-fi
+# Where pip is told to look on this machine, the build looks too: its settings, local folders and certificates.
+settings=$(python3 -m pip config list | sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'$/\2 = \3/p" | awk '!seen[$1]++')
+certificates=$(sed -nE 's/^cert = //p' <<<"$settings")
+{ echo '[global]'; sed -E 's#^cert = .*#cert = /etc/pip.crt#' <<<"$settings"; } >"$work/pip.conf"
+pip=(--volume "$work/pip.conf:/etc/pip.conf:ro" ${certificates:+--volume "$certificates:/etc/pip.crt:ro"})
+for folder in $(grep -v '^cert' <<<"$settings" | grep -oE '(file://)?/[^ ]+' | sed 's#^file://##; s#/simple$##'); do
+    [[ ! -d $folder ]] || pip+=(--volume "$folder:$folder:ro")
+done
 arguments=()
-if python3 -m pip config get global.find-links >/dev/null 2>&1; then arguments+=(--build-arg TORCH_CPU_INDEX=); fi
+if grep -q '^find-links' <<<"$settings"; then arguments+=(--build-arg TORCH_CPU_INDEX=); fi
 
 echo "== build"
 time buildah "${store[@]}" build --isolation chroot --target cpu --build-arg "BASE=$BASE_IMAGE" \
