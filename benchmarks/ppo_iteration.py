@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from fleet import running_services
 from harness import memory_bytes, parser, report
-from models import write_models
 
 from lodestar.config import RunConfig
 from lodestar.layout import RunFolder
+from lodestar.local.serving import Serving
+from lodestar.local.tiny import write_tiny_run
 
 EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}
 """Added to EOS's logit. 3.6 makes it about 3.4% of the probability at every token."""
@@ -56,16 +57,30 @@ def config(root: Path, arguments: argparse.Namespace) -> RunConfig:
     )
 
 
+def write_models(root: Path, eos_bias: float, *, small: bool) -> None:
+    """``root/bench``: our run folder; ``root/peer``: the same models and prompts for the peer."""
+    folder, peer = RunFolder(root / "bench"), root / "peer"
+    size = {"hidden": 32, "layers": 2, "vocab": 64} if small else {"hidden": 256, "layers": 4, "vocab": 1024}
+    prompts = write_tiny_run(folder, **size, eos_bias=eos_bias, prompt_tokens=(16, 48))
+    shutil.copytree(folder.sft, peer / "policy")
+    shutil.copytree(folder.reward_model, peer / "reward")
+    (peer / "prompts.json").write_text(json.dumps(prompts))
+
+
 def ours(root: Path, arguments: argparse.Namespace) -> tuple[list[float], int, dict[str, float]]:
     """Seconds of each iteration after the first, memory of all processes, and mean seconds per stage."""
     run = config(root, arguments)
     folder = RunFolder(root / "bench")
-    with running_services(run, folder) as fleet:
-        memory = 0
-        while not fleet.learner_finished():
-            fleet.check()
-            memory = max(memory, memory_bytes(*fleet.pids()))
-            time.sleep(0.5)
+    memory = 0
+
+    def watch() -> None:
+        nonlocal memory
+        if time.monotonic() % 1 < 0.05:  # about once a second: looking costs time too
+            memory = max(memory, memory_bytes(*serving.pids()))
+
+    with Serving(run, folder) as serving:
+        serving.start()
+        serving.finish(watch)
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     seconds = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
     stages = {
@@ -97,7 +112,7 @@ def main() -> None:
         for _ in range(arguments.runs):
             with tempfile.TemporaryDirectory() as folder:
                 root = Path(folder)
-                write_models(root, eos_bias=bias, small=arguments.small)
+                write_models(root, bias, small=arguments.small)
                 seconds, memory, stages = ours(root, arguments)
                 mine += seconds
                 if not arguments.ours_only:

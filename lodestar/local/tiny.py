@@ -1,9 +1,12 @@
-"""The models of the benchmarks: plain Llamas with random weights, in folders that both sides load."""
+"""A run folder with small random models, ready to be served: for benchmarks, tests and notebooks.
+
+    folder = RunFolder(Path("runs/tiny"))
+    write_tiny_run(folder, hidden=32, layers=2, vocab=64, eos_bias=3.0)
+
+The models are plain Hugging Face Llamas whose responses end by themselves at a chosen rate; nothing was trained.
+"""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -23,7 +26,9 @@ def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     """Words t0 … : t0 pads, t1 ends, t2 is unknown."""
     inner = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab)}, unk_token="t2"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="t1", unk_token="t2")
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=inner, pad_token="t0", eos_token="t1", unk_token="t2"
+    )
 
 
 def llama(*, hidden: int, layers: int, vocab: int, eos_bias: float, seed: int = 0) -> LlamaForCausalLM:
@@ -52,20 +57,28 @@ def llama(*, hidden: int, layers: int, vocab: int, eos_bias: float, seed: int = 
     return model
 
 
-def write_models(root: Path, *, eos_bias: float, small: bool = False, prompts: int = 64) -> None:
-    """``root/bench``: a run folder with start model, reward model and prompts; ``root/peer``: the same for the peer."""
-    hidden, layers, vocab = (32, 2, 64) if small else (256, 4, 1024)
+def write_tiny_run(
+    folder: RunFolder,
+    *,
+    hidden: int = 32,
+    layers: int = 2,
+    vocab: int = 64,
+    eos_bias: float = 2.0,
+    prompts: int = 64,
+    prompt_tokens: tuple[int, int] = (4, 12),
+) -> list[list[int]]:
+    """Writes start model, reward model and PPO prompts; returns the prompts' token ids.
+
+    ``prompt_tokens`` is the range of their lengths, inclusive.
+    """
     words = tokenizer(vocab)
     policy = llama(hidden=hidden, layers=layers, vocab=vocab, eos_bias=eos_bias)
-    reward = scalar_from_causal_lm(policy, words, seed=1)
-    folder, peer = RunFolder(root / "bench"), root / "peer"
-    for model, places in ((policy, (folder.sft, peer / "policy")), (reward, (folder.reward_model, peer / "reward"))):
-        for place in places:
-            save_model(model, words, place)
+    save_model(policy, words, folder.sft)
+    save_model(scalar_from_causal_lm(policy, words, seed=1), words, folder.reward_model)
     noise = torch.Generator().manual_seed(1)
-    lengths = torch.randint(16, 49, (prompts,), generator=noise).tolist()
+    shortest, longest = prompt_tokens
+    lengths = torch.randint(shortest, longest + 1, (prompts,), generator=noise).tolist()
     ids = [torch.randint(3, vocab, (length,), generator=noise).tolist() for length in lengths]
-    texts = [" ".join(f"t{i}" for i in prompt) for prompt in ids]
-    files = DataFiles.of(folder)
-    write_jsonl(files.ppo_prompts, ({"id": str(i), "text": text} for i, text in enumerate(texts)))
-    (peer / "prompts.json").write_text(json.dumps(ids))
+    rows = ({"id": str(i), "text": " ".join(f"t{i}" for i in prompt)} for i, prompt in enumerate(ids))
+    write_jsonl(DataFiles.of(folder).ppo_prompts, rows)
+    return ids
