@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lodestar.records import ModelInfo, Scored, WeightVersion
 
 MAX_SEQUENCES = 4096
 """Of one call."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,6 @@ def check_count(items: Sequence[object], field: str) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises InvalidArgument unless the temperature is a positive number."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
+    """Raises InvalidArgument for a temperature that policies do not sample at; below 0.001 logits overflow."""
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise InvalidArgument("temperature", f"must be {MIN_TEMPERATURE} … {MAX_TEMPERATURE:g}, got {temperature}")

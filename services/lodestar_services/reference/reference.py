@@ -60,7 +60,7 @@ class Reference:
 
         Raises:
             InvalidArgument: an empty call or sequence, one beyond the context, an id that is no token, a prompt length
-                outside the sequence, a temperature that is not above 0.
+                outside the sequence, a temperature out of range.
             ResourceExhausted: too much is queued.
             NonFinite: the model's logits are broken.
         """
