@@ -1,7 +1,7 @@
 # `make` lists the verbs. Everything happens in .venv, made from constraints.txt on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint proto bench gpu-check clean
+.PHONY: help demo test test-slow lint proto bench gpu-check k8s-check image-check clean
 
 # The first interpreter that is 3.11 or newer; `make PYTHON=/path/to/python3.12 test` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
@@ -13,7 +13,7 @@ DEV := $(VENV)/.dev
 PROTOS := $(wildcard proto/lodestar/v1/*.proto)
 
 help: ## List these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## A tiny model learns from preferences through five services, in five minutes
 	$(BIN)/lodestar demo
@@ -37,6 +37,12 @@ bench: $(DEV) ## Every benchmark, one after another; each prints a table and wri
 
 gpu-check: $(DEV) ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests; status=$$?; [ $$status -eq 5 ] || exit $$status
+
+k8s-check: $(DEV) ## Manifests, alerts, dashboards and runs on Kubernetes, without a cluster
+	$(BIN)/python tests/tiers.py k8s
+
+image-check: ## Build the CPU image with buildah and run it on a read-only root (as root)
+	tests/k8s/image_check.sh
 
 clean: ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

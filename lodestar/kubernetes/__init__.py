@@ -1,0 +1,27 @@
+"""Runs on Kubernetes: submit a configuration as a fleet of its own, watch it, read its logs, cancel it.
+
+    fleet = render(config, Path("k8s/overlays/gpu"), namespace="lodestar")
+    cluster = Cluster.connect("lodestar")
+    submit(cluster, fleet)
+    for status in watch(cluster, config.name): ...
+
+Rendering is kustomize's (``kubectl kustomize``), the API is the official client's; what is ours is what makes a fleet
+belong to one run, and sentences for what goes wrong.
+"""
+
+from lodestar.kubernetes.cluster import Cluster
+from lodestar.kubernetes.fleet import Fleet, render
+from lodestar.kubernetes.runs import FleetStatus, WorkloadStatus, cancel, logs, status, submit, watch
+
+__all__ = [
+    "Cluster",
+    "Fleet",
+    "FleetStatus",
+    "WorkloadStatus",
+    "cancel",
+    "logs",
+    "render",
+    "status",
+    "submit",
+    "watch",
+]

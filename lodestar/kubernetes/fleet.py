@@ -1,0 +1,193 @@
+"""A run's fleet: an overlay's objects, renamed and relabelled so that fleets of several runs live in one namespace.
+
+What an overlay deploys as a long-lived learner becomes a Job here: a submitted run ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lodestar.config import RunConfig, dump
+from lodestar.errors import ConfigError, FailedPrecondition
+
+Manifest = dict[str, Any]
+
+RUN_LABEL = "lodestar.dev/run"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "lodestar"}
+SHARED_KINDS = frozenset({"Namespace", "PersistentVolumeClaim"})
+"""Of the namespace, not of a run: the runs volume holds a folder per run."""
+RETRIES = 20
+"""Failed pods of the learner's Job before it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The objects of one run, in the order in which they are created; the learner's Job is the last."""
+
+    run: str
+    namespace: str
+    objects: tuple[Manifest, ...]
+
+    @property
+    def learner(self) -> Manifest:
+        """The Job that drives the run."""
+        return self.objects[-1]
+
+    def to_yaml(self) -> str:
+        """What ``kubectl apply -f -`` takes."""
+        return yaml.safe_dump_all(self.objects, sort_keys=False)
+
+
+def selector_of(run: str) -> str:
+    """Label selector of everything that a run's submission made."""
+    return ",".join(f"{key}={value}" for key, value in {RUN_LABEL: run, **MANAGED_BY}.items())
+
+
+def render(
+    config: RunConfig,
+    overlay: Path,
+    *,
+    namespace: str = "lodestar",
+    image: str | None = None,
+    shared: Mapping[str, str] | None = None,
+) -> Fleet:
+    """The fleet of a run.
+
+    Args:
+        config: the run; it becomes the ConfigMap that every process reads.
+        overlay: folder of a kustomization, for instance ``k8s/overlays/gpu``.
+        namespace: where the fleet lives; its ``runs`` volume and its secrets are there already.
+        image: in place of the overlay's Lodestar image.
+        shared: role (``reward``, ``reference``) → gRPC target of servers that already serve the run's models; the
+            fleet then has none of its own.
+
+    Raises:
+        FailedPrecondition: kubectl is missing.
+        ConfigError: the overlay cannot be rendered, or is not one of Lodestar's.
+    """
+    shared = dict(shared or {})
+    if unknown := shared.keys() - {"reward", "reference"}:
+        raise ConfigError(
+            "shared", f"{', '.join(sorted(unknown))} belongs to one run; only reward and reference serve several"
+        )
+    objects = [
+        copy.deepcopy(manifest)
+        for manifest in _kustomize(overlay)
+        if manifest["kind"] not in SHARED_KINDS and _component(manifest) not in shared
+    ]
+    _configure(objects, config, shared, overlay)
+    renamed = {
+        m["metadata"]["name"] for m in objects if m["kind"] in ("ConfigMap", "Service", "ServiceAccount", "Deployment")
+    }
+    for manifest in objects:
+        _rename(manifest, renamed, config.name)
+        _relabel(manifest, config.name)
+        manifest["metadata"] |= {"name": f"{manifest['metadata']['name']}-{config.name}", "namespace": namespace}
+        manifest["metadata"]["labels"] = manifest["metadata"].get("labels", {}) | MANAGED_BY | {RUN_LABEL: config.name}
+        if image is not None:
+            _use_image(manifest, image)
+    learners = [m for m in objects if m["kind"] == "StatefulSet" and _component(m) == "learner"]
+    if len(learners) != 1:
+        raise ConfigError(str(overlay), "must deploy one learner as a StatefulSet; take k8s/overlays/gpu as the start")
+    rest = [m for m in objects if m is not learners[0]]
+    return Fleet(config.name, namespace, (*rest, _as_job(learners[0])))
+
+
+def _kustomize(overlay: Path) -> list[Manifest]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise FailedPrecondition(
+            "kubectl is not installed; it renders the manifests (https://kubernetes.io/docs/tasks/tools)"
+        )
+    done = subprocess.run([kubectl, "kustomize", str(overlay)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(str(overlay), f"cannot be rendered: {done.stderr.strip()}")
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def _component(manifest: Manifest) -> str | None:
+    """The role an object belongs to: by its label, else by its name (Service, ServiceAccount, PDB, NetworkPolicy)."""
+    labels = manifest["metadata"].get("labels", {})
+    component = labels.get(COMPONENT_LABEL)
+    return str(component) if component else str(manifest["metadata"]["name"])
+
+
+def _configure(objects: list[Manifest], config: RunConfig, shared: Mapping[str, str], overlay: Path) -> None:
+    """Puts the run and the addresses of its fleet into the two ConfigMaps."""
+    maps = [m["data"] for m in objects if m["kind"] == "ConfigMap"]
+    runs = [data for data in maps if "run.yaml" in data]
+    fleets = [data for data in maps if "POLICY" in data]
+    if len(runs) != 1 or len(fleets) != 1:
+        raise ConfigError(str(overlay), "has no ConfigMap with run.yaml, or none with the fleet's addresses")
+    runs[0]["run.yaml"] = dump(config)
+    fleet = fleets[0]
+    for key, target in fleet.items():
+        scheme, slashes, address = target.rpartition("///")
+        host, colon, port = address.partition(":")
+        fleet[key] = f"{scheme}{slashes}{host}-{config.name}{colon}{port}" if colon else target
+    fleet["RUN"] = config.name
+    fleet.update({role.upper(): target for role, target in shared.items()})
+
+
+def _rename(node: Any, names: Iterable[str], run: str) -> None:
+    """Follows references to the objects that get a new name."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("serviceAccountName", "serviceName") and value in names:
+                node[key] = f"{value}-{run}"
+            elif key in ("configMap", "configMapRef", "configMapKeyRef", "scaleTargetRef") and value["name"] in names:
+                value["name"] = f"{value['name']}-{run}"
+            else:
+                _rename(value, names, run)
+    elif isinstance(node, list):
+        for value in node:
+            _rename(value, names, run)
+
+
+def _relabel(manifest: Manifest, run: str) -> None:
+    """Adds the run to the labels of pods and to every selector of our pods; kube-dns and callers are not ours."""
+    if manifest["kind"] == "NetworkPolicy" and not manifest["spec"]["podSelector"]:
+        manifest["spec"]["podSelector"] = {"matchLabels": {RUN_LABEL: run}}
+    for labels in _label_maps(manifest.get("spec", {})):
+        if any(key.startswith("app.kubernetes.io/") for key in labels):
+            labels[RUN_LABEL] = run
+
+
+def _label_maps(node: Any) -> Iterator[dict[str, str]]:
+    """Every mapping of labels below a node: ``labels``, ``matchLabels`` and a Service's ``selector``."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("labels", "matchLabels") or (key == "selector" and "matchLabels" not in value):
+                yield value
+            yield from _label_maps(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _label_maps(value)
+
+
+def _use_image(manifest: Manifest, image: str) -> None:
+    pod = manifest.get("spec", {}).get("template", {}).get("spec", {})
+    for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+        if container["image"].split(":")[0].rsplit("/", 1)[-1].startswith("lodestar"):
+            container["image"] = image
+
+
+def _as_job(stateful_set: Manifest) -> Manifest:
+    """The learner as a Job: it ends with the run, and a new pod starts only when the old one is gone."""
+    template = stateful_set["spec"]["template"]
+    template["spec"]["restartPolicy"] = "OnFailure"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": stateful_set["metadata"],
+        "spec": {"backoffLimit": RETRIES, "podReplacementPolicy": "Failed", "template": template},
+    }

@@ -1,0 +1,100 @@
+"""What goes wrong on a cluster, as sentences that say what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, Unavailable
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns the client's exceptions into Lodestar's; ``doing`` completes "could not …"."""
+    try:
+        yield
+    except ConfigException as error:
+        raise Unavailable(
+            f"no cluster is configured ({error}); set KUBECONFIG, or run kubectl config use-context"
+        ) from error
+    except ApiException as error:
+        raise explain(error, doing) from error
+    except HTTPError as error:
+        raise Unavailable(
+            f"could not {doing}: the cluster cannot be reached ({error}); check kubectl cluster-info"
+        ) from error
+
+
+def explain(error: ApiException, doing: str) -> LodestarError:
+    """The error that an answer of the API server becomes."""
+    said = _message(error)
+    start = f"could not {doing}: "
+    match error.status:
+        case 401:
+            return FailedPrecondition(f"{start}the cluster does not know you ({said}); log in again")
+        case 403 if "exceeded quota" in said:
+            return FailedPrecondition(f"{start}{said}; free something, ask for more quota, or submit a smaller overlay")
+        case 403:
+            return FailedPrecondition(f"{start}{said}; ask the cluster's administrator for that right")
+        case 404:
+            return FailedPrecondition(f"{start}{said}; is the namespace the one that Lodestar was set up in?")
+        case 409:
+            return FailedPrecondition(f"{start}{said}; cancel that run first, or give this one another name")
+        case 400 | 422:
+            return InvalidArgument("", f"{start}{said}; the overlay does not fit this cluster's version or policies")
+        case _:
+            return Unavailable(f"{start}the API server answers {error.status} ({said}); try again")
+
+
+def _message(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def pod_problem(pod: Any) -> str | None:
+    """Why a pod (V1Pod) does not run, and what to do; None while nothing is wrong."""
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False" and condition.reason == "Unschedulable":
+            return _unschedulable(condition.message or "")
+    statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
+    images = {c.name: c for c in (*(pod.spec.init_containers or ()), *pod.spec.containers)}
+    for status in statuses:
+        problem = _container_problem(status, images[status.name])
+        if problem:
+            return problem
+    return None
+
+
+def _unschedulable(message: str) -> str:
+    if "Insufficient nvidia.com/gpu" in message:
+        return f"no node has a free GPU ({message}); add GPU nodes, free some, or submit an overlay with fewer replicas"
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return f"its volume is not there ({message}); is there a storage class for ReadWriteMany?"
+    return f"cannot be scheduled ({message}); add nodes or ask for less"
+
+
+def _container_problem(status: Any, container: Any) -> str | None:
+    waiting, ended = status.state.waiting, status.state.terminated or status.last_state.terminated
+    if ended is not None and ended.reason == "OOMKilled":
+        limit = (container.resources.limits or {}).get("memory", "none")
+        return f"{status.name} ran out of memory (limit {limit}); raise the limit or make batches and cache smaller"
+    if waiting is None:
+        return None
+    match waiting.reason:
+        case "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName":
+            return f"image {container.image} cannot be pulled ({waiting.message}); push it, or set --image"
+        case "CreateContainerConfigError":
+            return f"{status.name} cannot start ({waiting.message}); create what is missing, see docs/operations.md"
+        case "CrashLoopBackOff":
+            code = ended.exit_code if ended is not None else "unknown"
+            return f"{status.name} keeps ending with exit status {code}; lodestar logs says why"
+        case _:
+            return None
