@@ -13,7 +13,7 @@ DEV := $(VENV)/.dev
 PROTOS := $(wildcard proto/lodestar/v1/*.proto)
 
 help: ## List these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## A tiny model learns from preferences through five services, in five minutes
 	$(BIN)/lodestar demo
