@@ -34,7 +34,7 @@ STEPS, BATCH, WORKERS = 4, 3, 2
 EVENTS = (
     "take", "take", "take", "finish", "finish", "finish", "finish twice", "finish stale", "fail", "release",
     "work", "work", "work", "work", "heartbeat", "die", "expire", "learn", "learn", "learn", "learn",
-    "lose everything", "checkpoint", "learner dies",
+    "lose everything", "checkpoint", "learner dies", "poison",
 )  # fmt: skip
 _runs = itertools.count()
 
@@ -139,6 +139,12 @@ class History:
             worker, claim = self.claims.pop(which % len(self.claims))
             await worker.fail(claim, "bad prompt")
 
+    async def poison(self, which: int) -> None:
+        """Every ticket that is free fails for good."""
+        for _ in range(2):
+            for claim in await self.workers[which % WORKERS].take(10, 0):
+                await self.workers[which % WORKERS].fail(claim, "bad prompt")
+
     async def release(self, which: int) -> None:
         if self.claims:
             worker, claim = self.claims.pop(which % len(self.claims))
@@ -167,7 +173,9 @@ class History:
         if self.step == STEPS:
             return
         looks = iter([True])
-        if self.collector.collect(self.step, lambda _: next(looks, False)) is not None:
+        rollouts = self.collector.collect(self.step, lambda _: next(looks, False))
+        if rollouts is not None:
+            assert {rollout.version.incarnation for rollout in rollouts} == {self.incarnation}
             self.ledger.append(self.collector.settle(self.step))
             self.step += 1
 
