@@ -109,6 +109,10 @@ ROLLOUT_SECONDS = Histogram(
     "lodestar_rollout_seconds", "A worker's time on one ticket, by stage.", ["stage"], buckets=SHORT
 )
 ROLLOUTS = Counter("lodestar_rollouts", "Tickets a worker ended, by how.", ["outcome"])
+ROLLOUT_CALLS = Counter(
+    "lodestar_rollout_calls", "Calls to other services that a worker got an answer to.", ["service"]
+)
+ROLLOUT_TOKENS = Counter("lodestar_rollout_tokens", "Response tokens of the rollouts that a worker made.")
 ROLLOUT_RETRIES = Counter(
     "lodestar_rollout_retries",
     "Calls a worker made again because a service was away, late or full. Steady: look at that service's replicas.",
@@ -124,6 +128,7 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+TOKENS_TRAINED = Counter("lodestar_tokens_trained", "Response tokens that PPO trained on, each batch once.")
 CHECKPOINTS = Counter("lodestar_checkpoints", "Checkpoints written.")
 CHECKPOINT_STEP = Gauge("lodestar_checkpoint_step", "PPO step of the newest checkpoint: what a crash falls back to.")
 

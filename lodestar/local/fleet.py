@@ -21,6 +21,10 @@ from lodestar.local.processes import OWN_ERRORS, Child, Processes
 from lodestar.local.telemetry import Counters, scrape
 
 Role = Literal["policy", "reward", "reference", "learner", "rollout"]
+RPCS = ("lodestar_rpcs_total", "lodestar_rollout_calls_total")
+"""Calls answered; a worker answers none and counts those it made."""
+TOKENS = tuple(f"lodestar_{name}_total" for name in ("tokens_in", "tokens_out", "tokens_trained", "rollout_tokens"))
+"""Each service counts what passed through it."""
 READY_SECONDS = 120.0
 MAX_RESTARTS = 5
 HEALTHY_SECONDS = 60.0
@@ -165,8 +169,8 @@ class Fleet:
                 continue
             service.counters.update(samples)
             row = service.row
-            row.rpcs = service.counters.total("lodestar_rpcs_total")
-            row.tokens = service.counters.total("lodestar_tokens_in_total", "lodestar_tokens_out_total")
+            row.rpcs = service.counters.total(*RPCS)
+            row.tokens = service.counters.total(*TOKENS)
             if service.role in ("policy", "learner"):
                 step = service.counters.present("lodestar_weight_step")
                 row.weight_step = None if step is None else int(step)

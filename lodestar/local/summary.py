@@ -28,7 +28,10 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
         "best_of_n": {n: rate["value"] for n, rate in baseline["best_of_n"].items()},
         "reward": {"before": baseline["reward_before"], "after": evaluation["reward_after"]},
         "kl": steps[-1]["kl_sequence"],
-        "reward_model": {"accuracy": card["accuracy"]["value"], **{k: card["accuracy"][k] for k in ("low", "high", "n")}},
+        "reward_model": {
+            "accuracy": card["accuracy"]["value"],
+            **{k: card["accuracy"][k] for k in ("low", "high", "n")},
+        },
         "steps": len(steps),
         "wall_seconds": round(sum(seconds.values()), 3),
         "seconds": seconds,
@@ -45,8 +48,8 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
 
 def rollouts(steps: list[dict[str, Any]]) -> dict[str, int]:
     """How the issued tickets ended, over all steps of the lineage."""
-    outcomes = ("issued", "trained", "failed", "superseded", "duplicates_refused")
-    return {outcome: sum(step["tickets"][outcome] for step in steps) for outcome in outcomes}
+    tickets = steps[-1]["tickets"]  # counted from the run's beginning, over all starts of the learner
+    return {name: tickets[name] for name in ("issued", "trained", "failed", "superseded", "duplicates_refused")}
 
 
 def versions() -> dict[str, str]:

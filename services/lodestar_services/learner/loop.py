@@ -126,6 +126,7 @@ class LearnerLoop:
         """The step counts from here on, as far as the next checkpoint carries it."""
         tokens = sum(len(sample.token_ids) for rollout in rollouts for sample in rollout.samples)
         figures["tokens_per_second"] = tokens / seconds
+        metrics.TOKENS_TRAINED.inc(tokens)
         settled = self._collector.settle(self._step - 1)
         row = {
             "step": self._step,

@@ -172,11 +172,14 @@ async def _patiently(service: str, call: Callable[[], Awaitable[T]]) -> T:
     pause = FIRST_PAUSE_SECONDS
     while True:
         try:
-            return await call()
+            answer = await call()
         except PATIENT as error:
             metrics.ROLLOUT_RETRIES.labels(service).inc()
             log.log(
                 logging.DEBUG if pause == FIRST_PAUSE_SECONDS else logging.INFO, "%s: %s; trying again", service, error
             )
+        else:
+            metrics.ROLLOUT_CALLS.labels(service).inc()
+            return answer
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -92,6 +92,7 @@ class RolloutWorker:
         ended = time.perf_counter()
         metrics.ROLLOUT_SECONDS.labels("generate").observe(generated - began)
         metrics.ROLLOUT_SECONDS.labels("score").observe(ended - generated)
+        metrics.ROLLOUT_TOKENS.inc(sum(len(completion.token_ids) for completion in generation.completions))
         return Rollout(
             ticket=ticket,
             version=generation.model.version,
