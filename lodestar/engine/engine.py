@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from itertools import count
@@ -23,17 +23,20 @@ from lodestar.config import PolicyConfig
 from lodestar.engine.blocks import block_hashes
 from lodestar.engine.cache import CacheShape, KVCache
 from lodestar.engine.limits import Limits
+from lodestar.engine.pages import PagedCache
 from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
-from lodestar.engine.sequence import Plan, Purpose, Request, Sequence
+from lodestar.engine.sequence import Chunk, Plan, Purpose, Request, Sequence
 from lodestar.engine.slabs import SlabCache
 from lodestar.engine.text import StopChecker
 from lodestar.errors import ModelError, ResourceExhausted
+from lodestar.model.attention import NAME as ATTENTION
 from lodestar.model.loading import named_tensors, tokenizer_hash
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.records import FinishReason, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
+START = WeightVersion("", 0, "")
 TRAINING_PRIORITY = 1.0
 """Seconds by which outside callers are ahead of training rollouts in the line."""
 
@@ -63,15 +66,24 @@ class Engine:
         config: PolicyConfig,
         *,
         deterministic: bool = False,
-        version: WeightVersion,
+        version: WeightVersion = START,
         device: torch.device | str = "cpu",
+        paged: bool | None = None,
     ) -> None:
         """``model`` runs on our attention (lodestar.model.loading); adapters are merged already.
 
+        ``paged`` chooses the KV cache: pages or slabs; pages on a GPU and slabs on a CPU unless told otherwise.
+
         Raises:
-            ModelError: the KV cache cannot hold what the model's layers keep, or deterministic without float32.
+            ModelError: the model runs on other attention, the KV cache cannot hold what its layers keep, or
+                deterministic is asked for without float32 or with pages.
         """
         device = torch.device(device)
+        if model.config._attn_implementation != ATTENTION:
+            raise ModelError(
+                f"{type(model).__name__} runs on {model.config._attn_implementation} attention, not on Lodestar's; "
+                "load it with lodestar.model.loading.load_causal_lm"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
@@ -80,7 +92,8 @@ class Engine:
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         self.eos_ids = _eos_ids(model, tokenizer)
         self._device = device
-        self._cache = _make_cache(model, config, deterministic)
+        paged = device.type != "cpu" if paged is None else paged
+        self._cache = _make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
         self._runner = ModelRunner(
             model, self._cache, Sampler(self.eos_ids, device), deterministic=deterministic, device=device
         )
@@ -238,25 +251,65 @@ class Engine:
         """Whether no sequence is between its first and last token."""
         return not self.scheduler.running and not any(request.started for request in self._requests.values())
 
-    def swap(self, tensors: Mapping[str, Tensor], version: WeightVersion) -> None:
+    def swap(
+        self, tensors: Mapping[str, Tensor], version: WeightVersion, verify: Callable[[Engine], None] | None = None
+    ) -> None:
         """Copy new weights in place and forget cached prefixes. No tensors: the same weights under another name.
 
+        ``verify`` looks at the engine with its new weights; when it raises, the old ones come back.
+
         Raises:
-            ModelError: names or shapes are not the model's; nothing was changed.
+            ModelError: names or shapes are not the model's; nothing was changed. Also what ``verify`` raises.
         """
         started = time.monotonic()
         if tensors:
             weights = named_tensors(self.model)
             _check_weights(weights, tensors)
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    weights[name].copy_(tensor)
-            self._runner.refresh()
-            self._cache.forget_prefixes()
+            previous = {name: tensor.clone() for name, tensor in weights.items()} if verify else {}
+            self._copy_in(tensors)
+            if verify is not None:
+                try:
+                    verify(self)
+                except BaseException:
+                    self._copy_in(previous)
+                    raise
             self.swap_seconds = time.monotonic() - started
             metrics.WEIGHT_SWAP_SECONDS.observe(self.swap_seconds)
         self.version = version
         metrics.WEIGHT_STEP.set(version.step)
+
+    def _copy_in(self, tensors: Mapping[str, Tensor]) -> None:
+        weights = named_tensors(self.model)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                weights[name].copy_(tensor)
+        self._runner.refresh()
+        self._cache.forget_prefixes()
+
+    def replay(self, scored: Scored) -> list[float]:
+        """Log-probs of a completion through the serving path itself: prefill, then one decode step per token.
+
+        Raises:
+            ResourceExhausted: running sequences leave no room in the cache.
+        """
+        known, ids = scored.prompt_tokens, list(scored.token_ids)
+        request = Request(next(self._ids), scored.token_ids[:known], SamplingParams(len(ids) - known), seed=0)
+        sequence = Sequence(next(self._ids), request, 0, ids[:known])
+        if not self._cache.has_room(len(ids)):
+            raise ResourceExhausted("the running sequences leave no room in the KV cache to replay a completion")
+        self._cache.open(sequence, len(ids), ())
+        logprobs = []
+        try:
+            chunks = [Chunk(sequence, 0, known - 1)] if known > 1 else []
+            for end in range(known, len(ids)):
+                sequence.tokens = ids[:end]
+                logits_V = self._runner.logits(Plan(self._cache.order([sequence]), chunks))[0]
+                sequence.computed = end
+                logprobs.append(float(logits_V.log_softmax(-1)[ids[end]]))
+                chunks = []
+        finally:
+            self._cache.close(sequence)
+        return logprobs
 
     @torch.inference_mode()
     def logprobs(
@@ -323,14 +376,22 @@ def check_room(waiting: int, samples: int, max_waiting: int) -> None:
         )
 
 
-def _make_cache(model: Any, config: PolicyConfig, deterministic: bool) -> KVCache:
+def _make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: bool, device: torch.device) -> KVCache:
     shape = CacheShape.of(model)
-    if deterministic and shape.dtype != torch.float32:
-        raise ModelError(f"deterministic needs float32 weights, and the model is {shape.dtype}")
+    if deterministic and (shape.dtype != torch.float32 or paged):
+        raise ModelError(f"deterministic needs float32 weights on a CPU, and the model is {shape.dtype} on {device}")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.kv_cache_tokens
+    if paged:
+        return PagedCache(
+            shape,
+            capacity=context,
+            total_tokens=config.kv_cache_tokens,
+            block_tokens=config.block_tokens,
+            device=device,
+        )
     return SlabCache(
         shape,
-        slots=config.max_sequences,
+        slots=config.max_sequences + 1,  # one more than run, for replay
         capacity=context,
         total_tokens=config.kv_cache_tokens,
         block_tokens=config.block_tokens,

@@ -154,11 +154,17 @@ class AsyncEngine:
         return results
 
     # --- weights and control -----------------------------------------------------------------------------------
-    async def swap(self, tensors: Mapping[str, Tensor], version: WeightVersion) -> None:
+    async def swap(
+        self,
+        tensors: Mapping[str, Tensor],
+        version: WeightVersion,
+        verify: Callable[[Engine], None] | None = None,
+    ) -> None:
         """Serve these weights from the next step on; returns when they are served.
 
         With ``policy.swap: drain`` started requests are finished first and the others wait; with ``continue`` they go
-        on with the new weights, each token stamped. No tensors: the present weights get this version's name.
+        on with the new weights, each token stamped. No tensors: the present weights get this version's name. When
+        ``verify``, run on the engine's thread with the new weights, raises, the old ones come back.
 
         Raises:
             ModelError: the tensors are not this model's; the present ones stay.
@@ -166,7 +172,7 @@ class AsyncEngine:
         """
         async with self._swapping:
             self._check_open()
-            swap = _Command(lambda: self._engine.swap(tensors, version))
+            swap = _Command(lambda: self._engine.swap(tensors, version, verify))
             self._commands.put(_Command(lambda: self._begin_swap(swap, bool(tensors))))
             await asyncio.wrap_future(swap.done)
             self._swapped.set()

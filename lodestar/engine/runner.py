@@ -40,13 +40,15 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
         """Compute the plan's rows, write their keys and values, and sample a token for every decode row."""
+        logits_BV = self.logits(plan)
+        return self._sampler.sample(logits_BV, plan.decode) if plan.decode else Sampled([], [], [], {})
+
+    @torch.inference_mode()
+    def logits(self, plan: Plan) -> Tensor:
+        """Compute the plan's rows; logits of the decode rows in float32 [B, V], padding rows after them."""
         hidden_TH = self._forward(plan)
-        rows = len(plan.decode)
-        if not rows:
-            return Sampled([], [], [], {})
-        padded = -(-rows // self._multiple) * self._multiple
-        logits_BV = torch.nn.functional.linear(hidden_TH[:padded].float(), self._head_weight, self._head_bias)
-        return self._sampler.sample(logits_BV, plan.decode)
+        padded = -(-len(plan.decode) // self._multiple) * self._multiple
+        return torch.nn.functional.linear(hidden_TH[:padded].float(), self._head_weight, self._head_bias)
 
     def _forward(self, plan: Plan) -> Tensor:
         tokens = [sequence.tokens[-1] for sequence in plan.decode]

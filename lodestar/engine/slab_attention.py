@@ -136,7 +136,8 @@ class SlabAttention:
             scores_BMGL = torch.matmul(q_BMGD * scale, keys_BMLD.transpose(2, 3))
             if mask is not None:
                 scores_BMGL += mask
-            out_BMGD = torch.matmul(scores_BMGL.softmax(-1), values_BMLD)
+            weights_BMGL = scores_BMGL.softmax(-1, dtype=torch.float32).to(values_BMLD.dtype)
+            out_BMGD = torch.matmul(weights_BMGL, values_BMLD)
         out_BND = out_BMGD.flatten(1, 2)
         return out_BND if group.within is None else out_BND.index_select(0, group.within)
 

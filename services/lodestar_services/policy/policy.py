@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -178,17 +179,18 @@ class Policy:
             following.result()
 
     async def apply(self, manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
-        """Serve a verified version; without tensors the weights held are the version's already.
+        """Serve a version; without tensors the weights held are the version's already.
 
         Raises:
-            ModelError: another tokenizer's weights, or tensors that are not this model's.
+            ModelError: another tokenizer's weights, tensors that are not this model's, or a served model that does not
+                say what the learner's says. The weights held before are served on.
         """
         if manifest.tokenizer_hash and manifest.tokenizer_hash != self.tokenizer_hash:
             raise ModelError(
                 f"weights of step {manifest.version.step} belong to tokenizer {manifest.tokenizer_hash[:12]}, "
                 f"this server's is {self.tokenizer_hash[:12]}"
             )
-        await self.engine.swap(tensors or {}, manifest.version)
+        await self.engine.swap(tensors or {}, manifest.version, partial(_verify, manifest))
 
     async def load_version(self, version: WeightVersion, seconds: float) -> None:
         """Return once exactly this version is served; the learner must announce it.
@@ -209,3 +211,26 @@ class Policy:
     async def status(self) -> EngineStatus:
         """How full the engine is."""
         return await self.engine.status()
+
+
+def _verify(manifest: WeightManifest, engine: Engine) -> None:
+    """Whether the live tensors are the manifest's, and the serving path gives the learner's log-probs.
+
+    Raises:
+        ModelError: they differ.
+    """
+    live = weights_digest(tensor_digests(engine.model))
+    if live != manifest.version.digest:
+        raise ModelError(
+            f"weights of step {manifest.version.step}: the tensors in memory hash to {live[:12]}, "
+            f"announced was {manifest.version.digest[:12]}"
+        )
+    probe = manifest.probe
+    if probe is not None:
+        served = engine.replay(probe.scored)
+        worst = max(abs(ours - theirs) for ours, theirs in zip(served, probe.logprobs, strict=True))
+        if not worst <= probe.tolerance:
+            raise ModelError(
+                f"weights of step {manifest.version.step}: served log-probs differ from the learner's by {worst:.2g} "
+                f"on its probe, more than {probe.tolerance:.2g}"
+            )
