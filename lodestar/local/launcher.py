@@ -165,6 +165,7 @@ class Launcher:
         redis_folder = self._folder.root / "redis"
         shutil.rmtree(redis_folder, ignore_errors=True)  # transport, never the truth: a new start needs none of it
         with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, redis_folder, ignore_errors=True)
             if self._config.queue.url is None:
                 self._redis = stack.enter_context(RedisServer(redis_folder))
             url = self._redis.url if self._redis else self._config.queue.url
@@ -172,7 +173,6 @@ class Launcher:
             fleet = Fleet(self._processes, self._config, self._folder, self._board, url, self._log.restarted)
             stack.callback(lambda: fleet.stop(hurry=self._hurry))
             yield fleet
-        shutil.rmtree(redis_folder, ignore_errors=True)
 
     def _serve_and_learn(self, fleet: Fleet, left: list[str]) -> None:
         ppo_done = "ppo" not in left

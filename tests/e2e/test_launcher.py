@@ -1,0 +1,146 @@
+"""`lodestar run`, from data to report, as a person runs it: real processes, a real Redis, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+LODESTAR = Path(sys.executable).with_name("lodestar")
+TINY = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 200, "max_prompt_tokens": 48},
+    "model": {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "context_tokens": 128}},
+    "sft": {"epochs": 1.0, "evaluations_per_epoch": 1},
+    "reward_model": {"epochs": 1.0, "evaluations_per_epoch": 1},
+    "ppo": {"steps": 4, "batch": 16, "max_tokens": 24, "epochs": 2},
+    "evaluation": {"prompts": 24, "best_of": [2], "watch_every": 2, "watch_prompts": 8},
+    "learner": {"checkpoint_every": 1},
+}
+FIELDS = {
+    "win_rate": {"value", "low", "high", "n", "judge"},
+    "best_of_n": {"2"},
+    "reward": {"before", "after"},
+    "kl": None,
+    "reward_model": {"accuracy", "low", "high", "n"},
+    "steps": None,
+    "wall_seconds": None,
+    "seconds": {"data", "sft", "reward", "baseline", "ppo", "evaluation"},
+    "response_tokens_per_second": None,
+    "rollouts": {"issued", "trained", "failed", "superseded", "duplicates_refused"},
+    "services": None,
+    "seed": None,
+    "versions": None,
+}
+SERVICES = ["learner-0", "policy-0", "reference-0", "reward-0", "rollout-0"]
+
+
+def _config(folder: Path, **ppo: object) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "runs_dir": str(folder), "ppo": {**TINY["ppo"], **ppo}}))  # type: ignore[dict-item]
+    return path
+
+
+def _start(*arguments: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [LODESTAR, "run", *arguments, "--plain"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _until_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= step):
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.02)
+
+
+def _descendants(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(found) >= 8, "fork server, Redis, five services and the weights server"
+    return found
+
+
+def _all_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _temporary_files() -> set[str]:
+    return {path.name for path in Path("/tmp").iterdir() if path.name.startswith(("pymp", "tmp", "redis", "lodestar"))}
+
+
+@pytest.mark.timeout(150)
+def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(tmp_path: Path) -> None:
+    config, run = _config(tmp_path), tmp_path / "tiny"
+    before = _temporary_files()
+
+    with _start(config) as interrupted:
+        _until_step(run, 1)
+        processes = _descendants(interrupted)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=30)
+    assert interrupted.returncode == 128 + signal.SIGINT
+    assert "--resume goes on" in said
+    _all_gone(processes)
+    assert not (run / "redis").exists()
+
+    with _start(_config(tmp_path, steps=5), "--resume") as changed:
+        _, said = changed.communicate(timeout=30)
+    assert changed.returncode == 2
+    assert "ppo.steps (was 4, is 5)" in said
+
+    with _start(_config(tmp_path), "--resume") as killed:
+        _until_step(run, 2)
+        processes = _descendants(killed)
+        killed.kill()
+    _all_gone(processes)
+
+    with _start(config, "--resume") as finished:
+        told, said = finished.communicate(timeout=60)
+    assert finished.returncode == 0, said
+    assert "sft: starts" not in told
+    assert "win rate" in told
+    assert _temporary_files() <= before
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary.keys() == FIELDS.keys()
+    for name, fields in FIELDS.items():
+        assert fields is None or set(summary[name]) == fields, name
+    assert summary["steps"] == 4
+    assert summary["rollouts"]["trained"] == 4 * 16
+    assert sorted(service["name"] for service in summary["services"]) == SERVICES
+    assert len({service["pid"] for service in summary["services"]}) == 5
+    assert all(service["rpcs"] > 0 and service["tokens"] > 0 for service in summary["services"]), summary["services"]
+    assert (run / "report.html").stat().st_size > 1_000_000
+    assert len((run / "samples.jsonl").read_text().splitlines()) == 24
+    assert not list((run / "services").iterdir())
+
+
+def test_port_and_folder_conflicts_are_told_in_a_sentence(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    with _start(config) as first:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "tiny" / "config.yaml").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with _start(config, "--resume") as second:
+            _, said = second.communicate(timeout=20)
+        assert second.returncode == 2
+        assert f"another launcher (pid {first.pid})" in said
+        first.terminate()
+        first.communicate(timeout=30)
+    assert first.returncode == 128 + signal.SIGTERM
