@@ -19,7 +19,7 @@ from rich.text import Text
 from lodestar.local.board import Board, Message, ServiceRow
 
 BARS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 28
+SPARK_WIDTH = 22
 PLAIN_SECONDS = 5.0
 """Plain lines about a stage's progress come this often at most."""
 STAGE_MARKS = {
@@ -165,8 +165,8 @@ class Page:
         board, status = self._board, self._board.status
         assert status is not None
         table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
-        table.add_column(width=13, style="bright_black")
-        table.add_column(width=14, justify="right")
+        table.add_column(width=9, style="bright_black")
+        table.add_column(width=9, justify="right")
         table.add_column(width=SPARK_WIDTH, style="cyan")
         table.add_column(style="bright_black")
         left = f"{clock(status.eta_seconds)} left" if status.step and status.state not in ("finished", "failed") else ""
@@ -203,6 +203,7 @@ class Page:
     def _services(self) -> Table:
         table = Table(
             box=box.SIMPLE_HEAD,
+            show_edge=False,
             header_style="bright_black",
             border_style="bright_black",
             pad_edge=False,
