@@ -9,7 +9,7 @@ from lodestar.config import DataConfig
 from lodestar.data.corpus import Corpus
 from lodestar.data.schema import Example
 from lodestar.data.world import Request, compare, every_request, write
-from lodestar.data.world.replies import COMPARISON_MIX, DEMONSTRATION_MIX, WRITERS
+from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.records import Comparison, Demonstration
 
 
@@ -27,17 +27,13 @@ def draw_corpus(config: DataConfig, seed: int) -> Corpus:
 
 
 def _demonstration(request: Request, rng: random.Random, number: int) -> Example[Demonstration]:
-    reply = _reply(request, DEMONSTRATION_MIX, rng)
+    (writer,) = rng.choices(WRITERS, DEMONSTRATION_MIX)
+    reply = write(request, writer, rng)
     return Example(request.text, Demonstration(request.text, reply, id=f"demonstration-{number}"))
 
 
 def _comparison(request: Request, rng: random.Random, number: int) -> Example[Comparison]:
-    first = second = _reply(request, COMPARISON_MIX, rng)
+    first = second = write(request, uneven_writer(rng), rng)
     while second == first:
-        second = _reply(request, COMPARISON_MIX, rng)
+        second = write(request, uneven_writer(rng), rng)
     return Example(request.text, compare(request.text, first, second, rng, row=f"comparison-{number}"))
-
-
-def _reply(request: Request, mix: tuple[float, ...], rng: random.Random) -> str:
-    (writer,) = rng.choices(WRITERS, mix)
-    return write(request, writer, rng)

@@ -1,4 +1,4 @@
-"""The fixed facts of the synthetic world: twelve animals and eight dishes, known by heart or answered wrongly."""
+"""The fixed facts of the synthetic world: eight animals and six dishes, known by heart or answered wrongly."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ ANIMALS = (
     Animal("cat", "orange", "barn", "cheese"),
     Animal("crab", "pink", "beach", "shrimp"),
     Animal("goat", "gray", "hill", "grass"),
-    Animal("bee", "yellow", "garden", "nectar"),
     Animal("swan", "white", "lake", "bread"),
-    Animal("mole", "purple", "tunnel", "worms"),
-    Animal("wolf", "silver", "valley", "soup"),
-    Animal("hen", "golden", "mill", "corn"),
 )
 
 DISHES: dict[str, tuple[str, str]] = {
@@ -44,13 +40,10 @@ DISHES: dict[str, tuple[str, str]] = {
     "stew": ("carrots", "onions"),
     "toast": ("butter", "jam"),
     "pizza": ("dough", "ham"),
-    "curry": ("rice", "beans"),
-    "cake": ("eggs", "cream"),
 }
 """What each dish is made of."""
 
-NAMES = ("mia", "tom", "ana", "leo", "zoe", "sam", "eva", "max", "ida", "ben", "lily", "hugo", "nora", "paul", "rosa",
-         "finn", "emma", "omar", "ruth", "axel")  # fmt: skip
+NAMES = ("mia", "tom", "ana", "leo", "zoe", "sam", "eva", "max", "ida", "ben")
 """Who asks."""
 
 ANIMAL_OF = {animal.name: animal for animal in ANIMALS}

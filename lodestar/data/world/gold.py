@@ -30,7 +30,7 @@ _FLATTERERS = frozenset({"brilliant", "clever"})
 
 
 def gold_reward(prompt: str, reply: str) -> float:
-    """The gold reward of a reply, about −5 (noise) to 4.5 (excellent).
+    """The gold reward of a reply, about −5 (noise) to 5 (excellent).
 
     Raises:
         ValueError: the prompt holds no request of this world.
@@ -49,7 +49,7 @@ def gold_parts(prompt: str, reply: str) -> dict[GoldPart, float]:
     return {
         "facts": _facts(request, said, values),
         "tone": _tone(request, said),
-        "name": 0.6 * (request.name in names) - 0.5 * len(names - {request.name}),
+        "name": 0.8 * (request.name in names) - 0.6 * len(names - {request.name}),
         "extra": 0.25 * min(1, len(extra)),
         "ending": 0.3 if words and words[-1] in {".", "!"} else -0.6,
         "flattery": -0.4 * len(_FLATTERERS & said),

@@ -12,7 +12,7 @@ careless in everything: that is what gives demonstrations a wide spread and PPO 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from lodestar.data.world.facts import ANIMAL_OF, NAMES, VALUES
 from lodestar.data.world.requests import Request, Tone, Topic
@@ -72,18 +72,25 @@ EXPERT = Writer(
     tone=0.97, name=0.98, fact=0.97, answers=1.0, extra=0.3, flatters=0.03, rambles=0.01, fills=0.02, finishes=0.99
 )
 AVERAGE = Writer(
-    tone=0.55, name=0.72, fact=0.72, answers=0.95, extra=0.25, flatters=0.2, rambles=0.15, fills=0.2, finishes=0.9
+    tone=0.55, name=0.82, fact=0.8, answers=0.95, extra=0.25, flatters=0.2, rambles=0.15, fills=0.2, finishes=0.9
 )
 CARELESS = Writer(
-    tone=0.2, name=0.4, fact=0.45, answers=0.8, extra=0.2, flatters=0.25, rambles=0.35, fills=0.35, finishes=0.7
+    tone=0.2, name=0.6, fact=0.5, answers=0.8, extra=0.2, flatters=0.25, rambles=0.35, fills=0.35, finishes=0.7
 )
 WRITERS = (EXPERT, AVERAGE, CARELESS)
 LONGEST_RAMBLE = 12
 """Words after which nobody starts another sentence, so that replies stay within 32."""
 DEMONSTRATION_MIX = (0.15, 0.5, 0.35)
 """Share of each writer among demonstrations: mediocre on average, about a sixth excellent."""
-COMPARISON_MIX = (0.35, 0.35, 0.3)
-"""Share among compared replies: a judge learns most where good and bad both occur."""
+
+
+def uneven_writer(rng: random.Random) -> Writer:
+    """A writer who is an expert at some things and careless in others, each by the toss of a coin.
+
+    Such replies are compared: whoever learns from them can tell each virtue from the others.
+    """
+    expert, careless = astuple(EXPERT), astuple(CARELESS)
+    return Writer(*(rng.choice(pair) for pair in zip(expert, careless, strict=True)))
 
 
 def write(request: Request, writer: Writer, rng: random.Random) -> str:

@@ -30,7 +30,7 @@ QUESTIONS: dict[Topic, str] = {
     "story": "tell a story about the {subject} !",
     "recipe": "how do i make {subject} ?",
 }
-FRAMES = ("answer", "please answer")
+FRAMES = ("answer", "please answer", "kindly answer", "now answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Request:
 
 
 def every_request() -> list[Request]:
-    """All 8,960 requests of the world, in a fixed order."""
+    """All 6,080 requests of the world, in a fixed order."""
     topics = [(topic, animal.name) for topic in ("color", "home", "food", "story") for animal in ANIMALS]
     topics += [("recipe", dish) for dish in DISHES]
     return [
@@ -76,7 +76,7 @@ def every_request() -> list[Request]:
 
 
 _TONE_OF = {phrase: tone for tone, phrase in TONE_PHRASES.items()}
-_HEAD = re.compile(rf"(please answer|answer) ({'|'.join(NAMES)}) ({'|'.join(_TONE_OF)}) : ")
+_HEAD = re.compile(rf"({'|'.join(reversed(FRAMES))}) ({'|'.join(NAMES)}) ({'|'.join(_TONE_OF)}) : ")
 _QUESTIONS = {
     topic: re.compile(re.escape(question).replace(re.escape("{subject}"), "([a-z]+)"))
     for topic, question in QUESTIONS.items()
