@@ -102,7 +102,7 @@ def _attention_cases(dtype: str, size: int, dim: int, every_candidate: bool) -> 
     shape = {"GROUP": 4, "D": dim, "BLOCK_D": flash.padded_dim(dim)}
     for windowed in (False, True):
         mask = shape | {"CAUSAL": True, "WINDOWED": windowed, "PRECISION": flash.PRECISION}
-        key = (shape["BLOCK_D"], size, True, windowed)
+        key = (dim, size, True, windowed)
         for name, tuner in (
             ("attention_forward", flash.FORWARD),
             ("attention_key_gradient", flash.KEY_GRADIENT),
@@ -119,7 +119,7 @@ def _paged_cases(dtype: str, size: int, dim: int, every_candidate: bool) -> Iter
     group, page = 8, 16
     shape = {"GROUP": group, "D": dim, "BLOCK_D": flash.padded_dim(dim)}
     for split, tuner in ((split_kv.SPLIT, split_kv.DECODE), (0, split_kv.PREFILL)):
-        for blocks, default in _candidates(tuner, (shape["BLOCK_D"], size, group, page, False), every_candidate):
+        for blocks, default in _candidates(tuner, (dim, size, group, page, False), every_candidate):
             constants = shape | {"BLOCK_M": blocks.rows, "BLOCK_N": blocks.columns, "PAGE": page, "SPLIT": split}
             constants |= {"WINDOWED": False, "PRECISION": flash.PRECISION}
             label = f"D={dim} {blocks.rows}×{blocks.columns} {'decode' if split else 'prefill'}"

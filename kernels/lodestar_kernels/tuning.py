@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ class Tuner:
         times: dict[Blocks, float] = {}
         for blocks in self.candidates(key):
             try:
-                times[blocks] = self.time(lambda blocks=blocks: run(blocks))
+                times[blocks] = self.time(partial(run, blocks))
             except OutOfResources:
                 continue
         self._chosen[key] = min(times, key=lambda blocks: times[blocks])

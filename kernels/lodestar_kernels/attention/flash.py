@@ -25,8 +25,8 @@ PRECISION = "tf32x3"
 
 
 def problem_key(q_TND: Tensor, causal: bool, windowed: bool) -> Key:
-    """What the best blocks depend on: padded head dimension, bytes per element, and the mask."""
-    return (padded_dim(q_TND.shape[2]), q_TND.element_size(), causal, windowed)
+    """What the best blocks depend on: head dimension, bytes per element, and the mask."""
+    return (q_TND.shape[2], q_TND.element_size(), causal, windowed)
 
 
 def padded_dim(dim: int) -> int:
@@ -38,13 +38,15 @@ def padded_dim(dim: int) -> int:
 # dimension 256 excepted. Their order is a guess until a GPU has measured it.
 def forward_candidates(key: Key) -> list[Blocks]:
     """Tiles of queries × blocks of keys for the forward."""
-    dim, size, _, windowed = key
+    dim, size, windowed = padded_dim(int(key[0])), key[1], key[3]
     if interpreted():
         return [Blocks(32, 32)]
     if size == 4:
-        return {128: [Blocks(16, 32, 4, 1)], 256: [Blocks(16, 16, 8, 2)]}.get(int(dim), [Blocks(64, 32, 4, 2)])
+        return {128: [Blocks(16, 32, 4, 1)], 256: [Blocks(16, 16, 8, 2)]}.get(dim, [Blocks(64, 32, 4, 2)])
     if dim == 256:
-        return [Blocks(128, 32, 8, 2), Blocks(64, 32, 4, 2)]
+        return (
+            [Blocks(64, 32, 8, 2), Blocks(64, 32, 4, 2)] if windowed else [Blocks(128, 32, 8, 2), Blocks(64, 32, 4, 2)]
+        )
     if dim == 128:
         return [Blocks(128, 64, 8, 2 if windowed else 3), Blocks(128, 32, 8, 3)]
     return [Blocks(128, 64, 8, 3), Blocks(128, 128, 8, 2), Blocks(64, 64, 4, 3)]
@@ -52,27 +54,29 @@ def forward_candidates(key: Key) -> list[Blocks]:
 
 def key_gradient_candidates(key: Key) -> list[Blocks]:
     """Blocks of queries × tiles of keys for dK and dV."""
-    dim, size = key[:2]
+    dim, size = padded_dim(int(key[0])), key[1]
     if interpreted():
         return [Blocks(32, 32)]
     if size == 4:
-        return [Blocks(16, 16, 8, 1)] if int(dim) >= 128 else [Blocks(32, 32, 4, 1)]
+        return [Blocks(16, 16, 8, 1)] if dim >= 128 else [Blocks(32, 32, 4, 1)]
     if dim == 256:
         return [Blocks(32, 32, 8, 2), Blocks(16, 32, 8, 2)]
     if dim == 128:
-        return [Blocks(32, 128, 8, 2), Blocks(16, 128, 8, 2), Blocks(32, 128, 8, 1)]
+        # Masking a padded dimension or a window costs the last registers.
+        whole = [Blocks(32, 128, 8, 2)] if key[0] == 128 and not key[3] else []
+        return [*whole, Blocks(16, 128, 8, 2), Blocks(32, 128, 8, 1)]
     return [Blocks(32, 128, 8, 2), Blocks(32, 64, 4, 2), Blocks(16, 128, 8, 2)]
 
 
 def query_gradient_candidates(key: Key) -> list[Blocks]:
     """Tiles of queries × blocks of keys for dQ."""
-    dim, size = key[:2]
+    dim, size = padded_dim(int(key[0])), key[1]
     if interpreted():
         return [Blocks(32, 32)]
     if size == 4:
-        return {128: [Blocks(16, 32, 8, 1)], 256: [Blocks(16, 16, 8, 1)]}.get(int(dim), [Blocks(32, 32, 4, 1)])
+        return {128: [Blocks(16, 32, 8, 1)], 256: [Blocks(16, 16, 8, 1)]}.get(dim, [Blocks(32, 32, 4, 1)])
     if dim == 256:
-        return [Blocks(64, 32, 8, 2)]
+        return [Blocks(64, 16, 8, 2)] if key[3] else [Blocks(64, 32, 8, 2), Blocks(64, 16, 8, 2)]
     return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2), Blocks(128, 32, 8, 3)]
 
 

@@ -19,7 +19,7 @@ NO_LIMIT = 1 << 30
 
 def decode_candidates(key: Key) -> list[Blocks]:
     """Rows of packed queries × blocks of keys for few new tokens; memory-bound, so depth matters most."""
-    dim, size, group = key[:3]
+    dim, size, group = padded_dim(int(key[0])), key[1], key[2]
     rows = max(16, triton.next_power_of_2(group))
     if interpreted():
         return [Blocks(rows, 32)]
@@ -32,14 +32,14 @@ def decode_candidates(key: Key) -> list[Blocks]:
 
 def prefill_candidates(key: Key) -> list[Blocks]:
     """Tiles of packed queries × blocks of keys for many new tokens."""
-    dim, size, group = key[:3]
+    dim, size, group = padded_dim(int(key[0])), key[1], key[2]
     least = triton.next_power_of_2(group)
     if interpreted():
         return [Blocks(max(32, least), 32)]
     if size == 4:
         return [Blocks(max(16, least), 16, 8, 1) if dim == 256 else Blocks(max(32, least), 32, 8, 1)]
     if dim == 256:
-        return [Blocks(max(64, least), 32, 4, 2)]
+        return [Blocks(max(64, least), 32, 8, 2), Blocks(max(128, least), 32, 8, 2)]
     return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2)]
 
 
@@ -48,9 +48,9 @@ PREFILL = Tuner("paged-prefill", prefill_candidates)
 
 
 def problem_key(q_TND: Tensor, k_cache_PSMD: Tensor, window: int | None) -> Key:
-    """What the best blocks depend on: padded head dimension, bytes per element, group size, page size, window."""
+    """What the best blocks depend on: head dimension, bytes per element, group size, page size, window."""
     _, page, key_heads, dim = k_cache_PSMD.shape
-    return (padded_dim(dim), q_TND.element_size(), q_TND.shape[1] // key_heads, page, window is not None)
+    return (dim, q_TND.element_size(), q_TND.shape[1] // key_heads, page, window is not None)
 
 
 def decode_queries(group: int) -> int:
