@@ -122,10 +122,16 @@ class Launcher:
         self._processes = processes
         self._hurry = hurry
         self._redis: RedisServer | None = None
+        self._counted = board.started
 
     def run(self) -> None:
         """Every stage that is not done."""
-        left = [row.name for row in self._board.stages if row.state != "kept"]
+        try:
+            self._run([row.name for row in self._board.stages if row.state != "kept"])
+        finally:
+            self._keep_time()
+
+    def _run(self, left: list[str]) -> None:
         for stage in left:
             if stage in STAGES:
                 self._train(stage)
@@ -241,8 +247,15 @@ class Launcher:
         from lodestar.report import write_report
 
         with self._board.running("report"):
+            self._keep_time()
             write_summary(self._config, self._folder, self._log)
             write_report(self._folder)
+
+    def _keep_time(self) -> None:
+        """Adds the wall time since the last call to that of earlier starts."""
+        now = time.monotonic()
+        self._log.record("wall_seconds", self._log.results.get("wall_seconds", 0.0) + now - self._counted)
+        self._counted = now
 
     @contextlib.contextmanager
     def _stage(self, stage: str, outputs: list[Path]) -> Iterator[StageRow]:

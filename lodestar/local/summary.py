@@ -33,7 +33,7 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
             **{k: card["accuracy"][k] for k in ("low", "high", "n")},
         },
         "steps": len(steps),
-        "wall_seconds": round(sum(seconds.values()), 3),
+        "wall_seconds": round(results["wall_seconds"], 3),
         "seconds": seconds,
         "response_tokens_per_second": _tokens_per_second(steps),
         "rollouts": rollouts(steps),
