@@ -39,11 +39,11 @@ def fuse(model: Any) -> bool:
     config = trunk.config
     if config.model_type not in FAMILY or config.hidden_act != "silu" or trunk.dtype != torch.float32:
         return False
-    linear = [m for layer in trunk.layers for part in (layer.self_attn, layer.mlp) for m in part.children()]
-    if not all(type(m) is nn.Linear for m in linear if m is not trunk.layers[0].mlp.act_fn and list(m.parameters())):
-        return False
     for layer in trunk.layers:
-        if any(projection.bias is not None for projection in (layer.self_attn.o_proj, *_mlp(layer))):
+        projections = _projections(layer)
+        if any(type(projection) is not nn.Linear for projection in projections):
+            return False
+        if any(projection.bias is not None for projection in projections[3:]):
             return False
     for layer in trunk.layers:
         layer.forward = types.MethodType(_layer_forward, layer)
@@ -64,8 +64,10 @@ def _window(attention: Any) -> int | None:
     return getattr(attention, "sliding_window", None)
 
 
-def _mlp(layer: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    return layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
+def _projections(layer: Any) -> tuple[nn.Linear, ...]:
+    """Of queries, keys, values, attention output, gate, up, down."""
+    a, m = layer.self_attn, layer.mlp
+    return a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
 
 
 def _layer_forward(
@@ -75,15 +77,12 @@ def _layer_forward(
     attention, norm = layer.self_attn, layer.input_layernorm
     x_TH = hidden_states[0]
     cos_TD, sin_TD = position_embeddings[0][0], position_embeddings[1][0]
+    projections = _projections(layer)
     q_TND, k_TMD, v_TMD, x_TH = NormQkvRotary.apply(  # type: ignore[no-untyped-call]
         x_TH,
         norm.weight,
         norm.variance_epsilon,
-        *(
-            parameter
-            for p in (attention.q_proj, attention.k_proj, attention.v_proj)
-            for parameter in (p.weight, p.bias)
-        ),
+        *(parameter for projection in projections[:3] for parameter in (projection.weight, projection.bias)),
         cos_TD,
         sin_TD,
         attention.head_dim,
@@ -101,7 +100,7 @@ def _layer_forward(
     if rows is not None and getattr(layer, "selects_rows", False):
         out_TF, x_TH = out_TF.index_select(0, rows), x_TH.index_select(0, rows)
     norm = layer.post_attention_layernorm
-    weights = (projection.weight for projection in (attention.o_proj, *_mlp(layer)))
+    weights = (projection.weight for projection in projections[3:])
     y_TH: Tensor = OutputMlp.apply(  # type: ignore[no-untyped-call]
         out_TF, x_TH, norm.weight, norm.variance_epsilon, *weights
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lodestar.config import PpoConfig
 from lodestar.errors import ConfigError, NonFinite
+from lodestar.model.fused import fuse
 from lodestar.model.packed import (
     head_logprobs,
     lm_head,
@@ -84,6 +85,7 @@ class Trainer:
         self._ranks = Ranks()
         for model in (policy, critic):
             model.eval()  # dropout off everywhere
+            fuse(model)
             self._ranks.copy_from_first(model.parameters())
         self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
         self._critic_optimizer = self._optimizer("critic", critic, config.critic.max_grad_norm)
