@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from lodestar.queue.port import DeadLetter
-from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
-from lodestar.v1 import common_pb2, policy_pb2, rollout_pb2
-
-_TO_PROTO = {
-    FinishReason.EOS: policy_pb2.FINISH_REASON_EOS,
-    FinishReason.STOP: policy_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: policy_pb2.FINISH_REASON_LENGTH,
-    FinishReason.ERROR: policy_pb2.FINISH_REASON_ERROR,
-}
-_FROM_PROTO = {value: reason for reason, value in _TO_PROTO.items()}
+from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket
+from lodestar.rpc import convert
+from lodestar.v1 import rollout_pb2
 
 
 def ticket_bytes(ticket: Ticket) -> bytes:
@@ -28,10 +21,9 @@ def ticket_from(data: bytes) -> Ticket:
 
 def rollout_bytes(rollout: Rollout) -> bytes:
     """A serialized lodestar.v1.Rollout; log-probs and scores become float32."""
-    version = rollout.version
     message = rollout_pb2.Rollout(
         ticket=_ticket_to_proto(rollout.ticket),
-        version=common_pb2.WeightVersion(incarnation=version.incarnation, step=version.step, digest=version.digest),
+        version=convert.weight_version_to_proto(rollout.version),
         samples=[_sample_to_proto(sample) for sample in rollout.samples],
         worker=rollout.worker,
         generate_seconds=rollout.generate_seconds,
@@ -46,7 +38,7 @@ def rollout_from(data: bytes) -> Rollout:
     message = rollout_pb2.Rollout.FromString(data)
     return Rollout(
         ticket=_ticket_from_proto(message.ticket),
-        version=WeightVersion(message.version.incarnation, message.version.step, message.version.digest),
+        version=convert.weight_version_from_proto(message.version),
         samples=tuple(_sample_from_proto(sample) for sample in message.samples),
         worker=message.worker,
         generate_seconds=message.generate_seconds,
@@ -111,7 +103,7 @@ def _sample_to_proto(sample: Sample) -> rollout_pb2.Sample:
         score=sample.score,
         score_standard_deviation=sample.score_standard_deviation,
         heads=dict(sample.heads),
-        finish_reason=_TO_PROTO[sample.finish_reason],
+        finish_reason=convert.finish_reason_to_proto(sample.finish_reason),
         text=sample.text,
     )
 
@@ -124,6 +116,6 @@ def _sample_from_proto(message: rollout_pb2.Sample) -> Sample:
         score=message.score,
         score_standard_deviation=message.score_standard_deviation,
         heads=dict(message.heads),
-        finish_reason=_FROM_PROTO[message.finish_reason],
+        finish_reason=convert.finish_reason_from_proto(message.finish_reason) or FinishReason.ERROR,
         text=message.text,
     )
