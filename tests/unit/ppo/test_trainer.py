@@ -1,0 +1,292 @@
+"""The trainer: invariance, resume, undoing, and the options of the design's section 5."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lodestar_services.learner.critic import critic_from
+from lodestar_services.learner.figures import UpdateFigures
+from lodestar_services.learner.trainer import Trainer
+
+from lodestar.config import CriticConfig
+from lodestar.errors import ConfigError, InvalidArgument, NonFinite
+from lodestar.model.loading import save_model, scalar_from_causal_lm, tensor_digests, weights_digest
+from lodestar.model.packed import PackedBatch, sequence_scores
+from lodestar.records import Rollout
+from tests.unit.model.worlds import plain_model, word_tokenizer
+from tests.unit.oracles.world import Responses, config, llama, sequences_of
+
+RESPONSES = Responses([0, 2], sequences_of([0, 1, 2, 3], longest=3))
+CPU = torch.device("cpu")
+
+
+def rollouts(
+    policy: torch.nn.Module, seed: int = 0, n: int = 8, reference: torch.nn.Module | None = None
+) -> list[Rollout]:
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randn(len(RESPONSES.all), generator=generator)
+    logprobs = RESPONSES.token_logprobs(reference or policy)
+    return RESPONSES.rollouts(policy, logprobs, rewards, n, generator)
+
+
+def trainer(
+    seed: int = 0, *, failures: Path | None = None, more: dict[str, Any] | None = None, **changes: Any
+) -> Trainer:
+    ppo = config(**{"steps": 10, "batch": 8, "epochs": 2, "minibatches": 2, "learning_rate": 1e-2, **changes})
+    return Trainer(ppo, llama(4, 1), llama(4, 2, scalar=True), seed=seed, failures=failures, **(more or {}))
+
+
+def digest(one: Trainer) -> str:
+    return weights_digest(tensor_digests(one.policy)) + weights_digest(tensor_digests(one.critic))
+
+
+def gradients(one: Trainer) -> dict[str, torch.Tensor]:
+    models = (("policy", one.policy), ("critic", one.critic))
+    return {
+        f"{name} {key}": p.grad for name, model in models for key, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def test_loss_and_gradient_do_not_depend_on_micro_batches() -> None:
+    found = []
+    for tokens in (10_000, 9, 1):
+        one = trainer(micro_batch_tokens=tokens)
+        figures = UpdateFigures(CPU)
+        one.forward_backward(one.prepare(rollouts(one.policy)), range(8), figures)
+        found.append(({key: g.clone() for key, g in gradients(one).items()}, one.optim_step(0.0, 0.0)))
+    for gradient, norms in found[1:]:
+        assert norms == pytest.approx(found[0][1], rel=1e-5)
+        for key, expected in found[0][0].items():
+            assert torch.allclose(gradient[key], expected, atol=1e-6), key
+
+
+def test_the_order_of_rollouts_does_not_matter() -> None:
+    one, other = trainer(), trainer()
+    batch = rollouts(one.policy)
+    assert one.step(batch) == other.step(batch[::-1])
+    assert digest(one) == digest(other)
+
+
+def test_every_metric_of_the_design_is_there_and_finite() -> None:
+    from lodestar.metrics import TRAINING
+
+    one = trainer()
+    figures = one.step(rollouts(one.policy))
+    assert set(TRAINING) - {"tokens_per_second"} <= set(figures)
+    assert all(value == value and abs(value) < float("inf") for value in figures.values())
+    assert figures["kl_behaviour"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["epochs_done"] == 2
+
+
+def test_a_restored_trainer_goes_on_bit_for_bit() -> None:
+    changes = {
+        "ema": 0.9,
+        "kl": {"controller": "adaptive", "coefficient": 0.1, "horizon": 100},
+        "score": {"whiten": True},
+        "ptx": {"coefficient": 0.1, "batch_tokens": 8},
+    }
+    more = {"pretraining": [[2, 3, 2], [3, 3], [2, 2, 2, 3]]}
+    one, other = trainer(more=more, **changes), trainer(more=more, **changes)
+    for step in range(2):
+        one.step(rollouts(one.policy, step))
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert other.steps_done == 2
+    for step in range(2, 4):
+        batch = rollouts(one.policy, step)
+        assert one.step(batch) == other.step(batch)
+    assert digest(one) == digest(other)
+    assert one.kl_coefficient == other.kl_coefficient != 0.1
+    for name, tensor in one.average_weights().items():
+        assert torch.equal(tensor, other.average_weights()[name])
+
+
+@pytest.mark.parametrize("field", ["score", "behaviour_logprobs", "reference_logprobs"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_or_logprob_that_is_no_number_undoes_the_step_and_saves_the_batch(
+    field: str, bad: float, tmp_path: Path
+) -> None:
+    one = trainer(failures=tmp_path)
+    one.step(rollouts(one.policy))
+    before, batch = digest(one), rollouts(one.policy, 1)
+    (sample,) = batch[3].samples
+    value = bad if field == "score" else (bad,) * len(sample.token_ids)
+    batch[3] = replace(batch[3], samples=(replace(sample, **{field: value}),))
+    with pytest.raises(NonFinite, match=r"ticket 0\.3\.0, sample 0") as caught:
+        one.step(batch)
+    saved = tmp_path / "step-000001.json"
+    assert str(saved) in str(caught.value)
+    assert len(json.loads(saved.read_text())) == 8
+    assert digest(one) == before
+    assert one.steps_done == 1
+
+
+def test_a_gradient_that_is_no_number_undoes_what_the_step_had_done(tmp_path: Path) -> None:
+    one, undisturbed = trainer(failures=tmp_path), trainer()
+    for each in (one, undisturbed):
+        each.step(rollouts(each.policy))
+    batch = rollouts(one.policy, 1)
+    steps = []
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(gradient)
+        return gradient * float("nan") if len(steps) == 3 else gradient
+
+    handle = one.policy.lm_head.weight.register_hook(poison)
+    with pytest.raises(NonFinite, match="gradient of the policy"):
+        one.step(batch)
+    handle.remove()
+    assert len(steps) == 3, "two optimizer steps were done and had to be undone"
+    assert one.step(batch) == undisturbed.step(batch)
+    assert digest(one) == digest(undisturbed)
+
+
+def test_rollouts_that_do_not_fit_together_are_refused() -> None:
+    one = trainer()
+    (first, *rest) = rollouts(one.policy)
+    (sample,) = first.samples
+    short = replace(first, samples=(replace(sample, reference_logprobs=()),))
+    with pytest.raises(InvalidArgument, match="reference_logprobs"):
+        one.step([short, *rest])
+    with pytest.raises(InvalidArgument, match="at least one sample"):
+        one.step([])
+
+
+def test_the_epochs_end_early_when_the_policy_moved_too_far() -> None:
+    one = trainer(target_kl=1e-6, epochs=4, learning_rate=0.05)
+    assert one.step(rollouts(one.policy))["epochs_done"] == 1
+
+
+def test_the_learning_rate_falls_to_zero() -> None:
+    one = trainer(steps=4)
+    rates = [one.step(rollouts(one.policy, step))["learning_rate"] for step in range(4)]
+    assert rates == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+
+
+def test_staleness_is_counted_and_importance_weights_are_capped() -> None:
+    one = trainer()
+    one.step(rollouts(one.policy))
+    batch = []
+    for rollout in rollouts(one.policy, 1):
+        (sample,) = rollout.samples
+        unlikely = tuple(value - 3.0 for value in sample.behaviour_logprobs)
+        batch.append(replace(rollout, samples=(replace(sample, behaviour_logprobs=unlikely),)))
+    assert one.prepare(batch).figures["staleness"] == 1.0
+    assert one.prepare(batch).weights_R.tolist() == pytest.approx([2.0] * len(one.prepare(batch).weights_R))
+
+
+def test_a_response_without_eos_gets_the_score_that_replaces_it() -> None:
+    one = trainer(score={"missing_eos": -7.0})
+    batch = one.prepare(rollouts(one.policy, n=40))
+    truncated = batch.responses.truncated_B
+    assert 0 < int(truncated.sum()) < 40
+    plain = trainer().prepare(rollouts(one.policy, n=40))
+    kept = float(plain.responses.scores_B[~truncated].sum())
+    assert batch.figures["score"] == pytest.approx((kept - 7.0 * int(truncated.sum())) / 40, rel=1e-5)
+
+
+def test_exact_kl_needs_the_reference_and_pulls_towards_it() -> None:
+    loss = {"loss_estimator": "exact", "loss_coefficient": 50.0, "coefficient": 0.0}
+    with pytest.raises(ConfigError, match="exact needs the reference"):
+        trainer(kl=loss)
+    start = llama(4, 7)
+    for estimator in ("exact", "k2"):
+        pulled = trainer(
+            kl={**loss, "loss_estimator": estimator}, more={"reference": start}, epochs=12, learning_rate=0.03
+        )
+        before = _distance(pulled.policy, start)
+        pulled.step(rollouts(pulled.policy, n=32, reference=start))
+        assert _distance(pulled.policy, start) < 0.5 * before
+
+
+def _distance(policy: torch.nn.Module, reference: torch.nn.Module) -> float:
+    log_p, log_q = RESPONSES.log_distribution(policy), RESPONSES.log_distribution(reference)
+    return float((log_p.exp() * (log_p - log_q)).sum())
+
+
+def test_the_entropy_bonus_keeps_entropy_up() -> None:
+    plain, curious = trainer(epochs=10), trainer(epochs=10, entropy_coefficient=5.0)
+    for one in (plain, curious):
+        one.step(rollouts(one.policy, n=64))
+    entropies = [-float((p.exp() * p).sum()) for p in map(RESPONSES.log_distribution, (plain.policy, curious.policy))]
+    assert entropies[1] > entropies[0]
+
+
+def test_ptx_teaches_the_pretraining_text() -> None:
+    document = [0, 2, 3, 3, 3]
+    responses = Responses([0], [(2, 3, 3, 3)])
+    gain = []
+    for coefficient in (0.0, 5.0):
+        one = trainer(ptx={"coefficient": coefficient, "batch_tokens": 8}, more={"pretraining": [document]}, epochs=10)
+        before = float(responses.log_distribution(one.policy))
+        one.step(rollouts(one.policy))
+        gain.append(float(responses.log_distribution(one.policy)) - before)
+    assert gain[1] > gain[0] + 0.1
+    with pytest.raises(ConfigError, match="no pretraining text"):
+        trainer(ptx={"coefficient": 1.0})
+
+
+def test_a_bfloat16_model_learns_through_float32_masters() -> None:
+    policy, critic = llama(4, 1).bfloat16(), llama(4, 2, scalar=True).bfloat16()
+    one = Trainer(config(steps=20, batch=8, learning_rate=1e-5), policy, critic, seed=0)
+    before = weights_digest(tensor_digests(policy))
+    masters = one.state_dict()["policy_optimizer"]["masters"]
+    start = {name: tensor.clone() for name, tensor in masters.items()}
+    one.step(rollouts(policy))
+    moved = [float((tensor - start[name]).abs().max()) for name, tensor in masters.items()]
+    assert max(moved) > 0
+    assert all(p.dtype == torch.bfloat16 for p in policy.parameters())
+    for name, parameter in policy.named_parameters():
+        assert torch.equal(parameter, masters[name].bfloat16())
+    other = Trainer(config(steps=20, batch=8, learning_rate=1e-5), llama(4, 1).bfloat16(), critic, seed=0)
+    assert weights_digest(tensor_digests(other.policy)) == before
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    again = other.state_dict()["policy_optimizer"]["masters"]
+    assert all(torch.equal(tensor, again[name]) for name, tensor in masters.items())
+
+
+# --- where the critic starts -----------------------------------------------------------------------------------------
+
+
+def test_a_critic_from_the_reward_model_starts_at_score_minus_offset(tmp_path: Path) -> None:
+    policy, tokenizer = plain_model("llama"), word_tokenizer()
+    reward = scalar_from_causal_lm(plain_model("llama", 1), tokenizer, seed=0)
+    save_model(reward, tokenizer, tmp_path)
+    critic = critic_from(
+        CriticConfig(), reward_model_path=tmp_path, policy=policy, tokenizer=tokenizer, offset=1.5, seed=0
+    )
+    batch = PackedBatch.pack([[4, 5, 6], [7, 8]], [1, 1], device="cpu")
+    assert torch.allclose(sequence_scores(critic, batch), sequence_scores(reward, batch) - 1.5, atol=1e-5)
+
+
+def test_a_critic_that_cannot_start_from_the_reward_model_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    policy, tokenizer = plain_model("llama"), word_tokenizer()
+    other = word_tokenizer()
+    other.add_tokens(["new"])
+    save_model(scalar_from_causal_lm(policy, other, seed=0), other, tmp_path / "other")
+    for path, said in ((None, "there is none"), (tmp_path / "other", "another tokenizer"), (tmp_path / "no", "no")):
+        with pytest.raises(ConfigError, match=f"{said}.*set critic.init: policy"):
+            critic_from(CriticConfig(), reward_model_path=path, policy=policy, tokenizer=tokenizer, offset=0.0, seed=0)
+
+
+def test_a_critic_may_start_from_the_policy_or_a_folder(tmp_path: Path) -> None:
+    policy, tokenizer = plain_model("llama"), word_tokenizer()
+    mine = critic_from(
+        CriticConfig(init="policy"), reward_model_path=None, policy=policy, tokenizer=tokenizer, offset=9.0, seed=0
+    )
+    assert mine.score.bias.tolist() == [0.0]
+    save_model(mine, tokenizer, tmp_path)
+    again = critic_from(
+        CriticConfig(init="path", path=str(tmp_path)),
+        reward_model_path=None,
+        policy=policy,
+        tokenizer=tokenizer,
+        offset=9.0,
+        seed=0,
+    )
+    assert tensor_digests(again) == tensor_digests(mine)
