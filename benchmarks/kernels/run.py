@@ -140,8 +140,9 @@ def logprob_rows(arguments: argparse.Namespace) -> Iterator[Row]:
         work = logprob_work(*shape)
         row = compared(arguments.runs, "×".join(map(str, shape)), work, 6 * tokens * hidden * vocab / 1e12, "TFLOP/s")
         del work
+        gradients = (tokens + vocab) * hidden * DTYPE.itemsize
         for name in ("ours", "torch"):
-            row[f"{name} MiB"] = extra_memory(shape, name) / 2**20
+            row[f"{name} MiB"] = (extra_memory(shape, name) - gradients) / 2**20
         yield row
 
 

@@ -34,8 +34,8 @@ def padded_dim(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-# The candidates below compile for sm_90 without register spills (benchmarks/kernels/compile_sm90.py), float32 at head
-# dimension 256 excepted. Their order is a guess until a GPU has measured it.
+# The 16-bit defaults compile for sm_90 without register spills, float32 ones with up to 556 bytes (head dimension 256;
+# benchmarks/kernels/compile_sm90.py). Their order is a guess until a GPU has measured it.
 def forward_candidates(key: Key) -> list[Blocks]:
     """Tiles of queries × blocks of keys for the forward."""
     dim, size, windowed = padded_dim(int(key[0])), key[1], key[3]
