@@ -27,6 +27,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,13 @@ def _native_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def _preload() -> None:
-    services = importlib.metadata.entry_points(group=SERVICES)
-    for module in (*PRELOAD, *(service.module for service in services)):
+def heavy_modules() -> list[str]:
+    """What children of a run need: PRELOAD and the services that are installed."""
+    return [*PRELOAD, *(service.module for service in importlib.metadata.entry_points(group=SERVICES))]
+
+
+def _preload(modules: Iterable[str]) -> None:
+    for module in modules:
         try:
             importlib.import_module(module)
         except Exception:  # the child that needs it meets the same error and ends with it
@@ -176,9 +181,9 @@ def run(request: dict[str, Any]) -> int:
 
 
 def main() -> int:
-    """``python -m lodestar.local.forkserver FD``."""
+    """``python -m lodestar.local.forkserver FD [MODULE …]``: with modules, those are imported and no others."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    _preload()
+    _preload(sys.argv[2:] or heavy_modules())
     server = ForkServer(channel)
     server.announce()
     request = server.serve()

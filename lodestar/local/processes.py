@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,10 @@ class Child:
 class Processes:
     """Starts a fork server and children of it; a context manager that leaves none behind."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, preload: Sequence[str] = ()) -> None:
+        """``preload`` names the modules that the server imports; empty means all that a run's children need."""
         self._logs = logs
+        self._preload = preload
         self._children: dict[int, Child] = {}
         self._ready = threading.Event()
         self._lock = threading.Lock()
@@ -135,7 +137,7 @@ class Processes:
         )  # idle threads of five processes must not spin on two cores
         with (self._logs / "forkserver.log").open("ab") as log, theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno())],
+                [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

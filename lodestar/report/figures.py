@@ -113,7 +113,8 @@ def running_win_rate(facts: Facts) -> Figure | None:
     """The live view's win rates by step, and the final one."""
     rates = list(facts.results.get("watched", []))
     if final := facts.summary.get("win_rate"):
-        rates.append({"step": facts.summary["steps"], **final})
+        last = facts.summary["steps"]
+        rates = [rate for rate in rates if rate["step"] != last] + [{"step": last, **final}]
     if len(rates) < 2:
         return None
     x = [rate["step"] for rate in rates]

@@ -137,7 +137,7 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
         (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
-        (f"{model['accuracy']:.1%}", "pair accuracy", f"reward model, {model['low']:.0%} – {model['high']:.0%}"),
+        (f"{model['accuracy']:.1%}", "pair accuracy", f"reward model, {model['low']:.0%}–{model['high']:.0%}"),
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
         (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
     ]

@@ -95,7 +95,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
         import time
         from pathlib import Path
         from lodestar.local.processes import Processes
-        with Processes(Path({str(tmp_path / "logs")!r})) as processes:
+        with Processes(Path({str(tmp_path / "logs")!r}), preload=["json"]) as processes:
             child = processes.start("parent", "jobs_for_tests:grandchild", {{}})
             print(processes._server.pid, child.pid, flush=True)
             time.sleep(100)
