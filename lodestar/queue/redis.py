@@ -19,6 +19,7 @@ from lodestar.records import Rollout, Ticket
 
 T = TypeVar("T")
 
+_EMPTY = Depth(0, 0, 0, 0, 0.0, 0)
 TICKETS_PER_CALL = 500
 DELIVERIES_PER_CALL = 256
 BLOCK_SECONDS = 1.0
@@ -49,7 +50,7 @@ class RedisLearnerQueue:
         self._server = ""
         self._lost = False
         self._cursors: dict[str, str] = {}
-        self._depth = Depth(0, 0, 0, 0, 0.0, 0)
+        self._depth = _EMPTY
 
     def open(self, run: str, incarnation: str) -> None:
         """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations."""
@@ -127,9 +128,14 @@ class RedisLearnerQueue:
         pipeline.xlen(keys.tickets).xpending(keys.tickets, GROUP).xlen(keys.rollouts).xlen(keys.dead)
         pipeline.xrange(keys.tickets, count=1).get(keys.duplicates).time()
         seen = self._try(lambda: pipeline.execute(raise_on_error=False), 0.0)
-        if seen is None or any(isinstance(reply, redis.RedisError) for reply in seen):
+        if seen is None:
             return self._depth
-        tickets, group, finished, dead, oldest, duplicates, (seconds, microseconds) = seen
+        tickets, group, finished, dead, oldest, duplicates, now = seen
+        if isinstance(group, redis.ResponseError) and _no_group(group):
+            return _EMPTY
+        if any(isinstance(reply, redis.RedisError) for reply in seen):
+            return self._depth
+        seconds, microseconds = now
         age = seconds + microseconds / 1e6 - int(oldest[0][0].split(b"-")[0]) / 1e3 if oldest else 0.0
         self._depth = Depth(
             waiting=tickets - group["pending"],

@@ -191,9 +191,11 @@ async def test_lost_contents_is_said_once_and_issuing_again_repairs_it(bench: Be
     learner.issue(tickets)
     worker = bench.worker()
     held, *_ = await take(worker)
+    assert learner.depth().taken == 3
     assert not learner.lost_contents()
     bench.lose_everything()
     assert not await worker.finish(held, a_rollout(held.ticket))
+    assert learner.depth().taken == 0
     assert learner.lost_contents()
     assert not learner.lost_contents()
     assert learner.issue(tickets) == 3
