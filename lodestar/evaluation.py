@@ -7,15 +7,16 @@ A judgement is one number per reply, larger is better: the synthetic world's gol
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from lodestar.errors import InvalidArgument
 
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
-RESAMPLES = 2000
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,9 @@ class WinRate:
 def win_rate(judgements: Sequence[float], baseline: Sequence[float], *, seed: int = 0) -> WinRate:
     """How often a reply is judged better than the baseline's reply to the same prompt; a tie counts ½.
 
-    The interval is a percentile bootstrap over prompts (Efron 1979) of 2,000 resamples, which gives ties their due
-    weight. Where all outcomes are equal the bootstrap has no width and Wilson's interval is given.
+    The interval is a percentile bootstrap over prompts (Efron 1979), which gives ties their due weight; as outcomes are
+    wins, ties and losses, a resample is a multinomial draw of their counts. Where all outcomes are equal the bootstrap
+    has no width and Wilson's interval is given.
 
     Raises:
         InvalidArgument: no prompts, as many judgements as baselines are needed, or one that is not finite.
@@ -41,14 +43,16 @@ def win_rate(judgements: Sequence[float], baseline: Sequence[float], *, seed: in
         raise InvalidArgument("judgements", f"{len(judgements)} against {len(baseline)} of the baseline")
     if not all(map(math.isfinite, (*judgements, *baseline))):
         raise InvalidArgument("judgements", "NaN or infinity among them")
-    outcomes = [(a > b) + 0.5 * (a == b) for a, b in zip(judgements, baseline, strict=True)]
-    n = len(outcomes)
-    value = sum(outcomes) / n
-    if min(outcomes) == max(outcomes):
-        return wilson(sum(outcomes), n)
-    rng = random.Random(seed)
-    means = sorted(sum(rng.choices(outcomes, k=n)) / n for _ in range(RESAMPLES))
-    return WinRate(value, means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1], n)
+    n = len(judgements)
+    wins = sum(a > b for a, b in zip(judgements, baseline, strict=True))
+    ties = sum(a == b for a, b in zip(judgements, baseline, strict=True))
+    value = (wins + ties / 2) / n
+    if n in (wins, ties, n - wins - ties):
+        return wilson(value * n, n)
+    shares = np.array([wins, ties, n - wins - ties]) / n
+    resamples = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES) @ np.array([1.0, 0.5, 0.0]) / n
+    low, high = np.quantile(resamples, [0.025, 0.975]).tolist()
+    return WinRate(value, low, high, n)
 
 
 def wilson(successes: float, n: int) -> WinRate:

@@ -60,6 +60,8 @@ def attend(
             raise ModelError(f"{type(module).__name__} needs {option}, which Lodestar's attention does not compute")
     if dropout:
         raise ModelError("attention dropout must be 0: PPO's ratios need log-probs without noise")
+    if query.dtype != value.dtype:  # under autocast the rotary embedding leaves queries and keys in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
     layer: int = module.layer_idx  # type: ignore[assignment]
     out_TND = attention_context.attend(
         layer,

@@ -1,0 +1,141 @@
+"""The supervised loop: batches, the held-out minimum, the clock, and going on after a kill."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lodestar.config import TrainingConfig
+from lodestar.errors import NonFinite, ResumeRefused
+from lodestar.train.batches import batches_of, plan
+from lodestar.train.fit import Fit, fit
+from lodestar.train.progress import Silent
+from lodestar.train.schedule import adamw, warmup_cosine
+
+CONFIG = TrainingConfig(
+    epochs=4, batch_tokens=20, learning_rate=0.3, evaluations_per_epoch=2, warmup_fraction=0.1, patience=100
+)
+
+
+class Line:
+    """Fit y = 2x with one weight; ``held_out`` overrides what the evaluations say, ``dies`` kills the process."""
+
+    def __init__(self, *, held_out: Sequence[float] = (), dies_at: int = -1, nan_at: int = -1) -> None:
+        self.lengths = [1] * 100
+        self._held_out = list(held_out)
+        self._left, self._nan = dies_at, nan_at
+        self.steps = 0
+
+    def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
+        if self.steps == self._left:
+            raise KeyboardInterrupt
+        self.steps += 1
+        x = torch.tensor([[row / 100] for row in rows])
+        loss: Tensor = (model(x) - 2 * x).square().mean()
+        return loss * math.nan if self.steps == self._nan else loss
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        if self._held_out:
+            return {"held_out_loss": self._held_out.pop(0)}
+        return {"held_out_loss": float((model.weight - 2).square())}  # type: ignore[operator]
+
+
+def _model() -> nn.Linear:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    return model
+
+
+def _fit(model: nn.Module, line: Line, path: Path, config: TrainingConfig = CONFIG, data: str = "d") -> Fit:
+    identity = {"configuration": "c", "data": data}
+    return fit("line", model, line, config, seed=0, state_file=path, identity=identity, progress=Silent())
+
+
+def test_batches_hold_every_row_once_and_keep_the_budget() -> None:
+    lengths = [3, 9, 4, 4, 12, 1]
+    batches = batches_of(lengths, 10, range(6))
+    assert batches == [[0], [1], [2, 3], [4], [5]]
+
+
+def test_a_plan_covers_each_epoch_in_an_order_of_its_own() -> None:
+    batches = plan([1] * 50, 10, 2.5, seed="s")
+    assert [sorted(row for batch in batches[i : i + 5] for row in batch) for i in (0, 5)] == [list(range(50))] * 2
+    assert batches[:5] != batches[5:10]
+    assert len(batches) == 12
+    assert batches == plan([1] * 50, 10, 2.5, seed="s") != plan([1] * 50, 10, 2.5, seed="t")
+
+
+def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
+    assert [warmup_cosine(p, 0.1) for p in (0.0, 0.05, 0.1, 1.0, 2.0)] == pytest.approx([0, 0.5, 1, 0.1, 0.1])
+
+
+def test_only_matrices_decay() -> None:
+    groups = adamw(nn.Linear(3, 3).parameters(), CONFIG).param_groups
+    assert [(group["weight_decay"], group["params"][0].ndim) for group in groups] == [(0.01, 2), (0.0, 1)]
+
+
+def test_it_learns_and_says_how_it_went(tmp_path: Path) -> None:
+    model = _model()
+    result = _fit(model, Line(), tmp_path / "s.pt")
+    assert model.weight.item() == pytest.approx(2, abs=0.5)
+    assert (result.steps, result.stopped) == (20, "epochs")
+    assert [row["step"] for row in result.history][:3] == [0, 2, 4]
+    assert result.best["held_out_loss"] == min(row["held_out_loss"] for row in result.history)
+
+
+def test_the_weights_of_the_held_out_minimum_are_kept(tmp_path: Path) -> None:
+    seen: list[float] = []
+    model = _model()
+
+    class Watched(Line):
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            seen.append(model.weight.item())  # type: ignore[operator]
+            return super().evaluate(model)
+
+    patient = CONFIG.model_copy(update={"patience": 3})
+    result = _fit(model, Watched(held_out=[5, 4, 1, 2, 3, 4, 5, 6]), tmp_path / "s.pt", patient)
+    assert (result.stopped, result.best_step, result.steps) == ("patience", 4, 10)
+    assert model.weight.item() == seen[2]
+
+
+def test_a_model_that_only_gets_worse_is_left_as_it_was(tmp_path: Path) -> None:
+    model = _model()
+    assert _fit(model, Line(held_out=[1, *range(2, 12)]), tmp_path / "s.pt").best_step == 0
+    assert model.weight.item() == 0
+
+
+def test_the_clock_stops_it_at_an_evaluation(tmp_path: Path) -> None:
+    result = _fit(_model(), Line(), tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": 1e-6}))
+    assert (result.steps, result.stopped) == (1, "max_seconds")
+    assert result.history[-1]["step"] == 1
+
+
+def test_a_killed_stage_goes_on_where_it_was_and_ends_alike(tmp_path: Path) -> None:
+    undisturbed, resumed = _model(), _model()
+    _fit(undisturbed, Line(), tmp_path / "a.pt")
+    with pytest.raises(KeyboardInterrupt):
+        _fit(resumed, Line(dies_at=13), tmp_path / "b.pt")
+    again = Line()
+    result = _fit(resumed, again, tmp_path / "b.pt")
+    assert again.steps == 8
+    assert [row["step"] for row in result.history] == list(range(0, 21, 2))
+    assert resumed.weight.item() == undisturbed.weight.item()
+
+
+def test_a_stage_with_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _fit(_model(), Line(dies_at=5), tmp_path / "s.pt")
+    with pytest.raises(ResumeRefused, match=r"s\.pt is an interrupted stage with another data; restore what it was"):
+        _fit(_model(), Line(), tmp_path / "s.pt", data="other")
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_state_kept(tmp_path: Path) -> None:
+    model = _model()
+    with pytest.raises(NonFinite, match="the loss is nan"):
+        _fit(model, Line(nan_at=5), tmp_path / "s.pt")
+    assert math.isfinite(model.weight.item())
+    assert (tmp_path / "s.pt").exists()

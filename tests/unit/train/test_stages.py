@@ -1,0 +1,223 @@
+"""Pretraining, SFT and reward training end to end on tiny models, and what from_pretrained makes of their output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from lodestar.config import RunConfig, TokenizerConfig
+from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations
+from lodestar.data.prepare import prepare
+from lodestar.data.rows import encode_rows
+from lodestar.data.tokenizer import train_tokenizer
+from lodestar.errors import ModelError
+from lodestar.layout import RunFolder
+from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from lodestar.train import pretrain, train_reward, train_sft
+from lodestar.train.language import LanguageObjective
+from lodestar.train.reward import PreferenceObjective, encode_pairs, score_all
+from lodestar.train.stage import state_file
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "kv_heads": 2, "context_tokens": 96}
+BRIEF = {"epochs": 1, "batch_tokens": 1024, "evaluations_per_epoch": 2, "learning_rate": 5e-3}
+
+
+def _config(**sections: Any) -> RunConfig:
+    base: dict[str, Any] = {
+        "name": "t",
+        "data": {"demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 50, "max_prompt_tokens": 32},
+        "model": {"architecture": TINY},
+        "sft": BRIEF,
+        "reward_model": BRIEF,
+    }
+    return RunConfig.model_validate(base | sections)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run after pretraining, SFT and reward training."""
+    folder, config = RunFolder(tmp_path_factory.mktemp("run")), _config(pretrain=BRIEF)
+    prepare(config, folder)
+    pretrain(config, folder)
+    train_sft(config, folder)
+    train_reward(config, folder)
+    return folder
+
+
+def test_what_was_trained_loads_with_plain_transformers(trained: RunFolder) -> None:
+    for path in (trained.pretrained, trained.sft):
+        AutoModelForCausalLM.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(trained.reward_model)
+    assert model.config.num_labels == 1
+    assert AutoTokenizer.from_pretrained(trained.sft).pad_token == "<pad>"
+    assert not list((trained.root / "models").glob("*.unfinished.pt"))
+
+
+def test_each_stage_starts_from_the_one_before(trained: RunFolder) -> None:
+    rows = read_demonstrations(DataFiles.of(trained).demonstrations("held_out"))
+    encoded = encode_rows(load_tokenizer(trained.sft), [row.prompt for row in rows], [row.completion for row in rows])
+    objective = LanguageObjective(encoded, encoded, 2048, config=_config())
+    with torch.no_grad():
+        before, after = (objective.evaluate(load_causal_lm(path)) for path in (trained.pretrained, trained.sft))
+    assert after["held_out_loss"] < before["held_out_loss"] < 5
+
+
+def test_sft_learns_completions_and_not_prompts(trained: RunFolder) -> None:
+    tokenizer, model = load_tokenizer(trained.sft), load_causal_lm(trained.sft)
+    (row,) = encode_rows(tokenizer, ["answer mia politely : what color is the fox ?"], ["dear mia , the fox is red ."])
+    loss = float(LanguageObjective([row], [row], 2048, config=_config()).loss(model, [0]).detach())
+    ids = torch.tensor([row.token_ids])
+    reference = AutoModelForCausalLM.from_pretrained(trained.sft)
+    logprobs = reference(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    assert loss == pytest.approx(-float(logprobs[row.prompt_tokens - 1 :].detach().mean()), abs=1e-4)
+
+
+def test_the_card_lies_beside_the_reward_model(trained: RunFolder) -> None:
+    card = json.loads((trained.reward_model / "card.json").read_text())
+    assert card["pairs"] == len(read_comparisons(DataFiles.of(trained).comparisons("evaluation")))
+    assert card["training"]["history"][0]["step"] == 0
+    assert set(card["baselines"]) == {"longer_is_better", "bag_of_words"}
+    assert 0 <= card["accuracy"]["low"] <= card["accuracy"]["value"] <= card["accuracy"]["high"] <= 1
+
+
+def test_the_preference_loss_is_bradley_terry_with_half_a_vote_for_ties(trained: RunFolder) -> None:
+    rows = read_comparisons(DataFiles.of(trained).comparisons("held_out"))
+    config = _config(reward_model=BRIEF | {"centering": 0.0})
+    tokenizer, model = load_tokenizer(trained.reward_model), load_scalar_model(trained.reward_model)
+    objective = PreferenceObjective(rows, rows, tokenizer, config)
+    pairs = [row for pair in encode_pairs(tokenizer, rows) for row in pair]
+    scores_P2 = score_all(model, pairs, config).view(-1, 2)
+    label_P = torch.tensor([row.label for row in rows])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(scores_P2[:, 0] - scores_P2[:, 1], label_P)
+    with torch.no_grad():
+        assert float(objective.loss(model, range(len(rows)))) == pytest.approx(float(expected), abs=1e-5)
+        assert objective.evaluate(model)["held_out_loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert 0 < (label_P == 0.5).sum() < len(rows)
+
+
+def test_a_reward_model_from_elsewhere_is_judged_and_not_trained(trained: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    config = _config(reward_model={"path": str(trained.reward_model)})
+    prepare(config, folder)
+    assert train_reward(config, folder) is None
+    card = json.loads((folder.reward_model / "card.json").read_text())
+    assert "training" not in card
+    ours, theirs = (load_scalar_model(f.reward_model).state_dict() for f in (folder, trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(ModelError, match="no scalar head"):
+        train_reward(_config(reward_model={"path": str(trained.sft)}), folder)
+
+
+def test_an_interrupted_stage_leaves_its_state_and_goes_on(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    class Watch:
+        def __init__(self, lives: int) -> None:
+            self.lives, self.steps = lives, 0
+
+        def start(self, stage: str, total: int) -> None: ...
+
+        def metrics(self, values: Any) -> None: ...
+
+        def advance(self, amount: int = 1) -> None:
+            self.steps += 1
+            if self.steps == self.lives:
+                raise Killed
+
+    folder, config = RunFolder(tmp_path), _config(sft=BRIEF | {"epochs": 2})
+    prepare(config, folder)
+    with pytest.raises(Killed):
+        train_sft(config, folder, Watch(lives=9))
+    assert state_file(folder.sft).exists()
+    result = train_sft(config, folder, second := Watch(lives=-1))
+    assert second.steps < result.steps + 1
+    assert folder.sft.exists()
+    assert not state_file(folder.sft).exists()
+
+
+def test_bfloat16_computes_and_float32_weights_are_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    config = _config(model={"architecture": TINY, "dtype": "bfloat16"}, sft=BRIEF | {"epochs": 0.3})
+    prepare(config, folder)
+    result = train_sft(config, folder)
+    assert result.best["held_out_loss"] < result.history[0]["held_out_loss"]
+    assert load_causal_lm(folder.sft).dtype == torch.float32
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> Path:
+    """A random Qwen with a chat template of its kind."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = train_tokenizer(TokenizerConfig(kind="bpe", vocab_size=300), ["What is it? It is."], context_tokens=512)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.chat_template = template
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path / "qwen"
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_hub_model_trains_with_adapters_on_dialogues(qwen: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    dialogue = "\n\nHuman: What is {0}?\n\nAssistant: {1}"
+    rows = [{"chosen": dialogue.format(i, "It is."), "rejected": dialogue.format(i, "No.")} for i in range(60)]
+    (source / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = RunFolder(tmp_path / "run")
+    config = _config(
+        data={"kind": "hh", "root": str(source)},
+        model={"path": str(qwen), "lora": {"rank": 4, "alpha": 8}},
+        evaluation={"judge": "reward"},
+        reward_model=BRIEF | {"epochs": 4},
+    )
+    prepare(config, folder)
+    prompt = read_demonstrations(DataFiles.of(folder).demonstrations("train"))[0].prompt
+    assert prompt.startswith("<|im_start|>user\nWhat is ")
+    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert not folder.tokenizer.exists()
+    train_sft(config, folder)
+    result = train_reward(config, folder)
+    assert result is not None
+    assert result.best["held_out_accuracy"] == 1.0
+    assert type(load_causal_lm(folder.sft)).__name__ == "Qwen2ForCausalLM"
+    assert load_scalar_model(folder.reward_model).config.num_labels == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_shuffled_labels_teach_a_reward_model_nothing(tmp_path: Path) -> None:
+    rates = []
+    for seed in (0, 1):
+        folder = RunFolder(tmp_path / str(seed))
+        data = {"demonstration_rows": 1500, "comparison_rows": 4000, "shuffle_labels": True, "max_prompt_tokens": 32}
+        config = _config(data=data, seed=seed, reward_model=BRIEF | {"learning_rate": 2e-3})
+        prepare(config, folder)
+        train_sft(config, folder)
+        train_reward(config, folder)
+        rates.append(json.loads((folder.reward_model / "card.json").read_text())["accuracy"]["value"])
+    assert all(abs(rate - 0.5) <= 0.06 for rate in rates), rates
