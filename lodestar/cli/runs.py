@@ -15,7 +15,7 @@ from lodestar.config import RunConfig, load_config
 from lodestar.errors import FailedPrecondition
 from lodestar.layout import RunFolder
 
-DEMO_BUDGETS = {"data": 5, "sft": 45, "reward": 45, "baseline": 20, "ppo": 130, "evaluation": 15, "report": 5}
+DEMO_BUDGETS = {"data": 10, "sft": 50, "reward": 60, "baseline": 20, "ppo": 110, "evaluation": 10, "report": 5}
 """Seconds on two cores; the whole is promised in five minutes, imports included."""
 
 
