@@ -101,10 +101,10 @@ def _layer_forward(
         out_TF, x_TH = out_TF.index_select(0, rows), x_TH.index_select(0, rows)
     norm = layer.post_attention_layernorm
     weights = (projection.weight for projection in projections[3:])
-    y_TH: Tensor = OutputMlp.apply(  # type: ignore[no-untyped-call]
+    y_1TH: Tensor = OutputMlp.apply(  # type: ignore[no-untyped-call]
         out_TF, x_TH, norm.weight, norm.variance_epsilon, *weights
     )
-    return y_TH[None]
+    return y_1TH
 
 
 def _normalise(x_TH: Tensor, weight_H: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,7 @@ class NormQkvRotary(torch.autograd.Function):
 
 
 class OutputMlp(torch.autograd.Function):
-    """attention_TF, x_TH → y_TH: output projection, residual, norm, SwiGLU, residual."""
+    """attention_TF, x_TH → y_1TH: output projection, residual, norm, SwiGLU, residual."""
 
     @staticmethod
     def forward(
@@ -205,11 +205,14 @@ class OutputMlp(torch.autograd.Function):
         gate_TI, up_TI = n_TH @ wg.t(), n_TH @ wu.t()
         inner_TI = F.silu(gate_TI).mul_(up_TI)
         ctx.save_for_backward(attention_TF, h_TH, rstd_T1, norm_H, n_TH, gate_TI, up_TI, inner_TI, wo, wg, wu, wd)
-        return torch.addmm(h_TH, inner_TI, wd.t())
+        y_1TH = h_TH.new_empty(1, *h_TH.shape)  # FSDP hooks into layers' outputs and minds views
+        torch.addmm(h_TH, inner_TI, wd.t(), out=y_1TH[0])
+        return y_1TH
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y_TH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y_1TH: Tensor) -> tuple[Tensor | None, ...]:
+        grad_y_TH = grad_y_1TH[0]
         attention_TF, h_TH, rstd_T1, norm_H, n_TH, gate_TI, up_TI, inner_TI, wo, wg, wu, wd = ctx.saved_tensors
         grad_wd = grad_y_TH.t() @ inner_TI
         grad_TI = grad_y_TH @ wd

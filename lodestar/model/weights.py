@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from lodestar.model.lora import merge_lora
@@ -19,9 +20,9 @@ from lodestar.model.quiet import quiet_transformers
 
 
 def named_tensors(model: Any) -> dict[str, Tensor]:
-    """The weights by name, in name order, tied ones once; detached views, adapters merged."""
-    plain = merge_lora(model)
-    return {name: tensor.detach() for name, tensor in sorted(plain.named_parameters())}
+    """The weights by name, in name order, tied ones once; detached, adapters merged, shards gathered (by all ranks)."""
+    weights = {name: tensor.detach() for name, tensor in sorted(merge_lora(model).named_parameters())}
+    return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in weights.items()}
 
 
 def tensor_digest(tensor: Tensor) -> str:

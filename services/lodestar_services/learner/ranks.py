@@ -46,10 +46,12 @@ class Ranks:
                     dist.broadcast(parameter.detach(), src=0)
 
     def total_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum replicated gradients over ranks; sharded ones were summed by FSDP's reduce-scatter."""
+        """Sum replicated gradients over ranks; sharded ones were averaged by FSDP's reduce-scatter."""
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            elif isinstance(parameter, DTensor):
+                parameter.grad.mul_(self.world)
         if self.world == 1:
             return
         replicated = [p.grad for p in parameters if not isinstance(p, DTensor) and p.grad is not None]
@@ -63,11 +65,12 @@ class Ranks:
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """L2 norm of the whole gradient, the same on every rank, in float32."""
-        local = [p.grad.to_local() for p in parameters if isinstance(p.grad, DTensor)]
-        whole = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
-        squares = _norm(whole).square() if whole else torch.zeros(())
-        if any(isinstance(p, DTensor) for p in parameters):
-            squares = squares + self.total((_norm(local) if local else torch.zeros(())).square())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        whole = [g for g in gradients if not isinstance(g, DTensor)]
+        squares = _squared_norm(whole, like=gradients[0])
+        if len(whole) < len(gradients):
+            local = [g.to_local() for g in gradients if isinstance(g, DTensor)]
+            squares = squares + self.total(_squared_norm(local, like=local[0]))
         return squares.sqrt()
 
 
@@ -75,7 +78,8 @@ def shard(model: nn.Module, trunk: nn.Module, layers: Iterable[nn.Module]) -> No
     """FSDP2 for a model that one device cannot hold: parameters of the layers are sharded, the rest is replicated.
 
     Embedding, final norm and head stay whole because log-probs read the head's weight outside of a forward call, and
-    tied embeddings are the same tensor. Gradients are summed, not averaged: losses are divided by global counts.
+    tied embeddings are the same tensor. Call it before the Trainer takes the model over. Ranks meet in every forward
+    call, so they must make equally many: the ranks divide each minibatch, and a rank's share fits one micro-batch.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -84,11 +88,10 @@ def shard(model: nn.Module, trunk: nn.Module, layers: Iterable[nn.Module]) -> No
     for layer in layers:
         fully_shard(layer)
     fully_shard(trunk, ignored_params={p for p in model.parameters() if id(p) not in inside})
-    for module in (*layers, trunk):
-        module.set_gradient_divide_factor(1.0)  # type: ignore[operator]
 
 
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
+def _squared_norm(gradients: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    if not gradients:
+        return torch.zeros((), device=like.device)
     norms = torch._foreach_norm(list(gradients), 2)
-    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
-    return total
+    return torch.stack([norm.float() for norm in norms]).square().sum()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from lodestar_services.learner.figures import UpdateFigures
+from lodestar_services.learner.ranks import shard
+from lodestar_services.learner.trainer import Trainer
 
+from lodestar.model.loading import named_tensors
+from tests.unit.oracles.world import config, llama
 from tests.unit.ppo.test_trainer import CPU, gradients, rollouts, trainer
 
 
@@ -27,26 +32,46 @@ def _first_step(path: Path) -> None:
     torch.save({"gradients": found, "metrics": metrics, "weights": weights}, path)
 
 
+def _sharded_steps(path: Path, sharded: bool) -> None:
+    policy, critic = llama(4, 1), llama(4, 2, scalar=True)
+    batch = rollouts(policy)
+    if sharded:
+        for model in (policy, critic):
+            shard(model, model.base_model, model.base_model.layers)
+    one = Trainer(config(batch=8, epochs=2, minibatches=2, learning_rate=1e-2), policy, critic, seed=0)
+    metrics = [one.step(batch) for _ in range(2)]
+    torch.save({"metrics": metrics, "weights": named_tensors(one.policy)}, path)
+
+
 def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     _first_step(folder / f"rank{rank}.pt")
+    _sharded_steps(folder / f"sharded{rank}.pt", True)
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_two_ranks_compute_the_gradients_metrics_and_weights_of_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and each of two ranks computed."""
+    folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(rank, tmp_path)) for rank in range(2)]
+    ranks = [context.Process(target=_rank, args=(rank, folder)) for rank in range(2)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        for process in ranks:
+            process.start()
     for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(100)
+        process.join(50)
         assert process.exitcode == 0
-    _first_step(tmp_path / "alone.pt")
-    alone, *both = (torch.load(tmp_path / f"{name}.pt") for name in ("alone", "rank0", "rank1"))
+    _first_step(folder / "alone.pt")
+    _sharded_steps(folder / "whole.pt", False)
+    return folder
+
+
+def test_two_ranks_compute_the_gradients_metrics_and_weights_of_one(folder: Path) -> None:
+    alone, *both = (torch.load(folder / f"{name}.pt") for name in ("alone", "rank0", "rank1"))
     for found in both:
         for key, gradient in alone["gradients"].items():
             assert torch.allclose(found["gradients"][key], gradient, atol=1e-6), key
@@ -54,3 +79,12 @@ def test_two_ranks_compute_the_gradients_metrics_and_weights_of_one(tmp_path: Pa
         for key, weight in alone["weights"].items():
             assert torch.allclose(found["weights"][key], weight, atol=1e-4), key
     assert all(torch.equal(both[0]["weights"][key], both[1]["weights"][key]) for key in both[0]["weights"])
+
+
+def test_two_ranks_with_sharded_layers_do_the_steps_of_one(folder: Path) -> None:
+    whole, *both = (torch.load(folder / f"{name}.pt") for name in ("whole", "sharded0", "sharded1"))
+    for found in both:
+        for step, metrics in enumerate(whole["metrics"]):
+            assert found["metrics"][step] == pytest.approx(metrics, rel=1e-3, abs=1e-4)
+        for key, weight in whole["weights"].items():
+            assert torch.allclose(found["weights"][key], weight, atol=1e-3), key
