@@ -109,7 +109,7 @@ class Engine:
             vocab_size=text_config.vocab_size,
             context_tokens=min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens),
             request_tokens=config.kv_cache_tokens * 4,
-            samples=config.max_sequences,
+            samples=config.max_waiting,
         )
         self._requests: dict[int, Request] = {}
         self._stops: dict[int, StopChecker] = {}
@@ -145,6 +145,7 @@ class Engine:
             hashes=block_hashes(prompt, self.config.block_tokens) if self.config.prefix_cache else (),
         )
         request.sequences = [Sequence(next(self._ids), request, i, list(prompt)) for i in range(sampling.n)]
+        request.unfinished = sampling.n
         return request
 
     def add(self, request: Request) -> None:
@@ -163,9 +164,8 @@ class Engine:
     def abort(self, request_id: int) -> None:
         """Drop what is unfinished of a request, and free its memory; unknown ids are ignored."""
         request = self._requests.pop(request_id, None)
-        for sequence in request.sequences if request else ():
-            if sequence.finish_reason is None:
-                self.scheduler.remove(sequence)
+        if request is not None:
+            self.scheduler.cancel(request)
         self._stops.pop(request_id, None)
 
     def reset(self) -> None:
@@ -195,6 +195,7 @@ class Engine:
             if row in sampled.top:
                 sequence.top_logprobs.append(sampled.top[row])
             sequence.versions.append(self.version)
+            sequence.request.started = True
             sequence.last_token_at = now
             reason = self._finish_reason(sequence, sampled.tokens[row])
             if reason is not None:
@@ -215,6 +216,8 @@ class Engine:
             sequence.computed = chunk.end
             if sequence.cached_version is None:
                 sequence.cached_version = self.version
+            if chunk.end == sequence.prompt_tokens - 1:
+                self.scheduler.share_prompt(sequence)
             prefixes = sequence.request.hashes[: (sequence.prompt_tokens - 1) // self.config.block_tokens]
             if prefixes and chunk.end == sequence.prefill_target and sequence.cached_version == self.version:
                 self._cache.remember(sequence, prefixes)
@@ -239,9 +242,10 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
-        self.scheduler.remove(sequence, poisoned=reason is FinishReason.ERROR)
+        self.scheduler.release(sequence, poisoned=reason is FinishReason.ERROR)
         request = sequence.request
-        if all(other.finish_reason is not None for other in request.sequences):
+        request.unfinished -= 1
+        if not request.unfinished:
             self._requests.pop(request.id, None)
             self._stops.pop(request.id, None)
 

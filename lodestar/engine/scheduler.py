@@ -45,15 +45,26 @@ class Scheduler:
         for sequence in request.sequences:
             self._push(sequence)
 
-    def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Forget a finished or cancelled sequence and free its blocks now."""
-        if sequence.running:
-            self.running.remove(sequence)
-            sequence.running = False
-            self._cache.close(sequence, poisoned=poisoned)
-        else:
-            self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
-            heapq.heapify(self._waiting)
+    def release(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+        """Free a running sequence's blocks now."""
+        self.running.remove(sequence)
+        sequence.running = False
+        self._cache.close(sequence, poisoned=poisoned)
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request's unfinished samples and free their blocks now."""
+        for sequence in request.sequences:
+            if sequence.running:
+                self.release(sequence)
+        self._waiting = [entry for entry in self._waiting if entry[2].request is not request]
+        heapq.heapify(self._waiting)
+
+    def share_prompt(self, leader: Sequence) -> None:
+        """Give a prompt that was just computed to the samples that wait for it."""
+        for sequence in leader.request.sequences:
+            untouched = sequence.running and len(sequence.tokens) == sequence.prompt_tokens
+            if untouched and sequence.computed < sequence.prefill_target:
+                self._fork(leader, sequence)
 
     def plan(self) -> Plan:
         """The next step; empty when nothing can run."""
@@ -65,8 +76,7 @@ class Scheduler:
             if not sequence.running or not self._make_room(sequence):
                 continue
             if sequence.computed < sequence.prefill_target:
-                if self._fork(sequence):
-                    decode.append(sequence)
+                if sequence.computed == 0 and self._leader(sequence) is not None:
                     continue
                 end = self._chunk_end(sequence, budget)
                 if end == sequence.computed:
@@ -97,40 +107,41 @@ class Scheduler:
             heapq.heappush(self._waiting, entry)
 
     def _start(self, sequence: Sequence, reserve: int) -> None:
-        prefixes = () if self._siblings(sequence) else self._usable_prefixes(sequence)
-        sequence.computed = self._cache.open(sequence, reserve, prefixes)
+        leader = self._leader(sequence)
+        sequence.computed = self._cache.open(sequence, reserve, () if leader else self._usable_prefixes(sequence))
         self.prefix_hit_tokens += sequence.computed
         sequence.running = True
         insort(self.running, sequence, key=lambda running: running.order)
+        if leader is not None and leader.computed >= sequence.prefill_target:
+            self._fork(leader, sequence)
 
     def _usable_prefixes(self, sequence: Sequence) -> tuple[bytes, ...]:
         """Hashes of the blocks before the last prompt token, which must be computed for its logits."""
         usable = (sequence.prompt_tokens - 1) // self._cache.block_tokens
         return tuple(sequence.request.hashes[:usable])
 
-    def _siblings(self, sequence: Sequence) -> list[Sequence]:
-        if len(sequence.tokens) > sequence.prompt_tokens or sequence.prefill_target == 0:
-            return []
-        return [other for other in sequence.request.sequences if other.running and other is not sequence]
+    def _leader(self, sequence: Sequence) -> Sequence | None:
+        """The running sample whose prompt this one shall take; None when that is itself, or it has tokens already."""
+        request = sequence.request
+        if len(sequence.tokens) > sequence.prompt_tokens:
+            return None
+        if request.leader is None or not request.leader.running:
+            ready = (
+                other for other in request.sequences if other.running and other.computed >= sequence.prefill_target
+            )
+            request.leader = next(ready, sequence)
+        return None if request.leader is sequence else request.leader
 
-    def _fork(self, sequence: Sequence) -> bool:
-        """Take the whole prompt from a sample of the same prompt that has it."""
+    def _fork(self, leader: Sequence, sequence: Sequence) -> None:
         target = sequence.prefill_target
-        for sibling in self._siblings(sequence) if sequence.computed == 0 else ():
-            if sibling.computed >= target:
-                self._cache.fork(sibling, sequence, target)
-                sequence.computed = target
-                sequence.cached_version = sibling.cached_version
-                self.prefix_hit_tokens += target
-                return True
-        return False
+        self._cache.fork(leader, sequence, target)
+        sequence.computed = target
+        sequence.cached_version = leader.cached_version
+        self.prefix_hit_tokens += target
 
     def _chunk_end(self, sequence: Sequence, budget: int) -> int:
         """How far this step computes the sequence's known tokens; ``computed`` when not at all."""
         start, target = sequence.computed, sequence.prefill_target
-        siblings = self._siblings(sequence)
-        if start == 0 and any(sibling.order < sequence.order for sibling in siblings):
-            return start  # the first sample computes the prompt for all
         end = min(target, start + budget)
         if self._deterministic and end < target:
             end -= end % DETERMINISTIC_CHUNK
@@ -146,7 +157,7 @@ class Scheduler:
         return True
 
     def _preempt(self, victim: Sequence) -> None:
-        self.remove(victim)
+        self.release(victim)
         victim.computed = 0
         victim.cached_version = None
         self.preemptions += 1

@@ -33,16 +33,17 @@ class Request:
     streamed: bool = True
     """Whether somebody wants to hear of every token."""
     sequences: list[Sequence] = field(default_factory=list)
+    unfinished: int = 0
+    """Samples without a finish_reason."""
+    started: bool = False
+    """Whether a sample has tokens already, so that the others belong to the same weights."""
+    leader: Sequence | None = None
+    """The sample that computes the prompt for the others."""
 
     @property
     def order(self) -> tuple[float, int]:
         """Who comes first; total, so that equal arrivals keep their order."""
         return self.arrived + self.priority, self.id
-
-    @property
-    def started(self) -> bool:
-        """Whether a sample has tokens already, so that the others belong to the same weights."""
-        return any(len(sequence.tokens) > len(self.prompt_ids) for sequence in self.sequences)
 
 
 @dataclass(slots=True, eq=False)

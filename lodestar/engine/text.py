@@ -67,9 +67,7 @@ class TextStream:
         self._decoded = len(self._tokens)
         start = max(self._start, self._decoded - CONTEXT_TOKENS)
         # With nothing visible before it, a word would be decoded as the first of a text, without its space.
-        if self._tokenizer.decode(
-            self._tokens[start:], skip_special_tokens=True
-        ):
+        if self._tokenizer.decode(self._tokens[start:], skip_special_tokens=True):
             self._start = start
 
     def _cut_at_stop(self) -> None:
