@@ -1,0 +1,179 @@
+"""What services cost: a PPO iteration through gRPC and Redis against the same functions called in one process.
+
+Both sides generate with the same engine, score with the same packed forward passes and update with the same trainer,
+on models of the demo's size and of examples/hh.yaml's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from harness import parser, report
+from lodestar_services.learner.critic import critic_from
+from lodestar_services.learner.tickets import TicketSchedule
+from lodestar_services.learner.trainer import Trainer
+
+from lodestar.config import RunConfig
+from lodestar.data.files import DataFiles, read_prompts
+from lodestar.data.rows import encode_prompts
+from lodestar.engine.engine import Engine
+from lodestar.layout import RunFolder
+from lodestar.local.serving import Serving
+from lodestar.local.tiny import write_tiny_run
+from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
+from lodestar.records import FinishReason, Prompt, Rollout, Sample, SamplingParams, Ticket, WeightVersion
+
+SIZES = {
+    "demo model": {"hidden": 96, "layers": 3, "vocab": 256, "eos_bias": 2.5, "batch": 128, "tokens": 40},
+    "hh model": {"hidden": 192, "layers": 4, "vocab": 4096, "eos_bias": 4.0, "batch": 64, "tokens": 64},
+}
+
+
+def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
+    """The same for both sides."""
+    return RunConfig.model_validate(
+        {
+            "name": "bench",
+            "runs_dir": str(root),
+            "model": {"path": str(root / "bench" / "models" / "sft")},
+            "sft": None,
+            "ppo": {
+                "steps": steps,
+                "batch": size["batch"],
+                "max_tokens": size["tokens"],
+                "learning_rate": 1e-5,
+                "score": {"offset": "none"},
+            },
+            "policy": {"threads": 2},
+            "reward": {"threads": 2},
+            "reference": {"threads": 2},
+            "learner": {"threads": 2, "checkpoint_every": 1000},
+            "rollout": {"in_flight": size["batch"]},
+        }
+    )
+
+
+def through_services(run: RunConfig, folder: RunFolder) -> float:
+    """Median seconds of an iteration, the first left out."""
+    with Serving(run, folder) as serving:
+        serving.start()
+        serving.finish()
+    times = [json.loads(line)["time"] for line in folder.metrics.read_text().splitlines()]
+    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+class OneProcess:
+    """The iteration as a single program would do it."""
+
+    def __init__(self, run: RunConfig, folder: RunFolder) -> None:
+        torch.set_num_threads(2)
+        self._run = run
+        tokenizer = load_tokenizer(folder.sft)
+        policy, self._reference = load_causal_lm(folder.sft), load_causal_lm(folder.sft)
+        self._reward = load_scalar_model(folder.reward_model)
+        critic = critic_from(
+            run.ppo.critic,
+            reward_model_path=folder.reward_model,
+            policy=policy,
+            tokenizer=tokenizer,
+            offset=0.0,
+            seed=run.seed,
+        )
+        self._trainer = Trainer(run.ppo, policy, critic, seed=run.seed)
+        generator = load_causal_lm(folder.sft)
+        self._generator = dict(generator.named_parameters())
+        self._engine = Engine(generator, tokenizer, run.policy, version=WeightVersion("", 0, ""))
+        prompts = read_prompts(DataFiles.of(folder).ppo_prompts)
+        encoded = encode_prompts(tokenizer, [prompt.text for prompt in prompts])
+        prompts = [Prompt(p.id, p.text, ids) for p, ids in zip(prompts, encoded, strict=True)]
+        self._schedule = TicketSchedule(prompts, run.ppo, run=run.name, seed=run.seed)
+
+    def seconds(self) -> float:
+        """Median seconds of an iteration, the first left out."""
+        taken = []
+        for step in range(self._run.ppo.steps):
+            began = time.perf_counter()
+            self._iterate(step)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken[1:])
+
+    def _iterate(self, step: int) -> None:
+        tickets = [self._schedule.ticket("", step, index) for index in range(self._run.ppo.tickets)]
+        self._trainer.step(self._roll_out(tickets, step))
+        with torch.no_grad():
+            for name, parameter in self._trainer.policy.named_parameters():
+                self._generator[name].copy_(parameter)
+        self._engine.reset()
+
+    @torch.inference_mode()
+    def _roll_out(self, tickets: Sequence[Ticket], step: int) -> list[Rollout]:
+        sequences = []
+        for ticket in tickets:
+            sampling = SamplingParams(ticket.max_tokens, seed=ticket.seed, logprobs=True)
+            request = self._engine.request(ticket.prompt.token_ids, sampling)
+            self._engine.add(request)
+            sequences += request.sequences
+        while any(sequence.finish_reason is None for sequence in sequences):
+            self._engine.step()
+        batch = PackedBatch.pack([s.tokens for s in sequences], [s.prompt_tokens for s in sequences], device="cpu")
+        scores = sequence_scores(self._reward, batch).tolist()
+        reference_R, _ = response_logprobs(self._reference, batch, temperature=self._run.ppo.temperature)
+        references = reference_R.split(list(batch.response_lengths))
+        version = WeightVersion("", step, "")
+        return [
+            Rollout(
+                ticket,
+                version,
+                (
+                    Sample(
+                        tuple(sequence.response),
+                        tuple(sequence.logprobs),
+                        tuple(reference.tolist()),
+                        score,
+                        FinishReason(sequence.finish_reason),
+                    ),
+                ),
+                "",
+            )
+            for ticket, sequence, reference, score in zip(tickets, sequences, references, scores, strict=True)
+        ]
+
+
+def compare(size: dict[str, float], arguments: argparse.Namespace) -> dict[str, float]:
+    """Both sides in turn, each from the same start."""
+    services, alone = [], []
+    for _ in range(arguments.runs):
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            folder = RunFolder(root / "bench")
+            run = config(root, size, arguments.iterations + 1)
+            shape = {key: size[key] for key in ("hidden", "layers", "vocab", "eos_bias")}
+            write_tiny_run(folder, **shape, prompts=256, prompt_tokens=(8, 16))
+            services.append(through_services(run, folder))
+            alone.append(OneProcess(run, folder).seconds())
+    ratio = statistics.median(a / b for a, b in zip(services, alone, strict=True))
+    return {"services s": statistics.median(services), "one process s": statistics.median(alone), "ratio": ratio}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--iterations", type=int, default=8, help="timed iterations per start")
+    arguments = options.parse_args()
+    sizes = SIZES
+    if arguments.small:
+        sizes = {"tiny model": SIZES["demo model"] | {"hidden": 32, "layers": 1, "batch": 8, "tokens": 8}}
+    rows = [{"case": case, **compare(size, arguments)} for case, size in sizes.items()]
+    report("service_overhead", rows, arguments, "ratio: through gRPC and Redis ÷ in one process; goals 1.10 and 1.05")
+
+
+if __name__ == "__main__":
+    main()
