@@ -13,7 +13,7 @@ from lodestar_kernels.logprob.reference import (
     rows_per_chunk,
 )
 
-CPU_CHUNK_BYTES = 64 << 20
+CPU_CHUNK_BYTES = 128 << 20
 GPU_CHUNK_BYTES = 512 << 20
 
 
@@ -37,7 +37,7 @@ def logprobs(
     positive, not differentiated. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
     All three results are differentiable with respect to hidden, weight and bias.
 
-    chunk_bytes bounds the float32 logits that exist at any time (default 64 MiB on a CPU, 512 MiB on a GPU); at least
+    chunk_bytes bounds the float32 logits that exist at any time (default 128 MiB on a CPU, 512 MiB on a GPU); at least
     64 rows are computed at once. On a CPU, logits that fit the budget whole are kept for the backward.
 
     backend: "triton" (float16, bfloat16, float32) or "torch"; by default Triton on a GPU and torch elsewhere.
