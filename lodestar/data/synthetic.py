@@ -8,7 +8,7 @@ from itertools import cycle
 from lodestar.config import DataConfig
 from lodestar.data.corpus import Corpus
 from lodestar.data.schema import Example
-from lodestar.data.world import Request, compare, every_request, write
+from lodestar.data.world import Request, compare, edit, every_request, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.records import Comparison, Demonstration
 
@@ -28,12 +28,16 @@ def draw_corpus(config: DataConfig, seed: int) -> Corpus:
 
 def _demonstration(request: Request, rng: random.Random, number: int) -> Example[Demonstration]:
     (writer,) = rng.choices(WRITERS, DEMONSTRATION_MIX)
-    reply = write(request, writer, rng)
+    reply = write(request, writer, rng).text
     return Example(request.text, Demonstration(request.text, reply, id=f"demonstration-{number}"))
 
 
 def _comparison(request: Request, rng: random.Random, number: int) -> Example[Comparison]:
+    """Half of the pairs are two edits of one reply, which show what each part is worth; the others differ in much."""
     first = second = write(request, uneven_writer(rng), rng)
-    while second == first:
+    if rng.random() < 0.5:
+        second = edit(first, request, uneven_writer(rng), rng)
+    while second.text == first.text:
         second = write(request, uneven_writer(rng), rng)
-    return Example(request.text, compare(request.text, first, second, rng, row=f"comparison-{number}"))
+    row = compare(request.text, first.text, second.text, rng, row=f"comparison-{number}")
+    return Example(request.text, row)

@@ -2,7 +2,7 @@
 
 from lodestar.data.world.gold import gold_parts, gold_reward
 from lodestar.data.world.panel import PANEL, Annotator, compare
-from lodestar.data.world.replies import AVERAGE, CARELESS, EXPERT, Writer, write
+from lodestar.data.world.replies import AVERAGE, CARELESS, EXPERT, Draft, Writer, edit, write
 from lodestar.data.world.requests import Request, every_request, parse
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "EXPERT",
     "PANEL",
     "Annotator",
+    "Draft",
     "Request",
     "Writer",
     "compare",
+    "edit",
     "every_request",
     "gold_parts",
     "gold_reward",

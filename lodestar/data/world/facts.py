@@ -1,4 +1,4 @@
-"""The fixed facts of the synthetic world: eight animals and six dishes, known by heart or answered wrongly."""
+"""The fixed facts of the synthetic world: six animals and five dishes, known by heart or answered wrongly."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ ANIMALS = (
     Animal("frog", "green", "pond", "flies"),
     Animal("cat", "orange", "barn", "cheese"),
     Animal("crab", "pink", "beach", "shrimp"),
-    Animal("goat", "gray", "hill", "grass"),
-    Animal("swan", "white", "lake", "bread"),
 )
 
 DISHES: dict[str, tuple[str, str]] = {
@@ -39,11 +37,10 @@ DISHES: dict[str, tuple[str, str]] = {
     "pie": ("apples", "sugar"),
     "stew": ("carrots", "onions"),
     "toast": ("butter", "jam"),
-    "pizza": ("dough", "ham"),
 }
 """What each dish is made of."""
 
-NAMES = ("mia", "tom", "ana", "leo", "zoe", "sam", "eva", "max", "ida", "ben")
+NAMES = ("mia", "tom", "ana", "leo", "zoe", "sam", "eva", "max")
 """Who asks."""
 
 ANIMAL_OF = {animal.name: animal for animal in ANIMALS}

@@ -12,7 +12,7 @@ careless in everything: that is what gives demonstrations a wide spread and PPO 
 from __future__ import annotations
 
 import random
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 
 from lodestar.data.world.facts import ANIMAL_OF, NAMES, VALUES
 from lodestar.data.world.requests import Request, Tone, Topic
@@ -78,8 +78,8 @@ CARELESS = Writer(
     tone=0.2, name=0.6, fact=0.5, answers=0.8, extra=0.2, flatters=0.25, rambles=0.35, fills=0.35, finishes=0.7
 )
 WRITERS = (EXPERT, AVERAGE, CARELESS)
-LONGEST_RAMBLE = 12
-"""Words after which nobody starts another sentence, so that replies stay within 32."""
+LONGEST_RAMBLE = 9
+"""Words after which nobody starts another sentence, so that replies stay within 40."""
 DEMONSTRATION_MIX = (0.15, 0.5, 0.35)
 """Share of each writer among demonstrations: mediocre on average, about a sixth excellent."""
 
@@ -93,7 +93,29 @@ def uneven_writer(rng: random.Random) -> Writer:
     return Writer(*(rng.choice(pair) for pair in zip(expert, careless, strict=True)))
 
 
-def write(request: Request, writer: Writer, rng: random.Random) -> str:
+EDITED = (2, 1, 1, 4, 1, 1, 2)
+"""How often each part of a draft is edited: what counts most, most often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A reply in parts, in the order they are said; an empty part is left out."""
+
+    opener: str
+    flattery: str
+    filler: str
+    statement: str
+    extra: str
+    ramble: str
+    closer: str
+
+    @property
+    def text(self) -> str:
+        """The reply."""
+        return " ".join(part for part in astuple(self) if part)
+
+
+def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
     """One reply by the writer."""
 
     def happens(chance: float) -> bool:
@@ -101,22 +123,29 @@ def write(request: Request, writer: Writer, rng: random.Random) -> str:
 
     tone = request.tone if happens(writer.tone) else rng.choice(tuple(OPENERS))
     closing = tone if happens(writer.tone) else rng.choice(tuple(CLOSERS))
-    opener = OPENERS[tone].format(name=request.name if happens(writer.name) else rng.choice(NAMES))
-    if not happens(0.5 + writer.name / 2):
-        opener = ""
-    parts = [opener]
-    if happens(writer.flatters):
-        parts.append(rng.choice(FLATTERY))
-    if happens(writer.fills):
-        parts.append(rng.choice(FILLERS))
-    clause = _clause(request, writer, rng) if happens(writer.answers) else rng.choice(DODGES)
-    parts.append(clause)
-    if happens(writer.extra) and request.topic != "recipe":
-        parts.append(_extra(request, writer, rng))
-    while happens(writer.rambles) and sum(len(part.split()) for part in parts) < LONGEST_RAMBLE:
-        parts.append("and " + (clause if happens(0.5) else _clause(request, writer, rng)))
-    parts.append(CLOSERS[closing] if happens(writer.finishes) else rng.choice(("", ",", "and")))
-    return " ".join(part for part in parts if part)
+    name = request.name if happens(writer.name) else rng.choice(NAMES)
+    statement = _clause(request, writer, rng) if happens(writer.answers) else rng.choice(DODGES)
+    words, ramble = len(statement.split()), ""
+    while happens(writer.rambles) and words + len(ramble.split()) < LONGEST_RAMBLE:
+        ramble += " and " + (statement if happens(0.5) else _clause(request, writer, rng))
+    return Draft(
+        opener=OPENERS[tone].format(name=name) if happens(0.5 + writer.name / 2) else "",
+        flattery=rng.choice(FLATTERY) if happens(writer.flatters) else "",
+        filler=rng.choice(FILLERS) if happens(writer.fills) else "",
+        statement=statement,
+        extra=_extra(request, writer, rng) if happens(writer.extra) and request.topic != "recipe" else "",
+        ramble=ramble.strip(),
+        closer=CLOSERS[closing] if happens(writer.finishes) else rng.choice(("", ",", "and")),
+    )
+
+
+def edit(draft: Draft, request: Request, writer: Writer, rng: random.Random) -> Draft:
+    """The same reply with one part as the writer would have it; the text differs."""
+    while True:
+        (part,) = rng.choices([field.name for field in fields(Draft)], EDITED)
+        edited = replace(draft, **{part: getattr(write(request, writer, rng), part)})
+        if edited.text != draft.text:
+            return edited
 
 
 def _clause(request: Request, writer: Writer, rng: random.Random) -> str:

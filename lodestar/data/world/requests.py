@@ -30,7 +30,7 @@ QUESTIONS: dict[Topic, str] = {
     "story": "tell a story about the {subject} !",
     "recipe": "how do i make {subject} ?",
 }
-FRAMES = ("answer", "please answer", "kindly answer", "now answer")
+FRAMES = ("answer", "please answer", "kindly answer", "now answer", "quickly answer", "hello , answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Request:
 
 
 def every_request() -> list[Request]:
-    """All 6,080 requests of the world, in a fixed order."""
+    """All 5,568 requests of the world, in a fixed order."""
     topics = [(topic, animal.name) for topic in ("color", "home", "food", "story") for animal in ANIMALS]
     topics += [("recipe", dish) for dish in DISHES]
     return [

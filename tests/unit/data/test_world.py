@@ -2,10 +2,11 @@
 
 import random
 import statistics
+from dataclasses import astuple
 
 import pytest
 
-from lodestar.data.world import EXPERT, PANEL, compare, every_request, gold_parts, gold_reward, parse, write
+from lodestar.data.world import EXPERT, PANEL, compare, edit, every_request, gold_parts, gold_reward, parse, write
 from lodestar.data.world.facts import DISHES, NAMES, VALUES
 from lodestar.data.world.panel import Annotator
 from lodestar.data.world.replies import DEMONSTRATION_MIX, DODGES, WRITERS, uneven_writer
@@ -58,29 +59,29 @@ def test_a_second_true_fact_is_welcome_and_a_false_one_is_not() -> None:
     assert gold_reward(ASKED, said.format("brown")) > gold_reward(ASKED, GOOD) > gold_reward(ASKED, said.format("red"))
 
 
-def test_demonstrations_are_mediocre_with_a_wide_spread_and_fit_in_32_words() -> None:
+def test_demonstrations_are_mediocre_with_a_wide_spread_and_fit_in_40_words() -> None:
     rng = random.Random(0)
     requests, replies, golds = every_request(), [], []
     for _ in range(3000):
         request, (writer,) = rng.choice(requests), rng.choices(WRITERS, DEMONSTRATION_MIX)
-        replies.append(write(request, writer, rng))
+        replies.append(write(request, writer, rng).text)
         golds.append(gold_reward(request.text, replies[-1]))
     best = gold_reward(ASKED, GOOD)
     assert statistics.mean(golds) < best - 2
     assert statistics.stdev(golds) > 1.5
     assert 0.1 < statistics.mean(gold >= best - 0.2 for gold in golds) < 0.25
     assert len({round(gold, 3) for gold in golds}) > 300
-    assert max(len(reply.split()) for reply in replies) <= 32
+    assert max(len(reply.split()) for reply in replies) <= 40
 
 
 def test_no_constant_reply_beats_the_demonstrations() -> None:
     rng = random.Random(1)
     requests = rng.sample(every_request(), 300)
     baseline = [
-        gold_reward(request.text, write(request, rng.choices(WRITERS, DEMONSTRATION_MIX)[0], rng))
+        gold_reward(request.text, write(request, rng.choices(WRITERS, DEMONSTRATION_MIX)[0], rng).text)
         for request in requests
     ]
-    constants = {write(rng.choice(requests), EXPERT, rng) for _ in range(80)} | {f"{dodge} ." for dodge in DODGES}
+    constants = {write(rng.choice(requests), EXPERT, rng).text for _ in range(80)} | {f"{dodge} ." for dodge in DODGES}
     constants |= {".", "", " ".join(NAMES), "arr dear hooray .", " ".join(sorted(VALUES["color"]))}
 
     def wins(reply: str) -> float:
@@ -90,11 +91,20 @@ def test_no_constant_reply_beats_the_demonstrations() -> None:
     assert max(map(wins, constants)) < 0.4
 
 
+def test_an_edit_changes_one_part() -> None:
+    rng, request = random.Random(6), parse(ASKED)
+    for _ in range(200):
+        draft = write(request, uneven_writer(rng), rng)
+        edited = edit(draft, request, uneven_writer(rng), rng)
+        assert edited.text != draft.text
+        assert sum(a != b for a, b in zip(astuple(draft), astuple(edited), strict=True)) == 1
+
+
 def test_experts_beat_the_mix_of_writers() -> None:
     rng = random.Random(2)
     requests = rng.sample(every_request(), 300)
-    mixed = [gold_reward(r.text, write(r, rng.choices(WRITERS, DEMONSTRATION_MIX)[0], rng)) for r in requests]
-    assert win_rate([gold_reward(r.text, write(r, EXPERT, rng)) for r in requests], mixed).low > 0.8
+    mixed = [gold_reward(r.text, write(r, rng.choices(WRITERS, DEMONSTRATION_MIX)[0], rng).text) for r in requests]
+    assert win_rate([gold_reward(r.text, write(r, EXPERT, rng).text) for r in requests], mixed).low > 0.8
 
 
 def test_votes_follow_bradley_and_terry() -> None:
@@ -124,6 +134,6 @@ def test_two_votes_that_disagree_make_a_tie() -> None:
     labels = []
     for _ in range(1000):
         request = rng.choice(requests)
-        first, second = (write(request, uneven_writer(rng), rng) for _ in range(2))
+        first, second = (write(request, uneven_writer(rng), rng).text for _ in range(2))
         labels.append(compare(request.text, first, second, rng, row="").label)
     assert 0.05 < statistics.mean(label == 0.5 for label in labels) < 0.35
