@@ -50,7 +50,7 @@ class BagOfWords:
     @torch.no_grad()
     def differences(self, comparisons: Sequence[Comparison]) -> list[float]:
         """Score of the first completion less that of the second."""
-        return self._score(self._features(comparisons)).tolist()  # type: ignore[no-any-return]
+        return self._score(self._features(comparisons)).tolist()
 
     def _features(self, comparisons: Sequence[Comparison]) -> Features:
         pairs, columns, counts = [], [], []

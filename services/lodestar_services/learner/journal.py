@@ -30,9 +30,10 @@ class JsonLines:
         self._file = path.open("ab")
         self._file.truncate(offset)
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def append(self, rows: Iterable[Mapping[str, Any] | LedgerEntry]) -> None:
         """Writes one line per row."""
-        self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        for row in rows:
+            self._file.write(json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
         self._file.flush()
 
     def sync(self) -> int:
@@ -61,7 +62,7 @@ class Journal:
 
     def record(self, row: Mapping[str, Any], settled: Iterable[LedgerEntry]) -> None:
         """One step: its line of metrics.jsonl and how its tickets ended."""
-        self._ledger.append(asdict(entry) for entry in settled)
+        self._ledger.append(settled)
         self._metrics.append([row])
 
     def sync(self) -> dict[str, int]:

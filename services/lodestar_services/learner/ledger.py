@@ -1,4 +1,4 @@
-"""The ledger: one JSON line per settled ticket, so that anyone can check that no sample was trained on twice.
+"""Reads and checks the ledger: one JSON line per settled ticket, which prove that no sample was trained on twice.
 
 The file is that of one lineage of checkpoints: a checkpoint holds the ledger's length, and a resumed learner cuts the
 file there before it goes on. What a dead learner wrote after its last checkpoint is therefore gone, as are its steps.
@@ -7,51 +7,15 @@ file there before it goes on. What a dead learner wrote after its last checkpoin
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-from lodestar.errors import DataError, ResumeRefused
+from lodestar.errors import DataError
 from lodestar.records import LedgerEntry, Outcome
 
 _FIELDS = {field.name for field in fields(LedgerEntry)}
-
-
-class Ledger:
-    """``ledger = Ledger(folder.ledger); ledger.append(collector.settle(step)); offset = ledger.sync()``."""
-
-    def __init__(self, path: Path, offset: int = 0) -> None:
-        """Opens the file and cuts it at ``offset`` bytes: 0 begins anew, a checkpoint's offset resumes.
-
-        Raises:
-            ResumeRefused: the file is shorter than the checkpoint says.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        size = path.stat().st_size if path.exists() else 0
-        if size < offset:
-            raise ResumeRefused(f"{path} has {size} bytes, but the checkpoint was written when it had {offset}")
-        self._file = path.open("ab")
-        self._file.truncate(offset)
-
-    def append(self, entries: Iterable[LedgerEntry]) -> None:
-        """Writes one line per entry."""
-        for entry in entries:
-            self._file.write(json.dumps(asdict(entry)).encode() + b"\n")
-        self._file.flush()
-
-    def sync(self) -> int:
-        """Makes what was appended durable and returns the file's length in bytes, for the checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        """Syncs and closes."""
-        self.sync()
-        self._file.close()
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lodestar_services.learner import collector as collector_module
 from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.ledger import Ledger, verify_ledger
+from lodestar_services.learner.journal import JsonLines
+from lodestar_services.learner.ledger import verify_ledger
 from lodestar_services.learner.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
@@ -98,7 +99,7 @@ class History:
         """A learner starts from the checkpoint."""
         self.step, offset, totals = self.checkpointed
         self.incarnation = f"i{next(self.incarnations)}"
-        self.ledger = Ledger(self.path, offset)
+        self.ledger = JsonLines(self.path, offset)
         self.queue = self.bench.learner()
         self.queue.open(self.bench.run, self.incarnation)
         self.collector = Collector(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.ledger import Ledger, verify_ledger
+from lodestar_services.learner.journal import JsonLines
+from lodestar_services.learner.ledger import verify_ledger
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
@@ -62,7 +63,7 @@ def learn(url: str, path: Path, disturb: Callable[[int, int], None]) -> dict[str
     prompts = [Prompt(f"p{index}", "what ?", (index,)) for index in range(40)]
     schedule = TicketSchedule(prompts, ppo, run=RUN, seed=0)
     collector = Collector(queue, schedule, incarnation="a", reconcile_seconds=3)
-    ledger = Ledger(path)
+    ledger = JsonLines(path)
 
     for step in range(STEPS):
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lodestar_services.learner.ledger import Ledger, read_ledger, verify_ledger
+from lodestar_services.learner.journal import JsonLines
+from lodestar_services.learner.ledger import read_ledger, verify_ledger
 
 from lodestar.errors import ResumeRefused
 from lodestar.records import LedgerEntry, Outcome
@@ -14,7 +15,7 @@ def entry(step: int, index: int, attempt: int = 0, outcome: Outcome = "trained",
 
 
 def write(path: Path, *entries: LedgerEntry) -> Path:
-    ledger = Ledger(path)
+    ledger = JsonLines(path)
     ledger.append(entries)
     ledger.close()
     return path
@@ -29,14 +30,14 @@ def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
 
 def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    ledger = Ledger(path)
+    ledger = JsonLines(path)
     ledger.append([entry(0, 0)])
     offset = ledger.sync()
     ledger.append([entry(1, 0)])
     ledger.close()
     with path.open("ab") as torn:
         torn.write(b'{"incarnation": "a", "st')
-    resumed = Ledger(path, offset)
+    resumed = JsonLines(path, offset)
     resumed.append([entry(1, 0, incarnation="b")])
     resumed.close()
     assert [(e.step, e.incarnation) for e in read_ledger(path)] == [(0, "a"), (1, "b")]
@@ -46,7 +47,7 @@ def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 def test_a_ledger_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "ledger.jsonl", entry(0, 0))
     with pytest.raises(ResumeRefused, match=r"ledger\.jsonl has \d+ bytes, but the checkpoint"):
-        Ledger(path, 10_000)
+        JsonLines(path, 10_000)
 
 
 @pytest.mark.parametrize(
