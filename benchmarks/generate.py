@@ -1,7 +1,7 @@
 """Generation by the engine against transformers' generate and generate_batch: same weights, same prompts, one process.
 
-Llama, hidden 256, 4 layers, vocabulary 4096, float32, random weights, sampling at temperature 1, no EOS. Tokens per second
-count useful tokens: generate pads, and goes on for all rows until the longest is done.
+Llama, hidden 256, 4 layers, vocabulary 4096, float32, random weights, sampling at temperature 1, no EOS. Tokens per
+second count useful tokens: generate pads, and goes on for all rows until the longest is done.
 
 mixed: 64 prompts of 16–256 tokens, 16–256 new ones each; uniform: 64 new each; samples: 8 samples each of 8 prompts of
 384–512 tokens, 32 new each. Further: decoding at several batch sizes and contexts with the memory that the KV cache
@@ -203,7 +203,7 @@ def scaling(batches: list[int], contexts: list[int], steps: int) -> list[Mapping
         engine = Engine(model, tokenizer(VOCAB), config)
         prompt = torch.randint(4, VOCAB, (context,)).tolist()
         engine.add(engine.request(prompt, SamplingParams(2 * steps, n=batch, seed=0, ignore_eos=True)))
-        while engine.status().running < batch or len(engine.step()) < batch:
+        while len(engine.step()) < batch:
             pass
         for _ in range(steps // 2):
             engine.step()

@@ -1,0 +1,93 @@
+"""New weights on a policy server: checked in memory and through the serving path, or not served at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from lodestar_services.policy.policy import Policy
+from torch import Tensor
+
+from lodestar.config import RunConfig
+from lodestar.engine.sequence import Purpose
+from lodestar.errors import ModelError
+from lodestar.model.loading import load_causal_lm, named_tensors, tensor_digests, weights_digest
+from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.records import Probe, SamplingParams, Scored, WeightManifest, WeightVersion
+
+PROBE = Scored((1, 5, 8, 9, 4, 7, 2), 3)
+
+
+@pytest.fixture
+async def policy(tiny_models: Any) -> AsyncIterator[Policy]:
+    policy = Policy(str(tiny_models.sft), RunConfig(name="test"))
+    await policy.load()
+    yield policy
+    await policy.engine.close()
+
+
+@pytest.fixture
+def published(tiny_models: Any) -> tuple[WeightManifest, Mapping[str, Tensor]]:
+    """What a learner would publish after a step, probe and all."""
+    model = load_causal_lm(tiny_models.sft)
+    for parameter in model.parameters():
+        parameter.data *= 1.02
+    batch = PackedBatch.pack([PROBE.token_ids], [PROBE.prompt_tokens], device="cpu")
+    logprobs_R, _ = response_logprobs(model, batch, temperature=1.0)
+    digests = tensor_digests(model)
+    manifest = WeightManifest(
+        run="test",
+        version=WeightVersion("9f31c2aa", 1, weights_digest(digests)),
+        files=(),
+        tensors=digests,
+        tokenizer_hash="",
+        probe=Probe(PROBE, tuple(logprobs_R.tolist()), tolerance=1e-4),
+    )
+    return manifest, named_tensors(model)
+
+
+async def sample(policy: Policy) -> list[int]:
+    sampling = SamplingParams(12, temperature=0, ignore_eos=True)
+    chunks = policy.generate((1, 5), sampling, min_version=None, wait_seconds=0, purpose=Purpose.SERVING)
+    return [token async for chunk in chunks for token in chunk.token_ids]
+
+
+async def test_a_version_that_passes_its_probe_is_served(policy: Policy, published: Any) -> None:
+    manifest, tensors = published
+    await policy.apply(manifest, tensors)
+    assert policy.info.version == manifest.version
+    (served,) = await policy.logprobs([PROBE], temperature=1.0, entropy=False)
+    assert served.logprobs == pytest.approx(manifest.probe.logprobs, abs=1e-4)
+
+
+async def test_tensors_with_another_digest_or_another_opinion_are_rolled_back(policy: Policy, published: Any) -> None:
+    manifest, tensors = published
+    before, held = await sample(policy), policy.info.version
+    tampered = {name: tensor + 0.5 for name, tensor in tensors.items()}
+    with pytest.raises(ModelError, match="the tensors in memory hash to"):
+        await policy.apply(manifest, tampered)
+    wrong = tuple(value - 0.01 for value in manifest.probe.logprobs)
+    disagreeing = WeightManifest(
+        **{field: getattr(manifest, field) for field in ("run", "version", "files", "tensors", "tokenizer_hash")},
+        probe=Probe(PROBE, wrong, tolerance=1e-4),
+    )
+    with pytest.raises(ModelError, match="differ from the learner's by 0.01"):
+        await policy.apply(disagreeing, tensors)
+    assert policy.info.version == held
+    assert await sample(policy) == before
+
+
+async def test_the_start_model_is_relabelled_without_tensors(policy: Policy, published: Any) -> None:
+    manifest, _ = published
+    digest = policy.info.version.digest
+    first = WeightManifest("test", WeightVersion("9f31c2aa", 0, digest), (), manifest.tensors, "")
+    await policy.apply(first, None)
+    assert policy.info.version == first.version
+
+
+async def test_another_tokenizers_weights_are_refused(policy: Policy, published: Any) -> None:
+    manifest, tensors = published
+    foreign = WeightManifest("test", manifest.version, (), manifest.tensors, "e" * 64)
+    with pytest.raises(ModelError, match="belong to tokenizer eeeeeeeeeeee"):
+        await policy.apply(foreign, tensors)
