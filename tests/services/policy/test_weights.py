@@ -72,7 +72,7 @@ async def test_tensors_with_another_digest_or_another_opinion_are_rolled_back(po
         **{field: getattr(manifest, field) for field in ("run", "version", "files", "tensors", "tokenizer_hash")},
         probe=Probe(PROBE, wrong, tolerance=1e-4),
     )
-    with pytest.raises(ModelError, match="differ from the learner's by 0.01"):
+    with pytest.raises(ModelError, match=r"differ from the learner.s by 0\.01"):
         await policy.apply(disagreeing, tensors)
     assert policy.info.version == held
     assert await sample(policy) == before
