@@ -77,6 +77,7 @@ AVERAGE = Writer(
 CARELESS = Writer(
     tone=0.2, name=0.6, fact=0.5, answers=0.8, extra=0.2, flatters=0.25, rambles=0.35, fills=0.35, finishes=0.7
 )
+HOPELESS = replace(CARELESS, name=0.3, fact=0.35)
 WRITERS = (EXPERT, AVERAGE, CARELESS)
 LONGEST_RAMBLE = 9
 """Words after which nobody starts another sentence, so that replies stay within 40."""
@@ -85,15 +86,14 @@ DEMONSTRATION_MIX = (0.15, 0.5, 0.35)
 
 
 def uneven_writer(rng: random.Random) -> Writer:
-    """A writer who is an expert at some things and careless in others, each by the toss of a coin.
+    """A writer who is an expert at some things and hopeless at others, each by the toss of a coin.
 
     Such replies are compared: whoever learns from them can tell each virtue from the others.
     """
-    expert, careless = astuple(EXPERT), astuple(CARELESS)
-    return Writer(*(rng.choice(pair) for pair in zip(expert, careless, strict=True)))
+    return Writer(*(rng.choice(pair) for pair in zip(astuple(EXPERT), astuple(HOPELESS), strict=True)))
 
 
-EDITED = (2, 1, 1, 4, 1, 1, 2)
+EDITED = (4, 1, 1, 4, 1, 1, 2)
 """How often each part of a draft is edited: what counts most, most often."""
 
 
