@@ -22,7 +22,7 @@ COLUMNS = 24
 HEIGHT = 8
 HELP = {family.name: family.documentation for family in prometheus_client.REGISTRY.collect()}
 
-NOT_SHOWN: set[str] = set()
+NOT_SHOWN = {"lodestar_rollout_calls", "lodestar_rollout_tokens", "lodestar_tokens_trained"}
 """Metrics that are on no dashboard on purpose."""
 
 

@@ -14,6 +14,8 @@ from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
 
+LINGER_SECONDS = 2.5
+"""After the last step: time for whoever scrapes or watches to see how the run ended."""
 NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
@@ -36,13 +38,14 @@ async def _serve(options: ServeOptions) -> None:
         running = asyncio.ensure_future(compute.run(learner.run))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
         controls.stop()
         try:
             await running
         except Exception as error:
             board.update(state=RunState.FAILED, reason=str(error))
             raise
+        await asyncio.wait((stop,), timeout=LINGER_SECONDS)
+        stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
