@@ -140,7 +140,8 @@ class Sampler:
     ) -> dict[int, tuple[TokenCandidate, ...]]:
         top = {}
         for row in rows.top:
-            best = scaled_BV[row].topk(sequences[row].request.sampling.top_logprobs)
+            wanted = min(sequences[row].request.sampling.top_logprobs, scaled_BV.shape[1])
+            best = scaled_BV[row].topk(wanted)
             logprobs = (best.values - normaliser_B1[row]).tolist()
             top[row] = tuple(map(TokenCandidate, best.indices.tolist(), logprobs))
         return top
