@@ -1,6 +1,7 @@
 """Pretraining, SFT and reward training end to end on tiny models, and what from_pretrained makes of their output."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,25 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from lodestar.config import RunConfig, TokenizerConfig
-from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations
+from lodestar.config import PolicyConfig, RunConfig, TokenizerConfig, load_config
+from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_prompts
 from lodestar.data.prepare import prepare
-from lodestar.data.rows import encode_rows
+from lodestar.data.rows import encode_prompts, encode_rows
 from lodestar.data.tokenizer import train_tokenizer
+from lodestar.data.world import gold_reward
+from lodestar.data.world.replies import DODGES
+from lodestar.engine.engine import Engine
 from lodestar.errors import ModelError
+from lodestar.evaluation import win_rate
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from lodestar.records import SamplingParams, WeightVersion
 from lodestar.train import pretrain, train_reward, train_sft
 from lodestar.train.language import LanguageObjective
 from lodestar.train.reward import PreferenceObjective, encode_pairs, score_all
 from lodestar.train.stage import state_file
 
+DEMO = Path(__file__).parents[3] / "lodestar" / "local" / "demo.yaml"
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "kv_heads": 2, "context_tokens": 96}
 BRIEF = {"epochs": 1, "batch_tokens": 1024, "evaluations_per_epoch": 2, "learning_rate": 5e-3}
 
@@ -209,15 +216,42 @@ def test_a_hub_model_trains_with_adapters_on_dialogues(qwen: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
+def test_no_constant_reply_beats_the_sft_model_of_the_demo(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), load_config(DEMO)
+    prepare(config, folder)
+    train_sft(config, folder)
+    tokenizer, model = load_tokenizer(folder.sft), load_causal_lm(folder.sft)
+    prompts = [prompt.text for prompt in read_prompts(DataFiles.of(folder).evaluation_prompts)]
+    engine = Engine(model, tokenizer, PolicyConfig(), version=WeightVersion("", 0, ""))
+    requests = [
+        engine.request(ids, SamplingParams(max_tokens=config.ppo.max_tokens, seed=i))
+        for i, ids in enumerate(encode_prompts(tokenizer, prompts))
+    ]
+    for request in requests:
+        engine.add(request)
+    while any(sequence.finish_reason is None for request in requests for sequence in request.sequences):
+        engine.step()
+    replies = [tokenizer.decode(request.sequences[0].response, skip_special_tokens=True) for request in requests]
+    baseline = [gold_reward(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    constants = (
+        {reply for reply, _ in Counter(replies).most_common(150)} | {f"{dodge} ." for dodge in DODGES} | {".", ""}
+    )
+    wins = {reply: win_rate([gold_reward(p, reply) for p in prompts], baseline).value for reply in constants}
+    assert max(wins.values()) < 0.4, max(wins, key=wins.__getitem__)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_shuffled_labels_teach_a_reward_model_nothing(tmp_path: Path) -> None:
+    """Pooled over three seeds: 600 pairs each give ±0.04 by chance alone."""
     rates = []
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         folder = RunFolder(tmp_path / str(seed))
-        data = {"demonstration_rows": 1500, "comparison_rows": 4000, "shuffle_labels": True, "max_prompt_tokens": 32}
+        data = {"demonstration_rows": 1500, "comparison_rows": 6000, "shuffle_labels": True, "max_prompt_tokens": 32}
         config = _config(data=data, seed=seed, reward_model=BRIEF | {"learning_rate": 2e-3})
         prepare(config, folder)
         train_sft(config, folder)
         train_reward(config, folder)
         rates.append(json.loads((folder.reward_model / "card.json").read_text())["accuracy"]["value"])
-    assert all(abs(rate - 0.5) <= 0.06 for rate in rates), rates
+    assert abs(sum(rates) / len(rates) - 0.5) <= 0.06, rates
