@@ -103,7 +103,7 @@ def keep_everything(folder: Path) -> None:
 
 def lose_everything(folder: Path) -> None:
     """As a Redis without an append-only file."""
-    for path in folder.rglob("*.aof"):
+    for path in folder.rglob("*.aof*"):  # Redis 7 keeps a base and a manifest beside it
         path.unlink()
 
 
