@@ -184,6 +184,7 @@ def compare(model: LlamaForCausalLM, cases: list[Case], runs: int) -> list[Mappi
                     "share of 240 GFLOP/s": engine * MFLOP_PER_TOKEN / 240e3,
                 }
             )
+        print(rows[-1], flush=True)
     return rows
 
 
