@@ -46,6 +46,26 @@ BATCH_WAIT_SECONDS = Histogram(
 )
 QUEUED_TOKENS = Gauge("lodestar_queued_tokens", "Tokens that wait for a batch.")
 
+# --- reward sources ------------------------------------------------------------------------------------------------
+REWARD_SOURCE_SCORES = Histogram(
+    "lodestar_reward_source_score",
+    "Scores by source, after its offset and before its weight. All in one bucket: the source says nothing.",
+    ["source"],
+    buckets=(-16, -8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8, 16),
+)
+REWARD_SOURCE_MEAN = Gauge(
+    "lodestar_reward_source_mean", "Mean score of the last call, by source, as in the histogram.", ["source"]
+)
+REWARD_SOURCE_SECONDS = Histogram(
+    "lodestar_reward_source_seconds",
+    "Time of a call to a Python source. Long: it holds up every rollout; make it faster or add replicas.",
+    ["source"],
+    buckets=SHORT,
+)
+REWARD_SOURCE_FAILURES = Counter(
+    "lodestar_reward_source_failures", "Calls to a Python source that failed; the log names the reason.", ["source"]
+)
+
 # --- tokens, every model server ------------------------------------------------------------------------------------
 TOKENS_IN = Counter("lodestar_tokens_in", "Prompt tokens generated from, or tokens scored.")
 TOKENS_OUT = Counter("lodestar_tokens_out", "Tokens generated.")

@@ -94,7 +94,11 @@ def reevaluate(config: RunConfig, view: View) -> RunFolder:
 
 def stages_of(config: RunConfig) -> list[str]:
     """The stages that a configuration asks for, in order."""
-    skipped = {"pretrain": config.pretrain is None, "sft": config.sft is None}
+    skipped = {
+        "pretrain": config.pretrain is None,
+        "sft": config.sft is None,
+        "reward": not config.trains_reward_model,
+    }
     return [stage for stage in (*STAGES, *SERVED_STAGES, "report") if not skipped.get(stage, False)]
 
 
