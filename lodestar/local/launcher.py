@@ -222,7 +222,10 @@ class Launcher:
                 time.sleep(0.1)
         watch.cancel()
         self._log.record("watched", [*self._log.results.get("watched", []), *judge.watched])
-        row.detail = f"{self._config.ppo.steps} steps"
+        ended = self._board.status
+        row.detail = f"{ended.step if ended else self._config.ppo.steps} steps"
+        if ended and ended.reason.startswith("stopped at"):
+            self._board.say(ended.reason, "warning")
         fleet.stop(("rollout", "learner", "reference"))
 
     def _serve_final_policy(self, fleet: Fleet) -> None:

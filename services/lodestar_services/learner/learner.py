@@ -37,6 +37,7 @@ from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer, make_deterministic
+from lodestar_services.learner.watch import OverOptimisationWatch
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,11 @@ class Learner:
             reconcile_seconds=config.queue.reconcile_seconds,
         )
         self._trainer = self._make_trainer(path, state)
+        watch = OverOptimisationWatch(ppo.watch, config.watched_source)
         if state:
             self._trainer.load_state_dict(state["trainer"])
             collector.load_state_dict(state["collector"])
+            watch.load_state_dict(state["watch"])
         publisher = WeightPublisher(
             self._folder.weights,
             run=config.name,
@@ -113,6 +116,7 @@ class Learner:
             publisher=publisher,
             journal=journal,
             checkpoints=checkpoints,
+            watch=watch,
             digests=digests,
             board=self._board,
             controls=self._controls,
