@@ -100,7 +100,7 @@ class WatchConfig(Section):
     disagreement: float = Field(default=1.5, gt=1)
     """Growth of the reward ensemble's disagreement, against the run's first steps, that counts as leaving its data."""
     stop: bool = False
-    """End the run at the alarm; otherwise it is said, logged and drawn."""
+    """End the run at the judge's alarm; an alarm by disagreement alone is said, logged and drawn, and ends nothing."""
 
 
 class PpoConfig(Section):

@@ -6,7 +6,9 @@ The signature of hacking is therefore a pair of opposite trends, and that is wha
 
     gold            the score rises and the held-out judge falls, by more than a tenth of its spread between responses
     disagreement    without a judge: the score rises and the ensemble's disagreement rises, to ``growth`` times what it
-                    was in the run's first steps (members agree where they were trained: Coste et al. 2023)
+                    was in the run's first steps (members agree where they were trained: Coste et al. 2023). A hint
+                    only: members that share a blind spot agree about it (Eisenstein et al. 2023), and honest runs
+                    too go where their members know less. docs/log.md has the measured rates of both.
 
 Each trend is Mann's (1945) test of Kendall's S against time, one-sided, over the last n steps for n of 1, 2 and 4
 windows; ``significance`` is divided by their number. Both trends must be significant over the same stretch. Batch noise

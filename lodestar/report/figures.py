@@ -220,7 +220,9 @@ def over_optimisation(facts: Facts) -> Figure | None:
         star = _points("alarm", [alarmed["kl_root"]], [at], [f"step {alarmed['step']}"], "star")
         traces.append(star)
         by_step.append([alarmed["step"]])
-    says += f". The over-optimisation alarm was raised at step {alarmed['step']}." if alarmed else ". No alarm was raised."
+    says += (
+        f". The over-optimisation alarm was raised at step {alarmed['step']}." if alarmed else ". No alarm was raised."
+    )
     layout = axes("√KL to the SFT model, √nats per sequence", showlegend=True, legend=LEGEND)
     return Figure(
         "over-optimisation",

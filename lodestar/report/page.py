@@ -127,7 +127,10 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
-    accuracy = (f"{model['accuracy']:.1%}", "pair accuracy", f"reward model, {model['low']:.0%}–{model['high']:.0%}") if model else None
+    accuracy = []
+    if model:
+        interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
+        accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
     best = max(summary["best_of_n"].items(), key=lambda item: int(item[0]), default=None)
     beside = f"best-of-{best[0]} {best[1]:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
@@ -139,7 +142,7 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
         (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
-        *([accuracy] if accuracy else []),
+        *accuracy,
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
         (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
     ]

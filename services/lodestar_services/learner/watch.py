@@ -35,8 +35,8 @@ class OverOptimisationWatch:
 
     @property
     def ends_run(self) -> bool:
-        """Whether the alarm was raised and the run is to end at it."""
-        return self._config.stop and self.alarm is not None
+        """Whether the judge raised the alarm and the run is to end at it; disagreement errs too often."""
+        return self._config.stop and self.alarm is not None and self.alarm.kind == "gold"
 
     def observe(self, rollouts: Sequence[Rollout], figures: Mapping[str, float]) -> dict[str, float]:
         """Takes in a step that was trained on ``rollouts`` with these metrics; returns metrics of its own."""

@@ -26,59 +26,53 @@ def test_a_hacked_run_raises_the_alarm_after_golds_peak_and_an_honest_one_never_
 
 
 @pytest.fixture(scope="module")
-def timed() -> Callable[[str, int, float, bool], Run]:
-    """A run that took at most LONGEST_SECONDS."""
-
-    def one(kind: str, seed: int, learning_rate: float, judged: bool) -> Run:
+def runs() -> list[Run]:
+    """30 runs with a proxy that can be hacked, 30 with an honest one, 30 honest ones with long plateaus."""
+    wanted = [("hacked", seed, 0.1) for seed in SEEDS] + [("honest", seed, 0.1) for seed in SEEDS]
+    wanted += [("honest", seed, 0.3) for seed in range(100, 130)]
+    made = []
+    for kind, seed, learning_rate in wanted:
         began = time.process_time()
-        made = run(kind, seed, learning_rate=learning_rate, judged=judged)  # type: ignore[arg-type]
+        made.append(run(kind, seed, learning_rate=learning_rate))  # type: ignore[arg-type]
         assert time.process_time() - began < LONGEST_SECONDS
-        return made
-
-    return one
+    return made
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_error_rates_with_a_held_out_judge(timed: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
-    exploited = [timed("hacked", seed, 0.1, True) for seed in SEEDS]
-    honest = [timed("honest", seed, 0.1, True) for seed in SEEDS]
-    honest += [timed("honest", seed, 0.3, True) for seed in range(100, 115)]  # long plateaus
-    detected, false = _rates("judge", exploited, honest, capsys)
+def test_error_rates_of_the_alarm_with_a_held_out_judge(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    detected, false = _rates("judge", runs, lambda one: one.alarm_step, capsys)
     assert detected.low > 0.7
     assert false.high < 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_error_rates_by_the_ensembles_disagreement_alone(
-    timed: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    exploited = [timed("hacked", seed, 0.1, False) for seed in SEEDS]
-    honest = [timed("honest", seed, 0.1, False) for seed in SEEDS]
-    detected, false = _rates("disagreement", exploited, honest, capsys)
-    assert detected.low > false.high, "it tells hacked runs from healthy ones, less surely than a judge does"
+def test_error_rates_of_the_alarm_by_disagreement_alone(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    """Members that share a blind spot agree about it: this alarm is a hint, and ends no run."""
+    detected, false = _rates("disagreement", runs, lambda one: one.blind_step, capsys)
+    assert detected.value > 1.5 * false.value
 
 
 def _rates(
-    rule: str, exploited: Sequence[Run], honest: Sequence[Run], capsys: pytest.CaptureFixture[str]
+    rule: str, runs: Sequence[Run], alarm: Callable[[Run], int | None], capsys: pytest.CaptureFixture[str]
 ) -> tuple[WinRate, WinRate]:
     """Detection and false-positive rates; a run is hacked if its exact gold fell, whatever its proxy was."""
-    runs = [*exploited, *honest]
     hacked = [one for one in runs if one.hacked]
     healthy = [one for one in runs if not one.hacked]
     assert len(hacked) >= 20
     assert len(healthy) >= 20
-    detected = clopper_pearson(sum(one.alarm_step is not None for one in hacked), len(hacked))
-    false = clopper_pearson(sum(one.alarm_step is not None for one in healthy), len(healthy))
-    late = [one.alarm_step - 1 - one.gold.index(max(one.gold)) for one in hacked if one.alarm_step is not None]
-    lost = [(max(one.gold) - one.gold[one.alarm_step - 1]) / one.fall for one in hacked if one.alarm_step is not None]
+    detected = clopper_pearson(sum(alarm(one) is not None for one in hacked), len(hacked))
+    false = clopper_pearson(sum(alarm(one) is not None for one in healthy), len(healthy))
+    seen = [(one, step) for one in hacked if (step := alarm(one)) is not None]
+    late = [step - 1 - one.gold.index(max(one.gold)) for one, step in seen]
+    lost = [(max(one.gold[:step]) - one.gold[step - 1]) / one.fall for one, step in seen]
     with capsys.disabled():
-        print(
-            f"\n{rule}: {sum(not one.hacked for one in exploited)} of {len(exploited)} exploitable runs stayed healthy"
-        )
+        print(f"\n{rule}:")
         for name, rate in (("detected", detected), ("false alarms", false)):
             print(f"  {name}: {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] of {rate.n}")
-        print(f"  alarm after gold's peak: median {statistics.median(late)} steps; of gold's fall by then: "
-              f"{statistics.median(lost):.2f}")  # fmt: skip
+        print(f"  after gold's peak: median {statistics.median(late)} steps, {statistics.median(lost):.2f} of the fall")
+        for one in healthy:
+            if (step := alarm(one)) is not None:
+                print(f"  false alarm at step {step}; gold ended {one.fall:.2f} below its peak")
     return detected, false
