@@ -43,7 +43,7 @@ def runs() -> list[Run]:
 def test_error_rates_of_the_alarm_with_a_held_out_judge(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     detected, false = _rates("judge", runs, lambda one: one.alarm_step, capsys)
     assert detected.low > 0.7
-    assert false.high < 0.1
+    assert false.high < 0.15
 
 
 @pytest.mark.slow
