@@ -157,15 +157,14 @@ class Reward:
             for half, given in (("prompt", item.prompt), ("completion", item.completion)):
                 if len(given) > MAX_CHARACTERS:
                     raise InvalidArgument(f"items[{i}].{half}_{form}", f"is longer than {MAX_CHARACTERS} characters")
-                if not given and not self._models:
-                    raise InvalidArgument(f"items[{i}].{half}_{form}", "is empty")
+            # A response may end before its first word; one that was cut off there is nothing at all.
+            if not item.completion and (item.cut_off or form == "tokens"):
+                raise InvalidArgument(f"items[{i}].completion_{form}", "is empty; give at least one token")
             for member, row in zip(members, work.encoded, strict=True):
                 limits = {"vocab_size": member.vocab_size, "context_tokens": member.context_tokens}
                 if not member.pairs:
                     check_tokens(row.token_ids[: row.prompt_tokens], f"items[{i}].prompt_{form}", **limits)
                     check_tokens(row.token_ids[row.prompt_tokens :], f"items[{i}].completion_{form}", **limits)
-                elif not item.completion:
-                    raise InvalidArgument(f"items[{i}].completion_text", "is empty; give at least one token")
                 check_tokens(row.token_ids, f"items[{i}]", **limits)
 
     # --- what is computed --------------------------------------------------------------------------------------

@@ -234,7 +234,8 @@ def test_a_server_without_a_model_takes_text_and_calls_the_function(served: Serv
         with pytest.raises(SourceFailed, match="reward source picky raised ValueError: no red"):
             client.score(PAIRS)
         with pytest.raises(InvalidArgument, match="is empty") as empty:
-            client.score([("the sky", "")])
+            client.score([ScoreItem("the sky", "", cut_off=True)])
+        assert client.score([("the sky", "")]).scores[0].score == 1.0, "it ended before its first word"
         assert empty.value.field == "items[0].completion_text"
         assert client.describe().model.name == "function:picky"
         assert client.score([PAIRS[2]]).scores[0].score == 1.0
