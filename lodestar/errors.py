@@ -13,6 +13,7 @@
     │   └── VersionUnavailable                                  carries the version held
     ├── DeadlineExceeded          DEADLINE_EXCEEDED    exit 1   no answer within the call's timeout
     ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
+    ├── SourceFailed              ABORTED              exit 1   a reward function's own fault; names the source
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
 
@@ -111,6 +112,15 @@ class QueueUnavailable(LodestarError):
     """The rollout queue cannot be reached."""
 
     status: ClassVar[str] = "UNAVAILABLE"
+
+
+class SourceFailed(LodestarError):
+    """A reward source that is not ours, a person's function, raised or returned what is no reward."""
+
+    status: ClassVar[str] = "ABORTED"
+
+    def __init__(self, source: str, message: str) -> None:
+        super().__init__(f"reward source {source} {message}")
 
 
 class RunPaused(LodestarError):

@@ -7,7 +7,7 @@ A judgement is one number per reply, larger is better: the synthetic world's gol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,41 @@ def wilson(successes: float, n: int) -> WinRate:
     middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
     return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> WinRate:
+    """A proportion with Clopper and Pearson's (1934) exact interval: it covers with at least ``level``, always.
+
+    The limits are where the binomial tails reach (1 − level)/2, found by bisection.
+
+    Raises:
+        InvalidArgument: n is 0 or less than the successes.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise InvalidArgument("n", f"{successes} successes of {n}")
+    tail = (1 - level) / 2
+
+    def at_least(p: float) -> float:  # P(X ≥ successes)
+        return math.fsum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes, n + 1))
+
+    def at_most(p: float) -> float:
+        return math.fsum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes + 1))
+
+    low, high = 0.0, 1.0
+    if successes:
+        low = _bisect(lambda p: at_least(p) < tail)
+    if successes < n:
+        high = _bisect(lambda p: at_most(p) > tail)
+    return WinRate(successes / n, low, high, n)
+
+
+def _bisect(below: Callable[[float], bool]) -> float:
+    """The point of 0 … 1 up to which ``below`` holds."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low
 
 
 def best_of_n(scores: Sequence[Sequence[float]], judgements: Sequence[Sequence[float]], n: int) -> list[float]:

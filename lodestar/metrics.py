@@ -46,6 +46,26 @@ BATCH_WAIT_SECONDS = Histogram(
 )
 QUEUED_TOKENS = Gauge("lodestar_queued_tokens", "Tokens that wait for a batch.")
 
+# --- reward sources ------------------------------------------------------------------------------------------------
+REWARD_SOURCE_SCORES = Histogram(
+    "lodestar_reward_source_score",
+    "Scores by source, after its offset and before its weight. All in one bucket: the source says nothing.",
+    ["source"],
+    buckets=(-16, -8, -4, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1, 2, 4, 8, 16),
+)
+REWARD_SOURCE_MEAN = Gauge(
+    "lodestar_reward_source_mean", "Mean score of the last call, by source, as in the histogram.", ["source"]
+)
+REWARD_SOURCE_SECONDS = Histogram(
+    "lodestar_reward_source_seconds",
+    "Time of a call to a Python source. Long: it holds up every rollout; make it faster or add replicas.",
+    ["source"],
+    buckets=SHORT,
+)
+REWARD_SOURCE_FAILURES = Counter(
+    "lodestar_reward_source_failures", "Calls to a Python source that failed; the log names the reason.", ["source"]
+)
+
 # --- tokens, every model server ------------------------------------------------------------------------------------
 TOKENS_IN = Counter("lodestar_tokens_in", "Prompt tokens generated from, or tokens scored.")
 TOKENS_OUT = Counter("lodestar_tokens_out", "Tokens generated.")
@@ -136,10 +156,14 @@ _TRAINING = {
     "reward": "Mean reward per sequence, KL penalty included.",
     "score": "Mean reward-model score after offset and clip. Up while gold or disagreement says otherwise: hacking.",
     "score_std": "Standard deviation of the scores of a batch. Near zero: nothing left to learn from.",
+    "gold": "Mean score of the held-out judge, which PPO never sees. Down while the score goes up: hacking.",
+    "gold_std": "Standard deviation of the judge's scores of a batch.",
     "score_disagreement": "Mean standard deviation over the reward ensemble. Growing: the policy left what it knows.",
     "kl_k1": "Mean log π/π_ref per token, the penalised estimate.",
     "kl_k3": "Mean k3 estimate of the KL to the reference per token: never negative.",
     "kl_sequence": "KL to the reference per sequence, nats. Far above target: raise the coefficient.",
+    "kl_root": "Square root of the KL to the reference per sequence: the distance that over-optimisation grows with.",
+    "over_optimised": "1 once the score's rise and the judge's fall (or the ensemble's disagreement) were significant.",
     "kl_behaviour": "KL of sampler to learner log-probs. Above 0.01: they disagree about the same weights.",
     "kl_coefficient": "β of the KL penalty.",
     "entropy": "Mean entropy per token, nats. Collapsing to zero: lower the learning rate or add a bonus.",

@@ -210,6 +210,30 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
     runs.report(run)
 
 
+class Ties(enum.StrEnum):
+    """What a tie means."""
+
+    half = "half"
+    davidson = "davidson"
+
+
+@app.command()
+def rank(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV or JSONL rows: first, second, label (or winner), count.")
+    ],
+    ties: Annotated[
+        Ties, typer.Option(help='half: a tie is two votes that disagree; davidson: people said "equal".')
+    ] = Ties.half,
+    penalty: Annotated[float, typer.Option(help="Precision of a normal prior on the strengths; 0 is none.")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures for a program.")] = False,
+) -> None:
+    """Rank policies, checkpoints or annotators from a table of comparisons; ties allowed."""
+    from lodestar.cli.rank import rank
+
+    rank(file, ties=ties.value, penalty=penalty, as_json=as_json)
+
+
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Kubernetes namespace.")]
 Context = Annotated[str | None, typer.Option(help="kubeconfig context; unset is the current one.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", show_default=False)]

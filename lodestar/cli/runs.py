@@ -96,5 +96,6 @@ def _tell(folder: RunFolder) -> None:
         f"judge: {rate['judge']})[/] against the SFT model after {summary['steps']} PPO steps"
     )
     best = ", ".join(f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items())
-    console.print(f"[dim]{best} · reward model accuracy {model['accuracy']:.1%} · {summary['wall_seconds']:.0f} s[/]")
+    accuracy = f" · reward model accuracy {model['accuracy']:.1%}" if model else ""
+    console.print(f"[dim]{best}{accuracy} · {summary['wall_seconds']:.0f} s[/]")
     console.print(f"report: {folder.report}")

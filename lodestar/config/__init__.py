@@ -3,7 +3,8 @@
 from lodestar.config.base import Section
 from lodestar.config.data import ArchitectureConfig, DataConfig, LoraConfig, ModelConfig, TokenizerConfig
 from lodestar.config.load import dump, load_config, parse_overrides
-from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig
+from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig, WatchConfig
+from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import EvaluationConfig, RunConfig
 from lodestar.config.serve import Endpoints, ServeOptions
 from lodestar.config.services import (
@@ -38,8 +39,10 @@ __all__ = [
     "ScoreConfig",
     "Section",
     "ServeOptions",
+    "SourceConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "WatchConfig",
     "dump",
     "load_config",
     "parse_overrides",

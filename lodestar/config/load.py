@@ -95,7 +95,7 @@ def _complaint(details: ErrorDetails) -> str:
 
 def _known_keys(location: list[str]) -> list[str]:
     section: type[BaseModel] = RunConfig
-    for part in location:
+    for part in (name for name in location if not name.isdigit()):
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]

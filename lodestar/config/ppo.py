@@ -90,6 +90,19 @@ class PtxConfig(Section):
     """Pretraining tokens per optimizer step."""
 
 
+class WatchConfig(Section):
+    """The over-optimisation watch: does the score still mean what it should? (lodestar.ppo.watch has the rule.)"""
+
+    window: int = Field(default=10, ge=6)
+    """Shortest stretch of PPO steps whose trends are tested; twice and four times as long ones are tested too."""
+    significance: float = Field(default=0.01, gt=0, lt=0.5)
+    """Of each one-sided trend test, shared among the stretches."""
+    disagreement: float = Field(default=1.5, gt=1)
+    """Growth of the reward ensemble's disagreement, against the run's first steps, that counts as leaving its data."""
+    stop: bool = False
+    """End the run at the judge's alarm; an alarm by disagreement alone is said, logged and drawn, and ends nothing."""
+
+
 class PpoConfig(Section):
     """Proximal policy optimisation against the reward model with a KL penalty."""
 
@@ -151,6 +164,8 @@ class PpoConfig(Section):
     """Value network."""
     ptx: PtxConfig = PtxConfig()
     """Pretraining mix."""
+    watch: WatchConfig = WatchConfig()
+    """Over-optimisation watch."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> PpoConfig:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from lodestar.config.base import Section
 from lodestar.config.data import DataConfig, ModelConfig
 from lodestar.config.ppo import PpoConfig
+from lodestar.config.rewards import SourceConfig
 from lodestar.config.services import (
     LearnerConfig,
     PolicyConfig,
@@ -83,6 +84,14 @@ class RunConfig(Section):
             raise ValueError("sft is null, so model.path must name a trained model")
         if self.evaluation.judge == "gold" and self.data.kind != "synthetic":
             raise ValueError("evaluation.judge gold exists for data.kind synthetic only; set evaluation.judge: reward")
+        if self.data.kind != "synthetic" and any(source.kind == "gold" for source in self.reward.sources):
+            raise ValueError("reward.sources: kind gold exists for data.kind synthetic only")
+        if self.ppo.critic.init == "reward" and self.critic_source is None:
+            raise ValueError(
+                "ppo.critic.init reward needs reward.sources to be one single model of one label, with weight 1 and no "
+                "offset of its own; functions, rules, ensembles and weighted sums have no value head to start from: "
+                "set ppo.critic.init: policy"
+            )
         if self.model.path is None:
             longest = self.data.max_prompt_tokens + self.ppo.max_tokens
             if longest > self.model.architecture.context_tokens:
@@ -91,3 +100,32 @@ class RunConfig(Section):
                     f"model.architecture.context_tokens {self.model.architecture.context_tokens}"
                 )
         return self
+
+    @property
+    def reward_sources(self) -> tuple[SourceConfig, ...]:
+        """reward.sources as they are served: without any, the run's own reward model; the world's gold is watched
+        in every synthetic run that does not watch something else."""
+        sources = self.reward.sources or (SourceConfig(name="reward"),)
+        if self.data.kind == "synthetic" and not any(source.watched for source in sources):
+            gold = "gold" if all(source.name != "gold" for source in sources) else "world-gold"
+            sources = (*sources, SourceConfig(name=gold, kind="gold", watched=True))
+        return sources
+
+    @property
+    def critic_source(self) -> SourceConfig | None:
+        """The one model that the score is, which a critic can start from; None where there is none."""
+        scoring = [source for source in self.reward_sources if not source.watched]
+        if len(scoring) != 1 or scoring[0].kind != "model" or len(scoring[0].paths) > 1:
+            return None
+        (source,) = scoring
+        return source if source.weight == 1 and source.offset == 0 and source.heads is None else None
+
+    @property
+    def watched_source(self) -> str | None:
+        """Name of the source that is watched."""
+        return next((source.name for source in self.reward_sources if source.watched), None)
+
+    @property
+    def trains_reward_model(self) -> bool:
+        """Whether a source is the run's own reward model."""
+        return any(source.kind == "model" and not source.paths for source in self.reward_sources)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lodestar.config.base import Section
+from lodestar.config.rewards import SourceConfig, check_sources
 
 
 class ServerConfig(Section):
@@ -54,6 +55,14 @@ class BatchedConfig(ServerConfig):
 
 class RewardConfig(BatchedConfig):
     """The reward server."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    """What the score is made of; empty is the run's own reward model, with the synthetic world's gold watched."""
+
+    @model_validator(mode="after")
+    def _sources_fit_together(self) -> RewardConfig:
+        check_sources(self.sources)
+        return self
 
 
 class ReferenceConfig(BatchedConfig):

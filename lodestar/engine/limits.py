@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument, ResourceExhausted
-from lodestar.records import SamplingParams, Scored
+from lodestar.records import SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_TEMPERATURE = 100.0
-MAX_SCORED = 4096
-"""Sequences of one call for log-probs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +135,6 @@ def check_training(sampling: SamplingParams) -> None:
 def _require(condition: bool, field: str, message: str) -> None:
     if not condition:
         raise InvalidArgument(field, message)
-
-
-def check_scored(sequences: Tokens[Scored], limits: Limits) -> None:
-    """
-    Raises:
-        InvalidArgument: no sequences or too many, or one that is no prompt and completion of this model.
-    """
-    _require(1 <= len(sequences) <= MAX_SCORED, "sequences", f"must be 1 … {MAX_SCORED}, got {len(sequences)}")
-    for i, scored in enumerate(sequences):
-        tokens = len(scored.token_ids)
-        _require(
-            2 <= tokens <= limits.context_tokens,
-            f"sequences[{i}].token_ids",
-            f"must hold 2 … {limits.context_tokens} tokens, got {tokens}",
-        )
-        limits.check_ids(f"sequences[{i}].token_ids", scored.token_ids)
-        _require(
-            1 <= scored.prompt_tokens < tokens,
-            f"sequences[{i}].prompt_tokens",
-            f"must be 1 … {tokens - 1}, got {scored.prompt_tokens}",
-        )
 
 
 def check_room(waiting: int, samples: int, max_waiting: int) -> None:

@@ -94,7 +94,11 @@ def reevaluate(config: RunConfig, view: View) -> RunFolder:
 
 def stages_of(config: RunConfig) -> list[str]:
     """The stages that a configuration asks for, in order."""
-    skipped = {"pretrain": config.pretrain is None, "sft": config.sft is None}
+    skipped = {
+        "pretrain": config.pretrain is None,
+        "sft": config.sft is None,
+        "reward": not config.trains_reward_model,
+    }
     return [stage for stage in (*STAGES, *SERVED_STAGES, "report") if not skipped.get(stage, False)]
 
 
@@ -218,7 +222,10 @@ class Launcher:
                 time.sleep(0.1)
         watch.cancel()
         self._log.record("watched", [*self._log.results.get("watched", []), *judge.watched])
-        row.detail = f"{self._config.ppo.steps} steps"
+        ended = self._board.status
+        row.detail = f"{ended.step if ended else self._config.ppo.steps} steps"
+        if ended and ended.reason.startswith("stopped at"):
+            self._board.say(ended.reason, "warning")
         fleet.stop(("rollout", "learner", "reference"))
 
     def _serve_final_policy(self, fleet: Fleet) -> None:

@@ -20,6 +20,10 @@ MAY_CHANGE = ("runs_dir", "policy", "reward", "reference", "learner", "rollout",
 """Keys and sections that say where and how fast a run happens, not what it computes."""
 
 
+_NEVER = "reward.sources"
+"""Inside a section that may change, what decides the result."""
+
+
 class RunLog:
     """The launcher's memory over its own restarts. Every change is on disk before the call returns."""
 
@@ -153,7 +157,9 @@ def _refuse_changes(folder: RunFolder, config: RunConfig, may_change: tuple[str,
     before = _flat(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
     now = _flat(config.model_dump(mode="json"))
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    changed = [key for key in differing if not any(f"{key}.".startswith(f"{free}.") for free in may_change)]
+    changed = [
+        key for key in differing if key == _NEVER or not any(f"{key}.".startswith(f"{free}.") for free in may_change)
+    ]
     if changed:
         changes = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed)
         raise ResumeRefused(f"the configuration changed since {folder.root} began: {changes}; set it back, or --fresh")

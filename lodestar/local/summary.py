@@ -22,7 +22,8 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
     results, seconds = log.results, log.seconds
     baseline, evaluation = results["baseline"], results["evaluation"]
     steps = read_jsonl(folder.metrics)
-    card = json.loads((folder.reward_model / "card.json").read_text(encoding="utf-8"))
+    card_file = folder.reward_model / "card.json"  # no source may be the run's own reward model
+    card = json.loads(card_file.read_text(encoding="utf-8")) if card_file.exists() else None
     summary = {
         "win_rate": {**evaluation["win_rate"], "judge": config.evaluation.judge},
         "best_of_n": {n: rate["value"] for n, rate in baseline["best_of_n"].items()},
@@ -31,7 +32,10 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
         "reward_model": {
             "accuracy": card["accuracy"]["value"],
             **{k: card["accuracy"][k] for k in ("low", "high", "n")},
-        },
+        }
+        if card
+        else None,
+        "over_optimised_at": next((step["step"] for step in steps if step.get("over_optimised")), None),
         "steps": len(steps),
         "wall_seconds": round(results["wall_seconds"], 3),
         "seconds": seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -73,3 +74,22 @@ def restore_bias(model: PreTrainedModel, path: str | Path) -> None:
         raise ModelError(f"{path}: score_bias in config.json must be a finite number, got {bias!r}")
     if not hasattr(head, "bias") or head.bias is None:
         head.bias = nn.Parameter(torch.full((1,), bias, device=head.weight.device, dtype=head.weight.dtype))
+
+
+def restore_biases(model: PreTrainedModel, path: str | Path) -> None:
+    """As restore_bias for a head of K labels; ``score_bias`` is a number for all or a list of K.
+
+    Raises:
+        ModelError: a bias that is not a number, or another count of them than labels.
+    """
+    head = cast(nn.Linear, model.score)
+    bias = getattr(model.config, "score_bias", 0.0)
+    biases = list(bias) if isinstance(bias, (list, tuple)) else [bias] * head.out_features
+    if len(biases) != head.out_features or not all(
+        isinstance(one, (int, float)) and math.isfinite(one) for one in biases
+    ):
+        raise ModelError(
+            f"{path}: score_bias in config.json must be a finite number, or {head.out_features} of them, got {bias!r}"
+        )
+    if getattr(head, "bias", None) is None:
+        head.bias = nn.Parameter(torch.tensor(biases, device=head.weight.device, dtype=head.weight.dtype))

@@ -10,12 +10,14 @@ ordinary parameter while the model lives and the number ``score_bias`` of config
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
@@ -27,16 +29,19 @@ from transformers import (
 from lodestar.config.data import ArchitectureConfig
 from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
-from lodestar.model.heads import restore_bias, scalar_from_causal_lm
+from lodestar.model.heads import restore_bias, restore_biases, scalar_from_causal_lm
 from lodestar.model.lora import apply_lora, merge_lora
-from lodestar.model.probe import check_causal_lm, check_scalar_model
+from lodestar.model.probe import check_causal_lm, check_classifier, check_scalar_model
 from lodestar.model.quiet import quiet_transformers
 from lodestar.model.tokenizers import load_tokenizer, tokenizer_hash
 from lodestar.model.weights import named_tensors, save_model, tensor_digests, weights_digest
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "apply_lora",
     "load_causal_lm",
+    "load_classifier",
     "load_scalar_model",
     "load_tokenizer",
     "merge_lora",
@@ -83,6 +88,44 @@ def load_scalar_model(path: str | Path, *, dtype: str = "float32", device: str =
     return model
 
 
+def load_classifier(
+    path: str | Path, *, dtype: str = "float32", device: str = "cpu"
+) -> tuple[PreTrainedModel, bool, bool]:
+    """Load any AutoModelForSequenceClassification: the model, whether it may be packed, and whether it is an encoder.
+
+    Decoders with a linear head named score run packed, on our attention, with their head's bias restored; what our
+    attention does not serve keeps its own. Encoders have another head.
+
+    Raises:
+        ModelError: as load_causal_lm; also when the folder holds no classification head.
+    """
+    _check_folder(Path(path))
+    if _is_encoder(path):
+        return _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None), False, True
+    model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device)
+    restore_biases(model, path)
+    try:
+        check_classifier(model, path)
+    except ModelError as error:
+        logger.warning("%s; it is served padded, on its own attention", error)
+        model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None)
+        restore_biases(model, path)
+        return model, False, False
+    return model, True, False
+
+
+def _is_encoder(path: str | Path) -> bool:
+    """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+            with torch.device("meta"):
+                model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return not isinstance(getattr(model, "score", None), nn.Linear)
+
+
 def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """A Llama with random weights drawn from ``seed``; the global random state is left as it was.
 
@@ -114,7 +157,9 @@ def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokeniz
     return cast(PreTrainedModel, model.eval())  # type: ignore[no-untyped-call]
 
 
-def _load(factory: Any, path: str | Path, *, dtype: str, device: str, **options: Any) -> PreTrainedModel:
+def _load(
+    factory: Any, path: str | Path, *, dtype: str, device: str, attention: str | None = ATTENTION, **options: Any
+) -> PreTrainedModel:
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     _check_folder(Path(path))
@@ -123,7 +168,7 @@ def _load(factory: Any, path: str | Path, *, dtype: str, device: str, **options:
             model, report = factory.from_pretrained(
                 str(path),
                 dtype=DTYPES[dtype],
-                attn_implementation=ATTENTION,
+                attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

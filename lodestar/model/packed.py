@@ -180,11 +180,16 @@ def token_values(model: Any, batch: PackedBatch) -> Tensor:
     return _scalars(model, response_states(model, batch))
 
 
+def last_states(model: Any, batch: PackedBatch) -> Tensor:
+    """The hidden state of every sequence's last token, hidden_BH: what scores are read from."""
+    if batch.per_sequence:
+        return torch.cat([last_states(model, one) for one in batch.alone()])
+    return _states_of(model, batch, batch.last_B)
+
+
 def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
     """The score of every sequence, read at its last token: scores_B in float32."""
-    if batch.per_sequence:
-        return torch.cat([sequence_scores(model, one) for one in batch.alone()])
-    return _scalars(model, _states_of(model, batch, batch.last_B))
+    return _scalars(model, last_states(model, batch))
 
 
 def _scalars(model: Any, hidden: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ def check_scalar_model(model: PreTrainedModel, path: str | Path) -> None:
     scalar_head(model)
 
 
+def check_classifier(model: PreTrainedModel, path: str | Path) -> None:
+    """As check_causal_lm, for the trunk of a model that scores; its head may have any number of labels."""
+    _check_trunk(model, path)
+
+
 def _check_trunk(model: PreTrainedModel, path: str | Path) -> Tensor:
     """Hidden states [4, H] of the probe's two packed sequences."""
     name = type(model).__name__

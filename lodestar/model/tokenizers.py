@@ -37,6 +37,18 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_encoder_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of an encoder, which needs no EOS: it marks its own beginnings and ends.
+
+    Raises:
+        ModelError: there is no tokenizer.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: no usable tokenizer there ({_first_line(error)})") from error
+
+
 def _assign_pad(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     problem = "has no PAD token" if tokenizer.pad_token_id is None else "uses EOS as PAD"
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}

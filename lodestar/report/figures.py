@@ -180,6 +180,61 @@ def score_against_kl(facts: Facts) -> Figure | None:
     )
 
 
+def over_optimisation(facts: Facts) -> Figure | None:
+    """Score, held-out judge and ensemble disagreement against √KL (Gao et al. 2023, figure 1), and where the alarm was.
+
+    Score and judge are drawn as their change since the first step: their zeros mean nothing to each other.
+    """
+    steps = [row for row in facts.steps if "score" in row and "kl_root" in row]
+    judged = [row for row in steps if row.get("gold") is not None]
+    unsure = [row for row in steps if row.get("score_disagreement")]
+    if len(steps) < 2 or not (judged or unsure):
+        return None
+    named = [("score", "score", steps, "@accent", True), ("held-out judge", "gold", judged, "@second", True)]
+    named.append(("ensemble disagreement", "score_disagreement", unsure, "@muted", False))
+    traces, by_step = [], []
+    for label, name, rows, colour, change in named:
+        if len(rows) < 2:
+            continue
+        zero = rows[0][name] if change else 0.0
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": label,
+                "x": [row["kl_root"] for row in rows],
+                "y": [row[name] - zero for row in rows],
+                "line": {"color": colour, "width": 1.4},
+                "marker": {"size": 4, "color": colour},
+                "customdata": [row["step"] for row in rows],
+                "hovertemplate": f"step %{{customdata}}: {label} %{{y:.3g}} at √KL %{{x:.3g}}<extra></extra>",
+            }
+        )
+        by_step.append([row["step"] for row in rows])
+    says = f"Up to step {steps[-1]['step']} the score changed by {steps[-1]['score'] - steps[0]['score']:+.2f}"
+    if judged:
+        says += f", the judge that PPO never sees by {judged[-1]['gold'] - judged[0]['gold']:+.2f}"
+    alarmed = next((row for row in steps if row.get("over_optimised")), None)
+    if alarmed:
+        at = alarmed["score"] - steps[0]["score"]
+        star = _points("alarm", [alarmed["kl_root"]], [at], [f"step {alarmed['step']}"], "star")
+        traces.append(star)
+        by_step.append([alarmed["step"]])
+    says += (
+        f". The over-optimisation alarm was raised at step {alarmed['step']}." if alarmed else ". No alarm was raised."
+    )
+    layout = axes("√KL to the SFT model, √nats per sequence", showlegend=True, legend=LEGEND)
+    return Figure(
+        "over-optimisation",
+        "Does the score still mean what it should?",
+        says,
+        traces,
+        layout,
+        height=340,
+        alternative={"step": by_step},
+    )
+
+
 LEGEND: Row = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "@muted"}}
 
 

@@ -63,6 +63,7 @@ def render(facts: Facts) -> str:
 def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     """Section → its pictures, in order."""
     better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.score_against_kl(facts)]
+    better.append(figures.over_optimisation(facts))
     card = facts.card
     reward_model = (
         [draw(card) for draw in (figures.accuracies, figures.reliability, figures.histogram, figures.score_by_length)]
@@ -126,6 +127,10 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
+    accuracy = []
+    if model:
+        interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
+        accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
     best = max(summary["best_of_n"].items(), key=lambda item: int(item[0]), default=None)
     beside = f"best-of-{best[0]} {best[1]:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
@@ -137,7 +142,7 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
         (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
-        (f"{model['accuracy']:.1%}", "pair accuracy", f"reward model, {model['low']:.0%}–{model['high']:.0%}"),
+        *accuracy,
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
         (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
     ]

@@ -258,9 +258,32 @@ def test_the_alert_is_silent_short_of_its_threshold(alert: str, firing: Callable
     assert firing(CASES[alert].silent, CASES[alert].minute, set()) == ""
 
 
+RISING = {learner("ppo_score"): "0+0.1x90"}
+
+
+@pytest.mark.parametrize(
+    ("series", "fires"),
+    [
+        ({learner("ppo_over_optimised"): "0x40 1x50"}, True),
+        ({**RISING, learner("ppo_gold"): "2x20 1.7x70", learner("ppo_gold_std"): "1x90"}, True),
+        ({**RISING, learner("ppo_gold"): "2x20 1.8x70", learner("ppo_gold_std"): "1x90"}, False),
+        ({learner("ppo_score"): "1x90", learner("ppo_gold"): "2x20 1x70", learner("ppo_gold_std"): "1x90"}, False),
+        ({**RISING, learner("ppo_score_disagreement"): "0.1x30 0.5x60", learner("ppo_gold_std"): "1x90",
+          learner("ppo_gold"): "1x90"}, False),
+    ],
+    ids=["the learner's alarm", "judge falls", "judge falls a little", "score stands", "judge decides"],
+)  # fmt: skip
+def test_reward_hacking_is_said_of_a_falling_judge_and_of_the_learners_own_alarm(
+    series: Series, fires: bool, firing: Callable[[Series, int, set[str]], str]
+) -> None:
+    minute = 55 if learner("ppo_gold") not in series else 50
+    assert firing(series, minute, {"LodestarRewardHacking"} if fires else set()) == ""
+
+
 def test_processes_that_only_export_zeros_are_silent(firing: Callable[[Series, int, set[str]], str]) -> None:
     zeros = {
-        learner(f"ppo_{name}"): "0x90" for name in ("entropy", "eos_rate", "score", "kl_sequence", "response_length")
+        learner(f"ppo_{name}"): "0x90"
+        for name in ("entropy", "eos_rate", "score", "gold", "gold_std", "kl_sequence", "response_length")
     }
     assert firing(zeros, 80, set()) == ""
 

@@ -62,6 +62,7 @@ def latest(metric: str, by: str = "pod", selector: str = "SEL") -> dict[str, str
 
 LEARNER = 'role="learner",SEL'
 POLICY = 'role="policy",SEL'
+REWARD = 'role="reward",SEL'
 SCORERS = 'role=~"reward|reference",SEL'
 
 OVERVIEW = [
@@ -91,6 +92,12 @@ TRAINING = [
     learner("score", "Score"),
     learner("score_std", "Score: standard deviation of a batch"),
     learner("score_disagreement", "Disagreement of the reward ensemble"),
+    Panel(
+        "Held-out judge",
+        {name: f"lodestar_ppo_{metric}{{{LEARNER}}}" for name, metric in (("mean", "gold"), ("spread", "gold_std"))},
+    ),
+    learner("over_optimised", "Over-optimisation alarm", limit=1),
+    learner("kl_root", "√KL to the reference, per sequence"),
     learner("kl_sequence", "KL to the reference, per sequence", limit=12),
     learner("kl_k1", "KL to the reference, per token: k1"),
     learner("kl_k3", "KL to the reference, per token: k3"),
@@ -152,6 +159,10 @@ SERVING = [
     Panel("Sequences per batch", quantiles("lodestar_batch_items", "role", SCORERS)),
     Panel("Tokens per batch", quantiles("lodestar_batch_tokens", "role", SCORERS)),
     Panel("Wait for a batch", quantiles("lodestar_batch_wait_seconds", "role", SCORERS), "s"),
+    Panel("Scores by reward source", quantiles("lodestar_reward_source_score", "source", REWARD)),
+    Panel("Mean score by reward source", latest("lodestar_reward_source_mean", "source", REWARD)),
+    Panel("Time of Python rewards", quantiles("lodestar_reward_source_seconds", "source", REWARD), "s"),
+    Panel("Failures of Python rewards", rate("lodestar_reward_source_failures", "source", REWARD)),
     Panel("Tokens that wait for a batch", latest("lodestar_queued_tokens", "pod", SCORERS)),
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar.rewards.functions import source_digest
 from lodestar_services.learner.checkpoint import Checkpoints, folder_digest, load_checkpoint, refuse_changes
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.critic import critic_from
@@ -36,13 +37,15 @@ from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer, make_deterministic
+from lodestar_services.learner.watch import OverOptimisationWatch
 
 log = logging.getLogger(__name__)
 
 CALIBRATION_ROWS = 512
 """Demonstrations or samples scored for the calibration offset."""
 _HARMLESS = ("runs_dir", "learner", "policy", "reward", "reference", "rollout", "queue", "evaluation")
-"""Sections of the configuration that a resumed run may change: they move work, not the result."""
+"""Sections of the configuration that a resumed run may change: they move work, not the result (the reward's sources,
+which decide it, are looked at by themselves)."""
 
 
 class Learner:
@@ -89,9 +92,11 @@ class Learner:
             reconcile_seconds=config.queue.reconcile_seconds,
         )
         self._trainer = self._make_trainer(path, state)
+        watch = OverOptimisationWatch(ppo.watch, config.watched_source)
         if state:
             self._trainer.load_state_dict(state["trainer"])
             collector.load_state_dict(state["collector"])
+            watch.load_state_dict(state["watch"])
         publisher = WeightPublisher(
             self._folder.weights,
             run=config.name,
@@ -111,6 +116,7 @@ class Learner:
             publisher=publisher,
             journal=journal,
             checkpoints=checkpoints,
+            watch=watch,
             digests=digests,
             board=self._board,
             controls=self._controls,
@@ -154,6 +160,12 @@ class Learner:
         digests["tokenizer"] = tokenizer_hash(self._tokenizer)
         digests["start and reference model"] = folder_digest(policy)
         digests["reward model"] = folder_digest(self._folder.reward_model)
+        digests["config reward.sources"] = json.dumps([s.model_dump(mode="json") for s in self._config.reward.sources])
+        for source in self._config.reward_sources:
+            if source.function is not None:
+                digests[f"reward function {source.name}"] = source_digest(source.function)
+            for path in source.paths:
+                digests[f"reward source {source.name}, model {path}"] = folder_digest(Path(path))
         return digests
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
@@ -180,9 +192,11 @@ class Learner:
         device = str(resolve_device(config.model.device))
         policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
         offset = float(state["trainer"]["offset"]) if state else self._offset()
+        source = config.critic_source
+        own = config.reward_model.path or self._folder.reward_model
         critic = critic_from(
             ppo.critic,
-            reward_model_path=config.reward_model.path or self._folder.reward_model,
+            reward_model_path=None if source is None else source.paths[0] if source.paths else own,
             policy=policy,
             tokenizer=self._tokenizer,
             offset=offset,

@@ -28,6 +28,7 @@ from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.trainer import Trainer
+from lodestar_services.learner.watch import OverOptimisationWatch, source_means
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class LearnerLoop:
         publisher: WeightPublisher,
         journal: Journal,
         checkpoints: Checkpoints,
+        watch: OverOptimisationWatch,
         digests: Mapping[str, str],
         board: StatusBoard,
         controls: Controls,
@@ -57,6 +59,7 @@ class LearnerLoop:
         self._publisher = publisher
         self._journal = journal
         self._checkpoints = checkpoints
+        self._over_optimisation = watch
         self._digests = digests
         self._board = board
         self._controls = controls
@@ -67,13 +70,13 @@ class LearnerLoop:
         """By stage, of the step in progress."""
 
     def run(self) -> None:
-        """Until the last step, or until asked to stop.
+        """Until the last step, the alarm where it ends the run, or until asked to stop.
 
         Raises:
             NonFinite: a loss, gradient or reward is not a number; the step is undone and its batch saved.
         """
         self._publish()
-        while self._step < self._ppo.steps and not self._controls.stopping:
+        while self._step < self._ppo.steps and not (self._controls.stopping or self._over_optimisation.ends_run):
             self._hold()
             began = time.perf_counter()
             try:
@@ -94,8 +97,15 @@ class LearnerLoop:
                 self._checkpoint()
         self._checkpoint()
         self._collector.withdraw()
-        finished = self._step == self._ppo.steps
-        self._board.update(state=RunState.FINISHED, reason="" if finished else "stopped on request")
+        self._board.update(state=RunState.FINISHED, reason=self._ending())
+
+    def _ending(self) -> str:
+        """Why the run ended before its last step; empty when it did not."""
+        if self._step == self._ppo.steps:
+            return ""
+        if self._over_optimisation.ends_run:
+            return f"stopped at the over-optimisation alarm: {self._over_optimisation.alarm}"
+        return "stopped on request"
 
     def _collect(self) -> list[Rollout] | None:
         """Offers the tickets that staleness allows and waits for the present step's; None when asked to stop."""
@@ -126,6 +136,7 @@ class LearnerLoop:
         """The step counts from here on, as far as the next checkpoint carries it."""
         tokens = sum(len(sample.token_ids) for rollout in rollouts for sample in rollout.samples)
         figures["tokens_per_second"] = tokens / seconds
+        figures |= self._over_optimisation.observe(rollouts, figures)
         metrics.TOKENS_TRAINED.inc(tokens)
         settled = self._collector.settle(self._step - 1)
         row = {
@@ -135,6 +146,7 @@ class LearnerLoop:
             "time": time.time(),
             "seconds": self._seconds,
             "tickets": self._collector.totals(),
+            "sources": source_means(rollouts),
             **figures,
         }
         self._journal.record(row, settled)
@@ -169,6 +181,7 @@ class LearnerLoop:
             "step": self._step,
             "trainer": self._trainer.state_dict(),
             "collector": self._collector.state_dict(),
+            "watch": self._over_optimisation.state_dict(),
             "journal": self._journal.sync(),
             "digests": dict(self._digests),
         }

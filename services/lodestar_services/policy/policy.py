@@ -16,7 +16,6 @@ from lodestar.config import RunConfig
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
-from lodestar.engine.limits import check_scored
 from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument, ModelError, TokenizerMismatch, VersionUnavailable
 from lodestar.model.loading import (
@@ -38,6 +37,7 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
+from lodestar.rpc.checks import check_scored
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.port import WeightSource
 
@@ -158,7 +158,8 @@ class Policy:
         """
         if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
-        check_scored(sequences, self.engine.engine.limits)
+        limits = self.engine.engine.limits
+        check_scored(sequences, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
         return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy)
 
     # --- weights -----------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from lodestar.model.loading import load_causal_lm
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.records import Scored, TokenLogProbs
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
-from lodestar_services.frozen import FrozenModel, check_temperature
+from lodestar.rpc.checks import check_scored, check_temperature
+from lodestar_services.reference.frozen import FrozenModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ class Reference:
             NonFinite: the model's logits are broken.
         """
         check_temperature(temperature)
-        self.frozen.check_scored(sequences, "sequences")
+        check_scored(
+            sequences, "sequences", vocab_size=self.frozen.vocab_size, context_tokens=self.frozen.context_tokens
+        )
         metrics.TOKENS_IN.inc(sum(len(scored.token_ids) for scored in sequences))
         return await self._batcher.submit([Question(scored, temperature, entropy) for scored in sequences])
 

@@ -21,23 +21,23 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         self._reward = reward
 
     async def Score(self, request: reward_pb2.ScoreRequest, context: Context) -> reward_pb2.ScoreResponse:
-        frozen = self._reward.frozen
-        frozen.check_tokenizer(request.tokenizer_hash)
+        self._reward.check_tokenizer(request.tokenizer_hash)
         items = [convert.score_item_from_proto(item, f"items[{i}]") for i, item in enumerate(request.items)]
         if not request.tokenizer_hash and any(not isinstance(item.prompt, str) for item in items):
             raise InvalidArgument("tokenizer_hash", "is required with token ids: GetModel tells this server's")
         scores = await self._reward.score(items)
         return reward_pb2.ScoreResponse(
-            model=convert.model_info_to_proto(frozen.info),
+            model=convert.model_info_to_proto(self._reward.description.model),
             scores=[convert.score_to_proto(score) for score in scores],
         )
 
     async def GetModel(
         self, request: reward_pb2.RewardServiceGetModelRequest, context: Context
     ) -> reward_pb2.RewardServiceGetModelResponse:
-        frozen = self._reward.frozen
+        description = self._reward.description
         return reward_pb2.RewardServiceGetModelResponse(
-            model=convert.model_info_to_proto(frozen.info),
-            context_tokens=frozen.context_tokens,
-            ensemble_size=1,
+            model=convert.model_info_to_proto(description.model),
+            context_tokens=description.context_tokens,
+            heads=description.heads,
+            ensemble_size=description.ensemble_size,
         )

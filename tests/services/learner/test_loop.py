@@ -7,6 +7,7 @@ function of the tokens. Everything a resumed run must reproduce bit for bit is h
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import threading
@@ -25,6 +26,7 @@ from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
+from lodestar_services.learner.watch import OverOptimisationWatch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from lodestar.config import LearnerConfig, PpoConfig
@@ -60,13 +62,20 @@ def llama(kind: type, seed: int):
 class Worker(threading.Thread):
     """Takes tickets, samples from the announced weights, finishes them."""
 
-    def __init__(self, broker: MemoryBroker, folder: RunFolder, score=lambda tokens: float(tokens.count(3))) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        folder: RunFolder,
+        score=lambda tokens: float(tokens.count(3)),
+        heads=lambda step: {},
+    ) -> None:
         super().__init__(daemon=True)
         self._broker = broker
         self._directory = WeightDirectory(folder.weights)
         self._policy, self._reference = llama(LlamaForCausalLM, 0), llama(LlamaForCausalLM, 0)
         self._version = WeightVersion("", 0, "")
         self._score = score
+        self._heads = heads
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -112,7 +121,8 @@ class Worker(threading.Thread):
             reference, _ = response_logprobs(self._reference, whole, temperature=1.0)
             reason = FinishReason.EOS if tokens[-1] == EOS else FinishReason.LENGTH
             score = self._score(tokens)
-            samples.append(Sample(tuple(tokens), tuple(behaviour.tolist()), tuple(reference.tolist()), score, reason))
+            logprobs = tuple(behaviour.tolist()), tuple(reference.tolist())
+            samples.append(Sample(tuple(tokens), *logprobs, score, reason, heads=self._heads(ticket.step)))
         return Rollout(ticket, self._version, tuple(samples), "worker-0")
 
 
@@ -139,9 +149,11 @@ class Run:
         collector = Collector(queue, TicketSchedule(PROMPTS, config, run="run", seed=5), incarnation=incarnation)
         policy, critic = llama(LlamaForCausalLM, 0), llama(LlamaForSequenceClassification, 1)
         self.trainer = Trainer(config, policy, critic, seed=5, failures=root / "failures")
+        self.watch = OverOptimisationWatch(config.watch, "gold")
         if state:
             self.trainer.load_state_dict(state["trainer"])
             collector.load_state_dict(state["collector"])
+            self.watch.load_state_dict(state["watch"])
         model = ModelInfo("run", WeightVersion("", 0, ""), "")
         self.board = StatusBoard(RunStatus("run", model, RunState.STARTING, 0, config.steps, 0, config.tickets), loop)
         self.controls = Controls()
@@ -156,6 +168,7 @@ class Run:
             ),
             journal=self.journal,
             checkpoints=checkpoints,
+            watch=self.watch,
             digests={},
             board=self.board,
             controls=self.controls,
@@ -275,3 +288,45 @@ async def test_a_reward_that_is_no_number_undoes_the_step_and_saves_its_batch(st
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.weights().items())
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step-000000"]
     assert NonFinite.exit_code == 3
+
+
+@pytest.mark.parametrize("stop", [True, False])
+async def test_the_over_optimisation_alarm_ends_the_run_where_it_is_asked_to(start, stop):
+    options = {"steps": 9, "watch": {"window": 6, "significance": 0.1, "stop": stop}}
+    rising = itertools.count()
+    falling = {"score": lambda tokens: float(next(rising)), "heads": lambda step: {"gold": -float(step)}}
+    run = start("watched", **options)
+    await run.finish(**falling)
+    curve = run.curve()
+    assert [row["over_optimised"] for row in curve[:6]] == [0, 0, 0, 0, 0, 1]
+    assert [row["gold"] for row in curve[:3]] == [0, -1, -2]
+    assert curve[2]["sources"] == {"gold": -2}
+    assert len(curve) == (6 if stop else 9)
+    assert run.board.status.metrics["over_optimised"] == 1
+    said = run.board.status.reason
+    assert said.startswith("stopped at the over-optimisation alarm: over 6 steps the score rose") if stop else not said
+    again = start("watched", incarnation="bbbb", **options)
+    assert again.watch.alarm == run.watch.alarm is not None
+    await again.finish(**falling)
+    assert again.curve() == curve, "a run that its alarm has ended does not go on when it is resumed"
+
+
+async def test_a_resumed_run_watches_as_if_it_had_never_stopped(start):
+    options = {"steps": 6, "watch": {"window": 6, "significance": 0.1}}
+
+    def judge(step: int) -> dict[str, float]:
+        return {"gold": -float(step)}
+
+    whole = start("whole", **options)
+    await whole.finish(heads=judge)
+    broken = start("broken", **options)
+    finishing = asyncio.create_task(broken.finish(heads=judge))
+    while broken.board.status.step < 3:
+        await asyncio.sleep(0.005)
+    broken.controls.stop()
+    await asyncio.wait_for(finishing, 30)
+    rest = start("broken", incarnation="bbbb", **options)
+    await rest.finish(heads=judge)
+    assert rest.curve() == whole.curve()
+    assert rest.watch.state_dict() == whole.watch.state_dict()
+    assert len(whole.watch.state_dict()["history"]) == 6

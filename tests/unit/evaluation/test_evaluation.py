@@ -5,9 +5,10 @@ import random
 import statistics
 
 import pytest
+from scipy.stats import beta
 
 from lodestar.errors import InvalidArgument
-from lodestar.evaluation import best_of_n, best_of_n_kl, spread, wilson, win_rate
+from lodestar.evaluation import best_of_n, best_of_n_kl, clopper_pearson, spread, wilson, win_rate
 
 
 def test_a_tie_counts_half() -> None:
@@ -73,3 +74,12 @@ def test_a_spread_describes_its_values() -> None:
     assert figures.standard_deviation == pytest.approx(statistics.pstdev(values))
     with pytest.raises(InvalidArgument):
         spread([])
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (20, 20), (3, 25), (199, 400), (1, 1)])
+def test_clopper_pearsons_limits_are_quantiles_of_beta_distributions(successes: int, n: int) -> None:
+    found = clopper_pearson(successes, n)
+    low = beta.ppf(0.025, successes, n - successes + 1) if successes else 0.0
+    high = beta.ppf(0.975, successes + 1, n - successes) if successes < n else 1.0
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert found.value == successes / n

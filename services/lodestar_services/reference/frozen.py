@@ -1,0 +1,48 @@
+"""The reference server's model, which never changes, and what replies say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import device as Device
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lodestar import metrics
+from lodestar.config import RunConfig
+from lodestar.errors import TokenizerMismatch
+from lodestar.model.loading import load_tokenizer, resolve_device, tensor_digests, tokenizer_hash, weights_digest
+from lodestar.records import ModelInfo, WeightVersion
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenModel:
+    """A loaded model with its tokenizer and what replies say about it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    info: ModelInfo
+    context_tokens: int
+    """Prompt + completion at most."""
+    vocab_size: int
+    """Token ids are below it."""
+    device: Device
+
+    @classmethod
+    def load(cls, loader: Callable[..., PreTrainedModel], path: str | Path, config: RunConfig) -> FrozenModel:
+        """Loads with lodestar.model.loading's ``load_causal_lm``; what they raise passes."""
+        device = resolve_device(config.model.device)
+        model = loader(path, dtype=config.model.dtype, device=str(device))
+        tokenizer = load_tokenizer(path)
+        version = WeightVersion("", 0, weights_digest(tensor_digests(model)))
+        info = ModelInfo(str(path), version, tokenizer_hash(tokenizer))
+        metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, version.incarnation).set(1)
+        shape: Any = model.config
+        return cls(model, tokenizer, info, shape.max_position_embeddings, shape.vocab_size, device)
+
+    def check_tokenizer(self, theirs: str) -> None:
+        """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""
+        if theirs and theirs != self.info.tokenizer_hash:
+            raise TokenizerMismatch(self.info.tokenizer_hash, theirs)
