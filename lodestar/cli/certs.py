@@ -10,12 +10,13 @@ from rich.console import Console
 from lodestar.rpc.access import Role, add_token
 from lodestar.rpc.certificates import LOOPBACK, Authority
 
-HOLDERS: dict[str, Role] = {
-    **dict.fromkeys(("policy", "reward", "reference", "learner", "rollout", "redis"), Role.WORKER),
+HOLDERS: dict[str, str] = {
+    **dict.fromkeys(("policy", "reward", "reference", "learner", "rollout"), Role.WORKER),
+    "redis": "",
     "caller": Role.CALLER,
     "operator": Role.OPERATOR,
 }
-"""Who gets a certificate, and the role in it."""
+"""Who gets a certificate, and the role in it; Redis calls nobody."""
 
 
 def write_development(folder: Path, hosts: Sequence[str], days: float) -> None:

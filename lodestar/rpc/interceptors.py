@@ -26,9 +26,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     the inside, and the traceback in the log.
     """
 
-    def __init__(self, ready: Callable[[], bool], gate: Gate) -> None:
+    def __init__(self, ready: Callable[[], bool], gate: Gate | None = None) -> None:
+        """Without a gate of its own it knows certificates and no tokens."""
         self._ready = ready
-        self._gate = gate
+        self._gate = gate or Gate()
 
     async def intercept_service(
         self,

@@ -171,10 +171,10 @@ async def test_only_announced_files_can_be_fetched(learner):
     manifest = published.publish(model(0), 0)
     source = GrpcSource(f"127.0.0.1:{port}", "here")
     version = convert.weight_version_to_proto(manifest.version)
-    stub = source._stub
 
     async def fetch(**fields):
-        async for _ in channel.stream_async(stub.Fetch, weights_pb2.FetchRequest(**fields), 5, lambda chunk: chunk):
+        request = weights_pb2.FetchRequest(**fields)
+        async for _ in source._connection.stream("Fetch", request, 5, lambda chunk: chunk):
             pass
 
     with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):
@@ -239,7 +239,7 @@ async def test_weights_travel_over_mutual_tls_to_the_fleet_alone(tmp_path):
     following.cancel()
     await source.close()
     stranger = GrpcSource(address, "here", tls=tmp_path / "stranger")
-    with pytest.raises(PermissionDenied, match="stranger is a caller, and .*/Watch is for: worker"):
+    with pytest.raises(PermissionDenied, match=r"stranger is a caller, and .*/Watch is for: worker"):
         await anext(aiter(stranger.watch()))
     await stranger.close()
     await asyncio.to_thread(published.close)
