@@ -8,12 +8,11 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
 from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
 from lodestar.config import RunConfig
-from lodestar.errors import LodestarError, Unavailable
+from lodestar.errors import LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import write_tiny_run
@@ -45,10 +44,7 @@ def test_a_terminated_learner_answers_checkpoints_and_resumes(tmp_path: Path) ->
         with LearnerClient(address) as client:
 
             def watch() -> None:
-                with pytest.raises(Unavailable):
-                    for status in client.watch():
-                        seen.append(status)
-                    raise Unavailable("the stream ended with the run")
+                seen.extend(client.watch())  # ends by itself, with the run's last status
 
             def checkpoint() -> None:
                 paths.append(client.checkpoint(timeout=60))

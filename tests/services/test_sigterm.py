@@ -1,4 +1,4 @@
-"""SIGTERM under load, on real processes: calls in flight finish, new ones go to the other replica, the exit is in time."""
+"""SIGTERM under load, on real processes: calls in flight finish, new ones go elsewhere, the exit is in time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from lodestar_services.learner.publisher import WeightPublisher
 
 from lodestar.client import PolicyClient, ReferenceClient, RewardClient
+from lodestar.config import RunConfig, ServeOptions
+from lodestar.layout import RunFolder
 from lodestar.local.redis_server import RedisServer
+from lodestar.model.loading import load_causal_lm
 from lodestar.queue.port import Delivery
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt, Rollout, Scored, Ticket
@@ -109,14 +113,26 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 def receive(queue: RedisLearnerQueue, wanted: int, into: list[Delivery]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while len(into) < wanted:
-        assert time.monotonic() < deadline, len(into)
+        assert time.monotonic() < deadline, f"{len(into)} of {wanted}"
         into += queue.receive(0.2)
 
 
 def test_a_terminated_worker_hands_its_tickets_on(
-    start_service: Any, tiny_models: Any, reward_service: Any, reference_service: Any, own_redis: RedisServer
+    start_service: Any,
+    tiny_models: Any,
+    reward_service: Any,
+    reference_service: Any,
+    own_redis: RedisServer,
+    tmp_path: Path,
 ) -> None:
-    policy = start_service("policy", model=str(tiny_models.sft))
+    incarnation = uuid.uuid4().hex[:8]
+    model = load_causal_lm(tiny_models.sft)
+    publisher = WeightPublisher(
+        RunFolder(tmp_path).weights, run="test", incarnation=incarnation, tokenizer_hash="", keep=1
+    )
+    weights = publisher.serve(ServeOptions(config=RunConfig(name="test"), run_dir=tmp_path))
+    publisher.publish(model, 0)
+    policy = start_service("policy", model=str(tiny_models.sft), endpoints={"weights": f"127.0.0.1:{weights}"})
     endpoints = {
         "redis": own_redis.url,
         "policy": [policy.address],
@@ -125,8 +141,7 @@ def test_a_terminated_worker_hands_its_tickets_on(
     }
     config = {"rollout": {"in_flight": 8}, "queue": {"heartbeat_seconds": 1, "claim_seconds": 30}}
     queue = RedisLearnerQueue(own_redis.url)
-    queue.open("test", uuid.uuid4().hex[:8])
-    incarnation = queue._keys.incarnation
+    queue.open("test", incarnation)
     tickets = [
         Ticket("test", incarnation, 0, index, Prompt(str(index), "what ?", (1, 5, 8)), 2, index, 0, 40, 1.0)
         for index in range(60)
@@ -148,7 +163,8 @@ def test_a_terminated_worker_hands_its_tickets_on(
     finally:
         queue.close()
         policy.child.stop(10)
-    outcomes = [delivery.outcome for delivery in deliveries]
+        publisher.close()
+    outcomes = [delivery.item for delivery in deliveries]
     assert all(isinstance(outcome, Rollout) for outcome in outcomes)
     assert sorted(outcome.ticket.index for outcome in outcomes) == list(range(60))
     assert {outcome.ticket.attempt for outcome in outcomes} == {0}
