@@ -28,7 +28,9 @@ from typing import Any
 import plotly.graph_objects as graph
 import yaml
 
+from lodestar.client import PolicyClient
 from lodestar.config import RunConfig
+from lodestar.errors import InvalidArgument
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import write_tiny_run
@@ -91,6 +93,9 @@ def scraped_run(root: Path, *, steps: int = 8, batch: int = 16) -> Iterator[Scra
             with contextlib.suppress(OSError):
                 return any(float(row["value"][1]) >= steps for row in scraped.now('lodestar_step{role="learner"}'))
             return False
+
+        with PolicyClient(serving.fleet.addresses("policy")) as client, contextlib.suppress(InvalidArgument):
+            client.generate("what ?", max_tokens=0)  # a refusal, for the panel of errors
 
         deadline = time.monotonic() + 120
         while not last_step_is_scraped():

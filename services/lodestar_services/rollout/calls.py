@@ -62,6 +62,8 @@ class ModelCalls:
         self._reward = reward
         self._reference = reference
         self._version_wait_seconds = version_wait_seconds
+        for service in ("policy", "reward", "reference"):
+            metrics.ROLLOUT_RETRIES.labels(service)  # at 0 from the start: an increase from nothing would not be seen
         self._tokenizer = ""
         self._reward_reads_tokens = False
 
