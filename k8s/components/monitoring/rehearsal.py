@@ -53,8 +53,8 @@ class Scraped:
         return self._ask("query", query=query)
 
     def over_time(self, query: str) -> list[Any]:
-        """Series over the run, one point a second."""
-        return self._ask("query_range", query=query, start=str(self.began), end=str(time.time()), step="1")
+        """Series over the run, two points a second."""
+        return self._ask("query_range", query=query, start=str(self.began), end=str(time.time()), step="0.5")
 
     def _ask(self, path: str, **parameters: str) -> list[Any]:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?" + urllib.parse.urlencode(parameters)
@@ -63,7 +63,7 @@ class Scraped:
 
 
 @contextlib.contextmanager
-def scraped_run(root: Path, *, steps: int = 8, batch: int = 16) -> Iterator[Scraped]:
+def scraped_run(root: Path, *, steps: int = 20, batch: int = 24) -> Iterator[Scraped]:
     """Runs PPO on tiny random models through all services while Prometheus scrapes them; yields before they stop."""
     config = RunConfig.model_validate(
         {
@@ -95,7 +95,7 @@ def scraped_run(root: Path, *, steps: int = 8, batch: int = 16) -> Iterator[Scra
             return False
 
         with PolicyClient(serving.fleet.addresses("policy")) as client, contextlib.suppress(InvalidArgument):
-            client.generate("what ?", max_tokens=0)  # a refusal, for the panel of errors
+            client.generate((10**6,), max_tokens=1)  # a refusal, for the panel of errors
 
         deadline = time.monotonic() + 120
         while not last_step_is_scraped():
@@ -184,7 +184,8 @@ def _panel(panel: dict[str, Any], scraped: Scraped) -> str:
         showlegend=len(series) > 1,
         legend={"orientation": "h", "font": {"size": 9}},
     )
-    return f"<div class=panel>{figure.to_html(full_html=False, include_plotlyjs=False)}</div>"
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False})
+    return f"<div class=panel>{drawn}</div>"
 
 
 def draw(scraped: Scraped, folder: Path) -> None:
