@@ -15,7 +15,6 @@ from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations
 from lodestar.data.rows import encode_rows
 from lodestar.layout import RunFolder
 from lodestar.model.loading import (
-    apply_lora,
     load_scalar_model,
     load_tokenizer,
     resolve_device,
@@ -29,7 +28,7 @@ from lodestar.records import Comparison, Scored
 from lodestar.train.batches import batches_of
 from lodestar.train.fit import Fit, fit
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file
+from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file, trainable
 
 CALIBRATION_ROWS = 512
 """Held-out demonstrations scored for the card's offset."""
@@ -142,7 +141,7 @@ def _train(
     language_model = start_model(config, tokenizer, folder.sft)
     model = scalar_from_causal_lm(language_model, tokenizer, config.seed)
     digests = identity(training, config.seed, model, train, held_out)
-    trained = apply_lora(model, config.model.lora) if config.model.lora and config.model.path else model
+    trained = trainable(config, model)
     result = fit(
         "reward",
         trained,
