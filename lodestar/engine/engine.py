@@ -21,14 +21,12 @@ from torch import Tensor
 from lodestar import metrics
 from lodestar.config import PolicyConfig
 from lodestar.engine.blocks import block_hashes
-from lodestar.engine.cache import CacheShape, KVCache
-from lodestar.engine.limits import Limits
-from lodestar.engine.pages import PagedCache
+from lodestar.engine.caches import make_cache
+from lodestar.engine.limits import Limits, check_room
 from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
 from lodestar.engine.sequence import Chunk, Plan, Purpose, Request, Sequence
-from lodestar.engine.slabs import SlabCache
 from lodestar.engine.text import StopChecker
 from lodestar.errors import ModelError, ResourceExhausted
 from lodestar.model.attention import NAME as ATTENTION
@@ -93,7 +91,7 @@ class Engine:
         self.eos_ids = _eos_ids(model, tokenizer)
         self._device = device
         paged = device.type != "cpu" if paged is None else paged
-        self._cache = _make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
+        self._cache = make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
         self._runner = ModelRunner(
             model, self._cache, Sampler(self.eos_ids, device), deterministic=deterministic, device=device
         )
@@ -366,41 +364,6 @@ class Engine:
         metrics.PREFIX_HIT_TOKENS.inc(scheduler.prefix_hit_tokens - hits)
         metrics.PREEMPTIONS.inc(scheduler.preemptions - preemptions)
         self._seen = scheduler.prefix_hit_tokens, scheduler.preemptions
-
-
-def check_room(waiting: int, samples: int, max_waiting: int) -> None:
-    """
-    Raises:
-        ResourceExhausted: the line is too long for so many more samples.
-    """
-    if waiting + samples > max_waiting:
-        raise ResourceExhausted(
-            f"{waiting} sequences wait and at most {max_waiting} may: ask again later, for fewer samples, "
-            "or of another replica"
-        )
-
-
-def _make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: bool, device: torch.device) -> KVCache:
-    shape = CacheShape.of(model)
-    if deterministic and (shape.dtype != torch.float32 or paged):
-        raise ModelError(f"deterministic needs float32 weights on a CPU, and the model is {shape.dtype} on {device}")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.kv_cache_tokens
-    if paged:
-        return PagedCache(
-            shape,
-            capacity=context,
-            total_tokens=config.kv_cache_tokens,
-            block_tokens=config.block_tokens,
-            device=device,
-        )
-    return SlabCache(
-        shape,
-        slots=config.max_sequences + 1,  # one more than run, for replay
-        capacity=context,
-        total_tokens=config.kv_cache_tokens,
-        block_tokens=config.block_tokens,
-        deterministic=deterministic,
-    )
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

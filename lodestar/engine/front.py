@@ -13,7 +13,6 @@ import logging
 import queue
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as Tokens
-from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
@@ -21,12 +20,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lodestar.engine.engine import Engine, EngineStatus, check_room
+from lodestar.engine.engine import Engine, EngineStatus
+from lodestar.engine.limits import check_room
+from lodestar.engine.messages import CLOSED, Command, News, Stream
 from lodestar.engine.sequence import Purpose, Request, Sequence
-from lodestar.engine.text import TextStream
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
 from lodestar.records import (
-    FinishReason,
     GenerationChunk,
     ModelInfo,
     SamplingParams,
@@ -38,8 +37,6 @@ from lodestar.records import (
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-_CLOSED = "the engine is stopping; ask another replica"
-
 
 class AsyncEngine:
     """``engine = AsyncEngine(make_engine, name="runs/demo/models/sft", …); await engine.start()``."""
@@ -49,15 +46,15 @@ class AsyncEngine:
         self._make_engine = make_engine
         self._name = name
         self._threads = threads
-        self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._engine: Engine
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._unfinished = 0
         self._paused = False
         self._swapping = asyncio.Lock()
-        self._swap_when_drained: _Command | None = None
+        self._swap_when_drained: Command | None = None
         self._swapped = asyncio.Event()
         self.closed = False
 
@@ -76,7 +73,7 @@ class AsyncEngine:
             return
         await asyncio.to_thread(self.stop)
         for stream in list(self._streams.values()):
-            stream.fail(Unavailable(_CLOSED))
+            stream.fail(Unavailable(CLOSED))
 
     def stop(self) -> None:
         """:meth:`close` for after the event loop's end."""
@@ -131,10 +128,10 @@ class AsyncEngine:
         request = self._engine.request(prompt_ids, sampling, priority=priority, purpose=purpose)
         config = self._engine.config
         check_room(max(0, self._unfinished - config.max_sequences), sampling.n, config.max_waiting)
-        reader = self._streams[request.id] = _Stream(request, stream, self._engine.tokenizer)
+        reader = self._streams[request.id] = Stream(request, stream, self._engine.tokenizer)
         self._unfinished += sampling.n
         try:
-            self._commands.put(_Command(lambda: self._add(request, reader)))
+            self._commands.put(Command(lambda: self._add(request, reader)))
             while reader.open:
                 for sequence, end, last in await reader.read():
                     yield self._chunk(reader, sequence, end, last)
@@ -142,7 +139,7 @@ class AsyncEngine:
             del self._streams[request.id]
             self._unfinished -= sampling.n
             if reader.open:
-                self._commands.put(_Command(lambda: self._engine.abort(request.id)))
+                self._commands.put(Command(lambda: self._engine.abort(request.id)))
 
     async def logprobs(
         self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
@@ -172,8 +169,8 @@ class AsyncEngine:
         """
         async with self._swapping:
             self._check_open()
-            swap = _Command(lambda: self._engine.swap(tensors, version, verify))
-            self._commands.put(_Command(lambda: self._begin_swap(swap, bool(tensors))))
+            swap = Command(lambda: self._engine.swap(tensors, version, verify))
+            self._commands.put(Command(lambda: self._begin_swap(swap, bool(tensors))))
             await asyncio.wrap_future(swap.done)
             self._swapped.set()
             self._swapped = asyncio.Event()
@@ -214,16 +211,16 @@ class AsyncEngine:
             Unavailable: the engine is stopping; otherwise what the function raises.
         """
         self._check_open()
-        command = _Command(function)
+        command = Command(function)
         self._commands.put(command)
         return await asyncio.wrap_future(command.done)
 
     # --- event loop's side -------------------------------------------------------------------------------------
     def _check_open(self) -> None:
         if self.closed:
-            raise Unavailable(_CLOSED)
+            raise Unavailable(CLOSED)
 
-    def _deliver(self, news: list[_News]) -> None:
+    def _deliver(self, news: list[News]) -> None:
         for sequence, end, last in news:
             stream = self._streams.get(sequence.request.id)
             if stream is not None:
@@ -233,7 +230,7 @@ class AsyncEngine:
         for stream in self._streams.values():
             stream.fail(error)
 
-    def _chunk(self, reader: _Stream, sequence: Sequence, end: int, last: bool) -> GenerationChunk:
+    def _chunk(self, reader: Stream, sequence: Sequence, end: int, last: bool) -> GenerationChunk:
         """Response tokens up to ``end`` that were not read yet."""
         start = reader.sent[sequence.index]
         reader.sent[sequence.index] = end
@@ -289,14 +286,14 @@ class AsyncEngine:
             idle = False
         return True
 
-    def _begin_swap(self, swap: _Command, new_tensors: bool) -> None:
+    def _begin_swap(self, swap: Command, new_tensors: bool) -> None:
         if new_tensors and self._engine.config.swap == "drain":
             self._engine.scheduler.draining = True
             self._swap_when_drained = swap
         else:
             swap.run()
 
-    def _add(self, request: Request, reader: _Stream) -> None:
+    def _add(self, request: Request, reader: Stream) -> None:
         try:
             self._engine.add(request)
         except LodestarError as error:
@@ -324,80 +321,6 @@ class AsyncEngine:
         """Run on the event loop; one that has ended has nobody left to tell."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
-
-
-_News = tuple[Sequence, int, bool]
-"""A sample, its response tokens so far, and whether that is all."""
-
-
-class _Command:
-    """Something to run on the engine's thread, and where its outcome goes."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self.done: Future[Any] = Future()
-
-    def run(self) -> None:
-        """Runs it unless whoever asked has gone."""
-        if not self.done.set_running_or_notify_cancel():
-            return
-        try:
-            self.done.set_result(self._function())
-        except Exception as error:  # whoever awaits it gets it
-            self.done.set_exception(error)
-
-    def refuse(self) -> None:
-        """The thread has ended."""
-        if self.done.set_running_or_notify_cancel():
-            self.done.set_exception(Unavailable(_CLOSED))
-
-
-class _Stream:
-    """What one caller has not read yet."""
-
-    def __init__(self, request: Request, streamed: bool, tokenizer: Any) -> None:
-        request.streamed = streamed
-        self.sent = [0] * request.sampling.n
-        self.unfinished = request.sampling.n
-        self._texts = [TextStream(tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
-        self._news: dict[int, _News] = {}
-        self._error: LodestarError | None = None
-        self._ready = asyncio.Event()
-
-    @property
-    def open(self) -> bool:
-        """Whether chunks are to come."""
-        return self.unfinished > 0
-
-    def put(self, sequence: Sequence, end: int, last: bool) -> None:
-        """A sample has ``end`` response tokens now, and no more to come if ``last``."""
-        self._news[sequence.index] = sequence, end, last
-        self._ready.set()
-
-    def fail(self, error: LodestarError) -> None:
-        """Nothing more will come."""
-        self._error = error
-        self._ready.set()
-
-    async def read(self) -> list[_News]:
-        """Waits for news of at least one sample."""
-        await self._ready.wait()
-        self._ready.clear()
-        news, self._news = self._news, {}
-        if not news and self._error is not None:
-            raise self._error
-        if self._error is not None:
-            self._ready.set()
-        return list(news.values())
-
-    def text(self, sequence: Sequence, tokens: tuple[int, ...], last: bool) -> str:
-        """What the tokens add to the sample's text; EOS and stop ids add nothing."""
-        ended_by_id = sequence.finish_reason is FinishReason.EOS or (
-            sequence.finish_reason is FinishReason.STOP and tokens[-1:][0] in sequence.request.sampling.stop_token_ids
-        )
-        if last and ended_by_id:
-            tokens = tokens[:-1]
-        return self._texts[sequence.index].add(tokens, last=last)
 
 
 def satisfies(held: WeightVersion, wanted: WeightVersion) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
 from lodestar.engine.sequence import Purpose
-from lodestar.errors import InvalidArgument
+from lodestar.errors import InvalidArgument, ResourceExhausted
 from lodestar.records import SamplingParams, Scored
 
 MAX_STOPS = 16
@@ -157,4 +157,16 @@ def check_scored(sequences: Tokens[Scored], limits: Limits) -> None:
             1 <= scored.prompt_tokens < tokens,
             f"sequences[{i}].prompt_tokens",
             f"must be 1 … {tokens - 1}, got {scored.prompt_tokens}",
+        )
+
+
+def check_room(waiting: int, samples: int, max_waiting: int) -> None:
+    """
+    Raises:
+        ResourceExhausted: the line is too long for so many more samples.
+    """
+    if waiting + samples > max_waiting:
+        raise ResourceExhausted(
+            f"{waiting} sequences wait and at most {max_waiting} may: ask again later, for fewer samples, "
+            "or of another replica"
         )
