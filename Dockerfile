@@ -58,7 +58,7 @@ FROM python AS cpu
 COPY --from=dependencies-cpu /opt/lodestar /opt/lodestar
 COPY --from=code /code/opt/lodestar /opt/lodestar
 USER 10001:10001
-EXPOSE 50051 50052 9090
+EXPOSE 50051 50052 50053 50054 9090
 ENTRYPOINT ["lodestar"]
 
 FROM python AS cuda
@@ -71,5 +71,5 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 COPY --from=dependencies-cuda /opt/lodestar /opt/lodestar
 COPY --from=code /code/opt/lodestar /opt/lodestar
 USER 10001:10001
-EXPOSE 50051 50052 9090
+EXPOSE 50051 50052 50053 50054 9090
 ENTRYPOINT ["lodestar"]

@@ -20,6 +20,7 @@ from harness import alternate, median_ratio, parser, report
 from lodestar_services.learner.publisher import WeightPublisher
 from torch import Tensor, nn
 
+from lodestar.config import RunConfig, ServeOptions
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.grpc import GrpcSource
@@ -65,7 +66,7 @@ class Published:
         self._model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(8)))
         self._live = [torch.empty_like(parameter) for parameter in self._model.parameters()]
         self._publisher = WeightPublisher(root / "weights", run="bench", incarnation="0", tokenizer_hash="", keep=1)
-        port = self._publisher.serve("127.0.0.1", 0)
+        port = self._publisher.serve(ServeOptions(config=RunConfig(name="bench"), run_dir=root))
         self._step = 0
         self._served = asyncio.Event()
         self._loop = asyncio.new_event_loop()

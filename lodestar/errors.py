@@ -8,6 +8,8 @@
     ├── FailedPrecondition        FAILED_PRECONDITION  exit 2
     │   ├── TokenizerMismatch
     │   └── ResumeRefused                                       names what changed since the checkpoint
+    ├── Unauthenticated           UNAUTHENTICATED      exit 2   no certificate or token that is known here
+    ├── PermissionDenied          PERMISSION_DENIED    exit 2   known, and not allowed to do this
     ├── ResourceExhausted         RESOURCE_EXHAUSTED   exit 1   admission limits
     ├── Unavailable               UNAVAILABLE          exit 1   worth trying again or elsewhere
     │   └── VersionUnavailable                                  carries the version held
@@ -84,6 +86,20 @@ class TokenizerMismatch(FailedPrecondition):
 
 class ResumeRefused(FailedPrecondition):
     """The checkpoint belongs to another config, data set, tokenizer or model."""
+
+
+class Unauthenticated(LodestarError):
+    """One side does not know the other: a certificate or a token is missing, unknown or expired."""
+
+    status: ClassVar[str] = "UNAUTHENTICATED"
+    exit_code: ClassVar[int] = 2
+
+
+class PermissionDenied(LodestarError):
+    """The caller is known, and its role may not make this call."""
+
+    status: ClassVar[str] = "PERMISSION_DENIED"
+    exit_code: ClassVar[int] = 2
 
 
 class ResourceExhausted(LodestarError):

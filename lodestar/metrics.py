@@ -28,6 +28,10 @@ RPCS_IN_FLIGHT = Gauge("lodestar_rpcs_in_flight", "Calls being answered now.", [
 MODEL_INFO = Gauge(
     "lodestar_model_info", "1 for the model this process serves.", ["model", "tokenizer_hash", "incarnation"]
 )
+CERTIFICATE_EXPIRES = Gauge(
+    "lodestar_certificate_expires_timestamp_seconds",
+    "Unix time at which this process's certificate expires; 0 without TLS. Near: look at what should renew it.",
+)
 READY = Gauge("lodestar_ready", "1 while the server takes calls; 0 while it loads or drains.")
 
 # --- batching servers (reward, reference) --------------------------------------------------------------------------

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check a run's configuration, or print every option.")
 app.add_typer(config_app, name="config")
+certs_app = typer.Typer(no_args_is_help=True, help="Certificates and tokens for a fleet that speaks TLS.")
+app.add_typer(certs_app, name="certs")
 
 
 @dataclass
@@ -51,6 +53,14 @@ class Stage(enum.StrEnum):
     reward = "reward"
 
 
+class Access(enum.StrEnum):
+    """What a token permits (lodestar.rpc.access)."""
+
+    caller = "caller"
+    worker = "worker"
+    operator = "operator"
+
+
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -60,6 +70,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the run'
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the run's folder holds, and start over.")]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Log lines instead of the live view; the default without a terminal.")
+]
+Tls = Annotated[
+    Path | None,
+    typer.Option(envvar="LODESTAR_TLS", help="Folder with ca.crt, tls.crt and tls.key; unset: plaintext."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="LODESTAR_TOKEN", help="Bearer token, instead of a certificate. Better set the variable."),
 ]
 
 
@@ -113,6 +131,13 @@ def serve(
     overrides: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 0,
+    caller_port: Annotated[
+        int | None,
+        typer.Option(envvar="LODESTAR_CALLER_PORT", help="gRPC port for tokens instead of certificates; unset: none."),
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="Port that answers health alone, in plaintext, for probes; unset: none.")
+    ] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 takes a free one.")] = 0,
     weights_port: Annotated[int, typer.Option(help="learner: port of its WeightsService; 0 takes a free one.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder; unset is runs_dir/name.")] = None,
@@ -123,7 +148,14 @@ def serve(
     weights: Annotated[str | None, typer.Option(help="The learner's WeightsService.")] = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
     model: Annotated[str | None, typer.Option(help="Model folder or hub id to serve; unset is the run's own.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Bind a non-loopback address without TLS.")] = False,
+    tls: Tls = None,
+    tokens: Annotated[
+        Path | None, typer.Option(envvar="LODESTAR_TOKENS", help="File of callers' tokens (lodestar certs token).")
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="LODESTAR_INSECURE", help="Bind a non-loopback address without TLS."),
+    ] = False,
     reflection: Annotated[
         bool | None, typer.Option("--reflection/--no-reflection", help="gRPC reflection; unset: on loopback only.")
     ] = None,
@@ -141,10 +173,14 @@ def serve(
             run_dir=run_dir,
             host=host,
             port=port,
+            caller_port=caller_port,
+            health_port=health_port,
             metrics_port=metrics_port,
             weights_port=weights_port,
             replica=replica,
             model=model,
+            tls=tls,
+            tokens=tokens,
             insecure=insecure,
             reflection=reflection,
             resume=resume,
@@ -175,15 +211,17 @@ def evaluate(config: Config, overrides: Overrides = None, plain: Plain = False) 
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="Run folder, model folder or hub id.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Run folder, model folder, hub id, or HOST:PORT of a policy server.")],
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="New tokens per reply at most.")] = 256,
     seed: Annotated[int | None, typer.Option(help="Makes replies repeatable.")] = None,
+    tls: Tls = None,
+    token: Token = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    from lodestar.cli.generate import chat
+    from lodestar.cli.generate import chat, opened
 
-    chat(model, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    chat(opened(model, tls=tls, token=token), model, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
 
 @app.command()
@@ -195,11 +233,14 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="New tokens per sample at most.")] = 128,
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.")] = None,
+    tls: Tls = None,
+    token: Token = None,
 ) -> None:
     """Complete one prompt."""
-    from lodestar.cli.generate import generate
+    from lodestar.cli.generate import generate, opened
 
-    generate(model, prompt, n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    source = opened(model, tls=tls, token=token)
+    generate(source, prompt, n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
 
 
 @app.command()
@@ -315,3 +356,29 @@ def schema() -> None:
     from lodestar.config import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@certs_app.command("dev")
+def certs_dev(
+    folder: Annotated[Path, typer.Argument(help="Where to; an authority that is there already is used again.")],
+    host: Annotated[
+        list[str] | None, typer.Option(help="Host name or address that servers are called by; may be repeated.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0, help="How long the certificates are good for.")] = 30.0,
+) -> None:
+    """An authority and a certificate per role, for development. Run again to renew: nothing needs a restart."""
+    from lodestar.cli.certs import write_development
+
+    write_development(folder, host or [], days)
+
+
+@certs_app.command("token")
+def certs_token(
+    file: Annotated[Path, typer.Argument(help="Tokens file that servers read (--tokens); made or added to.")],
+    name: Annotated[str, typer.Argument(help="Who will hold the token.", show_default=False)],
+    role: Annotated[Access, typer.Option(help="What it permits.")] = Access.caller,
+) -> None:
+    """Print a new token, once; the file gets its digest. Delete the line there to withdraw it."""
+    from lodestar.cli.certs import write_token
+
+    write_token(file, name, role.value)

@@ -23,10 +23,10 @@ ADDRESS = re.compile(r"^([\w.-]+|\[[0-9a-f:]+\]):\d+$|^(dns|ipv4|ipv6):")
 class Remote:
     """A policy server somewhere."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: Path | None, token: str | None) -> None:
         from lodestar.client import AsyncPolicyClient
 
-        self._client = AsyncPolicyClient(address, timeout=600.0)
+        self._client = AsyncPolicyClient(address, timeout=600.0, tls=tls, token=token)
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncIterator[GenerationChunk]:
         """Chunks of the samples as they come."""
@@ -77,8 +77,11 @@ class Local:
             await self._engine.close()
 
 
+Opening = AbstractAsyncContextManager[Remote | Local]
+
+
 def generate(
-    model: str,
+    opening: Opening,
     prompt: str,
     *,
     n: int,
@@ -93,7 +96,7 @@ def generate(
 
     async def work() -> None:
         texts = [""] * n
-        async with opened(model) as source:
+        async with opening as source:
             async for chunk in source.stream(text, sampling):
                 texts[chunk.sample_index] += chunk.text
                 if n == 1:
@@ -103,7 +106,7 @@ def generate(
     asyncio.run(work())
 
 
-def chat(model: str, *, temperature: float, max_tokens: int, seed: int | None) -> None:
+def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int, seed: int | None) -> None:
     """Talks until end of input or /quit; /new forgets what was said."""
     console = Console(highlight=False)
     sampling = SamplingParams(max_tokens, temperature=temperature, seed=seed)
@@ -119,7 +122,7 @@ def chat(model: str, *, temperature: float, max_tokens: int, seed: int | None) -
     async def work() -> None:
         turns: list[ChatMessage] = []
         console.print(f"[dim]{model} · /new starts over, /quit leaves[/]")
-        async with opened(model) as source:
+        async with opening as source:
             while (line := await asyncio.to_thread(_ask, console)) not in (None, "/quit"):
                 if line == "/new":
                     turns = []
@@ -130,12 +133,12 @@ def chat(model: str, *, temperature: float, max_tokens: int, seed: int | None) -
     asyncio.run(work())
 
 
-def opened(model: str) -> AbstractAsyncContextManager[Remote | Local]:
+def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> Opening:
     """What answers: a policy server when ``model`` is an address, else an engine with the model."""
 
     @asynccontextmanager
     async def context() -> AsyncIterator[Remote | Local]:
-        source = Remote(model) if ADDRESS.match(model) else Local(model_path(model))
+        source = Remote(model, tls, token) if ADDRESS.match(model) else Local(model_path(model))
         try:
             yield source
         finally:

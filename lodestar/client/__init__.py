@@ -5,8 +5,10 @@
         print(policy.generate("what color is the sky ?", max_tokens=20).completions[0].text)
 
 Every call has a deadline, is retried where a server was unavailable, and raises a lodestar.errors.LodestarError with
-the server's sentence. ``Async…`` twins have the same methods for asyncio. Several addresses of one service
-(``["10.0.0.1:50051", "10.0.0.2:50051"]``, or a ``dns:///`` name) share the calls.
+the server's sentence. A fleet that speaks TLS wants ``tls``, a folder with its ca.crt, and either a certificate in the
+same folder or a ``token``: ``PolicyClient("policy:50053", tls="certs/caller", token="…")``. ``Async…`` twins have the
+same methods for asyncio. Several addresses of one service (``["10.0.0.1:50051", "10.0.0.2:50051"]``, or a ``dns:///``
+name) share the calls.
 """
 
 from lodestar.client.asynchronous import (

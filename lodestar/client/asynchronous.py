@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
-
-import grpc
 
 from lodestar.client import messages
 from lodestar.client.messages import GenerateOptions, ItemLike, PromptLike
@@ -25,7 +24,8 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
-from lodestar.rpc import channel, convert
+from lodestar.rpc import convert
+from lodestar.rpc.connection import AsyncConnection
 from lodestar.v1 import (
     learner_pb2,
     learner_pb2_grpc,
@@ -52,12 +52,23 @@ class AsyncClient:
         addresses: str | Sequence[str],
         *,
         timeout: float = 60.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Path | str | None = None,
+        token: str | None = None,
     ) -> None:
-        """``timeout`` in seconds is the deadline of every call that does not bring its own."""
+        """Connects when the first call is made; plaintext without ``tls``.
+
+        Args:
+            addresses: one or more of the same service.
+            timeout: seconds; the deadline of every call that does not bring its own.
+            tls: folder with the servers' ca.crt and, where they want a certificate, our tls.crt and tls.key. Changed
+                files are used from the next call on.
+            token: bearer token of an outside caller; needs tls.
+
+        Raises:
+            ConfigError: no address, TLS files that cannot be used, or a token without tls.
+        """
         self._timeout = timeout
-        self._channel = channel.aio_channel(addresses, credentials)
-        self._stub = type(self)._stub_class(self._channel)
+        self._connection = AsyncConnection(addresses, type(self)._stub_class, tls=tls, token=token)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,10 +78,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends calls in flight and the connection."""
-        await self._channel.close(None)
+        await self._connection.close()
 
     async def _call(self, method: str, request: Any, timeout: float | None = None) -> Any:
-        return await channel.call_async(getattr(self._stub, method), request, timeout or self._timeout)
+        return await self._connection.call(method, request, timeout or self._timeout)
 
 
 class AsyncPolicyClient(AsyncClient):
@@ -106,7 +117,7 @@ class AsyncPolicyClient(AsyncClient):
     ) -> AsyncGenerator[GenerationChunk, None]:
         """As :meth:`generate`, chunk by chunk; closing the generator cancels the rest."""
         request = messages.generate_request(prompt, sampling, options)
-        return channel.stream_async(self._stub.Generate, request, timeout or self._timeout, convert.chunk_from_proto)
+        return self._connection.stream("Generate", request, timeout or self._timeout, convert.chunk_from_proto)
 
     async def logprobs(
         self,
@@ -216,8 +227,8 @@ class AsyncLearnerClient(AsyncClient):
 
     def watch(self) -> AsyncGenerator[RunStatus, None]:
         """The status now and after every change, until the server goes (Unavailable) or the loop is left."""
-        return channel.stream_async(
-            self._stub.WatchStatus,
+        return self._connection.stream(
+            "WatchStatus",
             learner_pb2.WatchStatusRequest(),
             None,
             lambda reply: convert.run_status_from_proto(reply.status),
@@ -249,8 +260,8 @@ class AsyncWeightsClient(AsyncClient):
 
     def watch(self, run: str) -> AsyncGenerator[WeightManifest, None]:
         """The present version and then every announcement, until the server goes or the loop is left."""
-        return channel.stream_async(
-            self._stub.Watch,
+        return self._connection.stream(
+            "Watch",
             weights_pb2.WatchRequest(run=run),
             None,
             lambda reply: convert.weight_manifest_from_proto(reply.manifest),
@@ -265,4 +276,4 @@ class AsyncWeightsClient(AsyncClient):
             Unavailable: a chunk arrived damaged, or the version is no longer served.
         """
         request = weights_pb2.FetchRequest(version=convert.weight_version_to_proto(version), file=file, offset=offset)
-        return channel.stream_async(self._stub.Fetch, request, timeout, messages.Download(offset).accept)
+        return self._connection.stream("Fetch", request, timeout, messages.Download(offset).accept)

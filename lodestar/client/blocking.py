@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
-
-import grpc
 
 from lodestar.client import messages
 from lodestar.client.messages import GenerateOptions, ItemLike, PromptLike
@@ -24,7 +23,8 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
-from lodestar.rpc import channel, convert
+from lodestar.rpc import convert
+from lodestar.rpc.connection import Connection
 from lodestar.v1 import (
     learner_pb2,
     learner_pb2_grpc,
@@ -51,12 +51,23 @@ class Client:
         addresses: str | Sequence[str],
         *,
         timeout: float = 60.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Path | str | None = None,
+        token: str | None = None,
     ) -> None:
-        """``timeout`` in seconds is the deadline of every call that does not bring its own."""
+        """Connects when the first call is made; plaintext without ``tls``.
+
+        Args:
+            addresses: one or more of the same service.
+            timeout: seconds; the deadline of every call that does not bring its own.
+            tls: folder with the servers' ca.crt and, where they want a certificate, our tls.crt and tls.key. Changed
+                files are used from the next call on.
+            token: bearer token of an outside caller; needs tls.
+
+        Raises:
+            ConfigError: no address, TLS files that cannot be used, or a token without tls.
+        """
         self._timeout = timeout
-        self._channel = channel.sync_channel(addresses, credentials)
-        self._stub = type(self)._stub_class(self._channel)
+        self._connection = Connection(addresses, type(self)._stub_class, tls=tls, token=token)
 
     def __enter__(self) -> Self:
         return self
@@ -66,10 +77,10 @@ class Client:
 
     def close(self) -> None:
         """Ends calls in flight and the connection."""
-        self._channel.close()
+        self._connection.close()
 
     def _call(self, method: str, request: Any, timeout: float | None = None) -> Any:
-        return channel.call(getattr(self._stub, method), request, timeout or self._timeout)
+        return self._connection.call(method, request, timeout or self._timeout)
 
 
 class PolicyClient(Client):
@@ -105,7 +116,7 @@ class PolicyClient(Client):
     ) -> Generator[GenerationChunk, None, None]:
         """As :meth:`generate`, chunk by chunk; closing the generator cancels the rest."""
         request = messages.generate_request(prompt, sampling, options)
-        return channel.stream(self._stub.Generate, request, timeout or self._timeout, convert.chunk_from_proto)
+        return self._connection.stream("Generate", request, timeout or self._timeout, convert.chunk_from_proto)
 
     def logprobs(
         self,
@@ -213,8 +224,8 @@ class LearnerClient(Client):
 
     def watch(self) -> Generator[RunStatus, None, None]:
         """The status now and after every change, until the server goes (Unavailable) or the loop is left."""
-        return channel.stream(
-            self._stub.WatchStatus,
+        return self._connection.stream(
+            "WatchStatus",
             learner_pb2.WatchStatusRequest(),
             None,
             lambda reply: convert.run_status_from_proto(reply.status),
@@ -246,8 +257,8 @@ class WeightsClient(Client):
 
     def watch(self, run: str) -> Generator[WeightManifest, None, None]:
         """The present version and then every announcement, until the server goes or the loop is left."""
-        return channel.stream(
-            self._stub.Watch,
+        return self._connection.stream(
+            "Watch",
             weights_pb2.WatchRequest(run=run),
             None,
             lambda reply: convert.weight_manifest_from_proto(reply.manifest),
@@ -262,4 +273,4 @@ class WeightsClient(Client):
             Unavailable: a chunk arrived damaged, or the version is no longer served.
         """
         request = weights_pb2.FetchRequest(version=convert.weight_version_to_proto(version), file=file, offset=offset)
-        return channel.stream(self._stub.Fetch, request, timeout, messages.Download(offset).accept)
+        return self._connection.stream("Fetch", request, timeout, messages.Download(offset).accept)

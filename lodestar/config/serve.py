@@ -33,9 +33,13 @@ class ServeOptions(Section):
     run_dir: Path
     """The run's folder (lodestar.layout.RunFolder)."""
     host: str = "127.0.0.1"
-    """Address to bind. Other than loopback needs TLS and tokens, or insecure."""
+    """Address to bind. Other than loopback needs tls, or insecure."""
     port: int = Field(default=0, ge=0, le=65_535)
     """gRPC port; 0 takes a free one, which the process writes to its log and its state file."""
+    caller_port: int | None = Field(default=None, ge=0, le=65_535)
+    """gRPC port for outside callers, who show a token instead of a certificate; needs tls and tokens. Unset: none."""
+    health_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port that answers health and nothing else, in plaintext, for probes without a certificate. Unset: none."""
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     """Prometheus port; 0 takes a free one."""
     weights_port: int = Field(default=0, ge=0, le=65_535)
@@ -44,6 +48,10 @@ class ServeOptions(Section):
     """Which of the role's processes this is."""
     model: str | None = None
     """Folder or hub id of the model to serve; unset takes the run's own."""
+    tls: Path | None = None
+    """Folder with ca.crt, tls.crt and tls.key; callers must show a certificate of that authority. Unset: plaintext."""
+    tokens: Path | None = None
+    """File of outside callers' tokens (lodestar certs token)."""
     insecure: bool = False
     """Allow a non-loopback address without TLS."""
     reflection: bool | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -12,6 +14,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 
 from lodestar.errors import ConfigError, QueueUnavailable
+from lodestar.rpc.certificates import AUTHORITY, CERTIFICATE, KEY
+from lodestar.rpc.tls import TlsFolder
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +80,43 @@ class Outage:
             self._since, self._pause = None, FIRST_PAUSE_SECONDS
 
 
-def connect(url: str) -> Any:
-    """A client that leaves trying again to us.
+def tls_options(url: str, tls: Path | None) -> dict[str, Any]:
+    """redis-py's options for a rediss:// URL: our authority and, where there is one, our certificate.
+
+    Raises:
+        ConfigError: the folder is missing something.
+    """
+    if tls is None or not url.startswith("rediss://"):
+        return {}
+    TlsFolder(tls)  # says what is wrong with the files; OpenSSL would not
+    options = {"ssl_ca_certs": str(tls / AUTHORITY)}
+    if (tls / CERTIFICATE).exists():
+        options |= {"ssl_certfile": str(tls / CERTIFICATE), "ssl_keyfile": str(tls / KEY)}
+    return options
+
+
+class _FollowingConnection(redis.asyncio.SSLConnection):
+    """Reads its TLS files for every connection, as the blocking one does: they may have been renewed."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        self.ssl_context.context = None
+        return super()._connection_arguments()
+
+
+def connect(url: str, tls: Path | None = None) -> Any:
+    """A client that leaves trying again to us; a rediss:// URL speaks TLS with the files in ``tls``.
 
     Raises:
         ConfigError: the URL cannot be one of Redis.
     """
     try:
-        return redis.Redis.from_url(url, retry=redis.retry.Retry(NoBackoff(), 0), **_OPTIONS)
+        options = {**_OPTIONS, **tls_options(url, tls)}
+        return redis.Redis.from_url(url, retry=redis.retry.Retry(NoBackoff(), 0), **options)
     except ValueError as error:
         raise ConfigError("queue.url", f"{redacted(url)}: {error}") from error
 
 
-def connect_async(url: str) -> Any:
+def connect_async(url: str, tls: Path | None = None) -> Any:
     """An asyncio client with a bounded pool; otherwise as :func:`connect`."""
     try:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -97,9 +125,12 @@ def connect_async(url: str) -> Any:
             timeout=None,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
             **_OPTIONS,
+            **tls_options(url, tls),
         )
     except ValueError as error:
         raise ConfigError("queue.url", f"{redacted(url)}: {error}") from error
+    if pool.connection_class is redis.asyncio.SSLConnection:
+        pool.connection_class = _FollowingConnection
     return redis.asyncio.Redis(connection_pool=pool)
 
 

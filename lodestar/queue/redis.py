@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
@@ -33,15 +34,15 @@ class RedisLearnerQueue:
     reads an incarnation, and another start of the learner begins another incarnation.
     """
 
-    def __init__(self, url: str, retry_seconds: float = RETRY_SECONDS) -> None:
-        """Connects on first use.
+    def __init__(self, url: str, retry_seconds: float = RETRY_SECONDS, *, tls: Path | None = None) -> None:
+        """Connects on first use; ``tls`` is the folder of our certificate for a rediss:// URL.
 
         Raises:
-            ConfigError: the URL cannot be one of Redis.
+            ConfigError: the URL cannot be one of Redis, or the TLS files cannot be used.
         """
         self._url = url
         self._retry_seconds = retry_seconds
-        self._redis = connect(url)
+        self._redis = connect(url, tls)
         self._scripts = {
             name: self._redis.register_script(getattr(schema, name)) for name in ("OPEN", "ISSUE", "WITHDRAW", "SETTLE")
         }
@@ -211,11 +212,12 @@ class RedisWorkerQueue:
         max_attempts: int = 3,
         max_deliveries: int = 20,
         retry_seconds: float = RETRY_SECONDS,
+        tls: Path | None = None,
     ) -> None:
-        """Connects on first use. ``worker`` must be unique among the run's workers.
+        """Connects on first use. ``worker`` must be unique among the run's workers; ``tls`` as the learner's.
 
         Raises:
-            ConfigError: the URL cannot be one of Redis.
+            ConfigError: the URL cannot be one of Redis, or the TLS files cannot be used.
         """
         self._url = url
         self._run = RunKeys(run)
@@ -225,7 +227,7 @@ class RedisWorkerQueue:
         self._max_attempts = max_attempts
         self._max_deliveries = max_deliveries
         self._retry_seconds = retry_seconds
-        self._redis = connect_async(url)
+        self._redis = connect_async(url, tls)
         self._scripts = {
             name: self._redis.register_script(getattr(schema, name))
             for name in ("CLAIM", "HEARTBEAT", "FINISH", "FAIL", "RELEASE")

@@ -78,14 +78,21 @@ def sync_channel(addresses: str | Sequence[str], credentials: grpc.ChannelCreden
     """A blocking channel, calls spread round-robin over the addresses; plaintext without credentials."""
     if credentials is None:
         return grpc.insecure_channel(target(addresses), options=_OPTIONS)
-    return grpc.secure_channel(target(addresses), credentials, options=_OPTIONS)
+    return grpc.secure_channel(target(addresses), credentials, options=(*_OPTIONS, *_verified_name(addresses)))
 
 
 def aio_channel(addresses: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
     """:func:`sync_channel` for asyncio."""
     if credentials is None:
         return grpc.aio.insecure_channel(target(addresses), options=_OPTIONS)
-    return grpc.aio.secure_channel(target(addresses), credentials, options=_OPTIONS)
+    return grpc.aio.secure_channel(target(addresses), credentials, options=(*_OPTIONS, *_verified_name(addresses)))
+
+
+def _verified_name(addresses: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """gRPC verifies one name for all of a channel's servers; of several addresses it would take the whole list."""
+    if isinstance(addresses, str) or len(addresses) == 1:
+        return ()
+    return (("grpc.ssl_target_name_override", addresses[0].rpartition(":")[0]),)
 
 
 def serving(address: str, service: str = "", timeout: float = 1.0) -> bool:

@@ -1,4 +1,4 @@
-"""What happens around every call: it is counted, and an error becomes a status."""
+"""What happens around every call: it is let in or refused, counted, and an error becomes a status."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from typing import Any, NoReturn
 import grpc
 
 from lodestar import metrics
-from lodestar.errors import LodestarError, Unavailable
+from lodestar.errors import LodestarError, PermissionDenied, Unauthenticated, Unavailable
+from lodestar.rpc.access import Gate
 from lodestar.rpc.status import abort
 
 log = logging.getLogger(__name__)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Converts errors, counts calls, and answers UNAVAILABLE until the server is ready.
+    """Asks the gate, converts errors, counts calls, and answers UNAVAILABLE until the server is ready.
 
     A LodestarError keeps its status and sentence. Anything else is a defect of ours: INTERNAL without a word about
     the inside, and the traceback in the log.
     """
 
-    def __init__(self, ready: Callable[[], bool]) -> None:
+    def __init__(self, ready: Callable[[], bool], gate: Gate | None = None) -> None:
+        """Without a gate of its own it knows certificates and no tokens."""
         self._ready = ready
+        self._gate = gate or Gate()
 
     async def intercept_service(
         self,
@@ -53,7 +56,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with _counted(method, context):
                 try:
-                    self._check_ready()
+                    self._admit(method, context)
                     return await behaviour(request, context)
                 except Exception as error:
                     await _convert(method, context, error)
@@ -64,7 +67,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             with _counted(method, context):
                 try:
-                    self._check_ready()
+                    self._admit(method, context)
                     async for response in behaviour(request, context):
                         yield response
                 except Exception as error:
@@ -72,7 +75,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         return call
 
-    def _check_ready(self) -> None:
+    def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            self._gate.admit(method, context.auth_context(), context.invocation_metadata() or ())
+        except (Unauthenticated, PermissionDenied) as error:
+            log.warning("refused %s from %s: %s", method, context.peer(), error)
+            raise
         if not self._ready():
             raise Unavailable("the server is loading its model, or stopping; ask again or ask another replica")
 

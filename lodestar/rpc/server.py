@@ -6,12 +6,14 @@
 Consumes calls and SIGTERM; produces answers, health, metrics and a state file. A server binds first and loads its
 model then (``warm``): health says NOT_SERVING and calls get UNAVAILABLE until that is done. On SIGTERM it says
 NOT_SERVING, takes no new calls, lets those in flight finish within ``drain_seconds``, and returns.
+
+Ports: the main one is plaintext on loopback, and mutual TLS elsewhere; the callers' one is TLS with tokens, since
+a gRPC port can demand certificates of all its callers or of none; the health one answers probes, in plaintext.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -25,7 +27,6 @@ from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -34,8 +35,11 @@ from lodestar.config import ServeOptions
 from lodestar.config.services import ServerConfig
 from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
+from lodestar.rpc.access import Gate, Tokens
+from lodestar.rpc.binding import bind, export_metrics, is_loopback
 from lodestar.rpc.interceptors import CallInterceptor
 from lodestar.rpc.state import ServiceState
+from lodestar.rpc.tls import TlsFolder
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +99,18 @@ class ServerSpec:
     replica: int = 0
     host: str = "127.0.0.1"
     port: int = 0
-    metrics_port: int = 0
+    metrics_port: int | None = 0
+    """None exports no metrics."""
+    caller_port: int | None = None
+    health_port: int | None = None
     max_message_bytes: int = 16 * 2**20
     drain_seconds: float = 20.0
+    tls: Path | None = None
+    """See ServeOptions.tls; required on addresses that other machines reach, unless ``insecure``."""
+    tokens: Path | None = None
     insecure: bool = False
-    credentials: grpc.ServerCredentials | None = None
-    """TLS; required on addresses that other machines reach, unless ``insecure``."""
+    bind_seconds: float = 0.0
+    """How long to wait for a predecessor that is about to free the port."""
     reflection: bool | None = None
     """None: on loopback only."""
     health: Health = field(default_factory=Health)
@@ -110,14 +120,15 @@ class ServerSpec:
         cls,
         role: str,
         options: ServeOptions,
-        section: ServerConfig,
+        section: ServerConfig | None,
         services: Sequence[Service],
         *,
         warm: Callable[[], Awaitable[None]] = _nothing,
         work: Callable[[asyncio.Event], Awaitable[None]] | None = None,
         health: Health | None = None,
     ) -> ServerSpec:
-        """The spec of one process as ``lodestar serve`` describes it."""
+        """The spec of one process as ``lodestar serve`` describes it; no section for one that answers no calls."""
+        section = section or ServerConfig()
         return cls(
             role=role,
             services=services,
@@ -128,8 +139,12 @@ class ServerSpec:
             host=options.host,
             port=options.port,
             metrics_port=options.metrics_port,
+            caller_port=options.caller_port,
+            health_port=options.health_port,
             max_message_bytes=section.max_message_bytes,
             drain_seconds=section.drain_seconds,
+            tls=options.tls,
+            tokens=options.tokens,
             insecure=options.insecure,
             reflection=options.reflection,
             health=health or Health(),
@@ -145,7 +160,7 @@ def run(spec: ServerSpec) -> int:
     """Serves until SIGTERM, SIGINT or the end of ``spec.work``; the exit code.
 
     Raises:
-        ConfigError: a port is taken, or the address needs TLS.
+        ConfigError: a port is taken, the address needs TLS, or TLS files or tokens cannot be used.
         LodestarError: what ``warm`` or ``work`` raised.
     """
     asyncio.run(serve(spec))
@@ -188,8 +203,10 @@ class Server:
         self._drained_by: float | None = None
         self._state_file: Path | None = None
         self._exporter: tuple[WSGIServer, Thread] | None = None
+        self._probes: grpc.aio.Server | None = None
+        gate = Gate(None if spec.tokens is None else Tokens(spec.tokens))
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(lambda: self._ready)],
+            interceptors=[CallInterceptor(lambda: self._ready, gate)],
             options=[
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", spec.max_message_bytes),
@@ -198,7 +215,7 @@ class Server:
         )
 
     async def start(self) -> ServiceState:
-        """Binds both ports, answers health and reflection, and writes the state file."""
+        """Binds the ports, answers health and reflection, and writes the state file."""
         spec = self.spec
         health_pb2_grpc.add_HealthServicer_to_server(spec.health.servicer, self._server)
         for service in spec.services:
@@ -209,12 +226,21 @@ class Server:
             names = [service.name for service in spec.services]
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
             reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], self._server)
-        port = self._bind()
-        self._exporter = _export_metrics(spec)
+        port = await self._bind_main()
+        callers = self._bind_callers()
+        probes = await self._serve_health()
+        if spec.metrics_port is not None:
+            self._exporter = export_metrics(spec.host, spec.metrics_port)
         await self._server.start()
-        state = ServiceState(spec.name, os.getpid(), spec.host, port, self._exporter[0].server_port)
+        exported = self._exporter[0].server_port if self._exporter else None
+        state = ServiceState(spec.name, os.getpid(), spec.host, port, exported, callers, probes)
         self._state_file = state.write(RunFolder(spec.run_dir).services)
-        log.info("listens on %s, metrics on port %d", state.address, state.metrics_port)
+        log.info(
+            "listens on %s (%s); ports: callers %s, health %s, metrics %s",
+            state.address,
+            "plaintext" if spec.tls is None else "mutual TLS",
+            *("none" if number is None else number for number in (callers, probes, exported)),
+        )
         return state
 
     async def become_ready(self) -> None:
@@ -236,6 +262,8 @@ class Server:
     async def stop(self) -> None:
         """Drains: no new calls; those in flight have what is left of ``drain_seconds``."""
         await self._server.stop(await self.withdraw())
+        if self._probes is not None:
+            await self._probes.stop(None)
         if self._exporter is not None:
             httpd, thread = self._exporter
             await asyncio.to_thread(httpd.shutdown)
@@ -245,44 +273,44 @@ class Server:
             self._state_file.unlink(missing_ok=True)
         log.info("stopped")
 
-    def _bind(self) -> int:
+    async def _bind_main(self) -> int:
         spec = self.spec
-        if not (is_loopback(spec.host) or spec.insecure or spec.credentials):
+        credentials = None
+        if spec.tls is not None:
+            credentials = TlsFolder(spec.tls).server_credentials(require_certificate=True)
+        elif not (is_loopback(spec.host) or spec.insecure):
             raise ConfigError(
                 "--host",
-                f"{spec.host} is reachable from other machines, and this server has no TLS: "
+                f"{spec.host} is reachable from other machines, and this server has no TLS: give --tls, "
                 "bind 127.0.0.1, or say --insecure where the network itself is protected",
             )
-        address = f"[{spec.host}]:{spec.port}" if ":" in spec.host else f"{spec.host}:{spec.port}"
-        try:
-            if spec.credentials is not None:
-                return self._server.add_secure_port(address, spec.credentials)
-            return self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise _taken("--port", spec.host, spec.port) from error
+        deadline = time.monotonic() + spec.bind_seconds
+        while True:
+            try:
+                return bind(self._server, "--port", spec.host, spec.port, credentials)
+            except ConfigError:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(0.1)
 
+    def _bind_callers(self) -> int | None:
+        spec = self.spec
+        if spec.caller_port is None:
+            return None
+        if spec.tls is None or spec.tokens is None:
+            raise ConfigError("--caller-port", "outside callers send tokens over TLS: give --tls and --tokens too")
+        credentials = TlsFolder(spec.tls).server_credentials(require_certificate=False)
+        return bind(self._server, "--caller-port", spec.host, spec.caller_port, credentials)
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; names other than localhost count as reachable."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _export_metrics(spec: ServerSpec) -> tuple[WSGIServer, Thread]:
-    try:
-        return prometheus_client.start_http_server(spec.metrics_port, addr=spec.host)
-    except OSError as error:
-        raise _taken("--metrics-port", spec.host, spec.metrics_port) from error
-
-
-def _taken(flag: str, host: str, port: int) -> ConfigError:
-    return ConfigError(
-        flag,
-        f"cannot listen on {host}:{port}: another process holds the port, or the address is not this machine's; "
-        f"choose another, or {flag} 0 for a free one",
-    )
+    async def _serve_health(self) -> int | None:
+        spec = self.spec
+        if spec.health_port is None:
+            return None
+        self._probes = grpc.aio.server(options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(spec.health.servicer, self._probes)
+        port = bind(self._probes, "--health-port", spec.host, spec.health_port, None)
+        await self._probes.start()
+        return port
 
 
 async def _or_stopping(warming: Awaitable[None], stopping: asyncio.Event) -> bool:

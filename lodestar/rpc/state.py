@@ -18,7 +18,10 @@ class ServiceState:
     pid: int
     host: str
     port: int
-    metrics_port: int
+    metrics_port: int | None
+    """None where a process exports nothing."""
+    caller_port: int | None = None
+    health_port: int | None = None
 
     @property
     def address(self) -> str:

@@ -45,12 +45,22 @@ def error_from_rpc(error: Any) -> LodestarError:
             bad = error_details_pb2.BadRequest()
             detail.Unpack(bad)
             field = bad.field_violations[0].field if bad.field_violations else ""
+    if code is grpc.StatusCode.UNAVAILABLE and (refusal := _handshake_refusal(message)):
+        return errors.Unauthenticated(refusal)
     kind = _KINDS.get(reason) or _BY_STATUS.get(code, LodestarError)
     if issubclass(kind, InvalidArgument):
         return InvalidArgument(field, message.removeprefix(f"{field}: "))
     rebuilt = kind.__new__(kind)  # its __init__ may want what the message already says
     Exception.__init__(rebuilt, message)
     return rebuilt
+
+
+def _handshake_refusal(message: str) -> str:
+    """What a person can do about a TLS handshake that this side broke off; empty when it did not."""
+    for sign, sentence in _HANDSHAKES.items():
+        if sign in message:
+            return f"{sentence} ({message.rpartition('last error: ')[2]})"
+    return ""
 
 
 def _pack(status: status_pb2.Status, message: Any) -> None:
@@ -70,6 +80,15 @@ def _reason(kind: type[LodestarError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
 
 
+_HANDSHAKES = {
+    "certificate has expired": "the server's certificate has expired: renew it there",
+    "certificate is not yet valid": "the server's certificate is not valid yet: compare the clocks",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not signed by the authority in our ca.crt",
+    "Hostname Verification Check failed": "the server's certificate does not name the address that was called",
+    "WRONG_VERSION_NUMBER": "the server speaks no TLS on this port",
+}
+"""OpenSSL's words, the special before the general. What a server holds against *our* certificate we do not hear: it
+closes the socket, and its log has the reason."""
 _KINDS: dict[str, type[LodestarError]] = {
     _reason(kind): kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LodestarError)
 }
@@ -81,4 +100,6 @@ _BY_STATUS: dict[grpc.StatusCode, type[LodestarError]] = {
     grpc.StatusCode.CANCELLED: errors.Unavailable,  # not by us, who would not ask: the server cancelled it to stop
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.DATA_LOSS: errors.NonFinite,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
 }

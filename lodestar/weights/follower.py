@@ -41,6 +41,8 @@ class WeightFollower:
         self._held = held
         self._apply = apply
         self._applying = False
+        for reason in ("announcement", "fetch", "verify"):
+            metrics.WEIGHTS_REFUSED.labels(reason)  # at 0 from the start: an increase from nothing would not be seen
         self.refusal = ""
         """Why the last announced version is not served; empty when it is."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lodestar.errors import Unavailable
 from lodestar.records import WeightManifest
-from lodestar.rpc import channel, convert
+from lodestar.rpc import convert
+from lodestar.rpc.connection import AsyncConnection
 from lodestar.v1 import weights_pb2, weights_pb2_grpc
 
 CHUNK_BYTES = 2**20
@@ -17,17 +18,17 @@ CHUNK_BYTES = 2**20
 class GrpcSource:
     """A WeightSource over the learner host's WeightsService."""
 
-    def __init__(self, target: str, run: str, *, fetch_seconds: float = 600.0) -> None:
+    def __init__(self, target: str, run: str, *, fetch_seconds: float = 600.0, tls: Path | None = None) -> None:
+        """``tls`` is the folder of our certificate (lodestar.rpc.tls)."""
         self._run = run
         self._fetch_seconds = fetch_seconds
-        self._channel = channel.aio_channel(target)
-        self._stub = weights_pb2_grpc.WeightsServiceStub(self._channel)
+        self._connection = AsyncConnection(target, weights_pb2_grpc.WeightsServiceStub, tls=tls)
 
     async def watch(self) -> AsyncIterator[WeightManifest]:
         """See WeightSource.watch. The stream has no deadline: keepalive ends it when the learner's host is gone."""
         request = weights_pb2.WatchRequest(run=self._run)
-        announcements = channel.stream_async(
-            self._stub.Watch, request, None, lambda reply: convert.weight_manifest_from_proto(reply.manifest)
+        announcements = self._connection.stream(
+            "Watch", request, None, lambda reply: convert.weight_manifest_from_proto(reply.manifest)
         )
         async for manifest in announcements:
             yield manifest
@@ -39,7 +40,7 @@ class GrpcSource:
             request = weights_pb2.FetchRequest(version=version, file=file.name)
             written = 0
             with (folder / file.name).open("wb") as out:
-                async for chunk in channel.stream_async(self._stub.Fetch, request, self._fetch_seconds, _as_it_is):
+                async for chunk in self._connection.stream("Fetch", request, self._fetch_seconds, _as_it_is):
                     if chunk.offset != written or zlib.crc32(chunk.data) != chunk.crc32:
                         raise Unavailable(f"{file.name}: a chunk at {chunk.offset} arrived damaged or out of order")
                     out.write(chunk.data)
@@ -49,7 +50,7 @@ class GrpcSource:
 
     async def close(self) -> None:
         """Closes the channel."""
-        await self._channel.close(None)
+        await self._connection.close()
 
 
 def _as_it_is(chunk: weights_pb2.FetchResponse) -> weights_pb2.FetchResponse:

@@ -93,6 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
     api: ApiServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for an acknowledgement of its header
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""

@@ -35,7 +35,7 @@ def kustomize() -> Callable[[Path], list[Manifest]]:
     def run(folder: Path) -> list[Manifest]:
         done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
     return run
 

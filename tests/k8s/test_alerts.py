@@ -78,6 +78,14 @@ CASES = {
         silent={'up{role="reward", run="r", pod="reward-1"}': "0 1 0 1x9"},
         minute=5,
     ),
+    "LodestarCertificateExpiring": Case(
+        fires={policy("certificate_expires_timestamp_seconds"): "200000x9"},
+        silent={
+            policy("certificate_expires_timestamp_seconds"): "400000x9",
+            policy("certificate_expires_timestamp_seconds", 1): "0x9",
+        },
+        minute=7,
+    ),
     "LodestarErrors": Case(
         fires={
             policy("rpcs_total", 0, ', code="OK"'): "0+97x20",

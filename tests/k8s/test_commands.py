@@ -41,7 +41,7 @@ def our_commands(pod: Manifest) -> Iterator[list[str]]:
             yield line[1].replace('"$0"', args[0]).split()
 
 
-@pytest.mark.parametrize("overlay", ["cpu-dev", "gpu", "dev"])
+@pytest.mark.parametrize("overlay", ["cpu-dev", "cpu-dev-tls", "gpu", "dev"])
 def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> None:
     roles, stages = set(), set()
     for name, (_, pod) in workloads(overlay).items():
@@ -51,6 +51,7 @@ def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> Non
                 roles.add(given["role"].value)
                 assert given["role"].value == name
                 assert (given["host"], given["port"], given["metrics_port"]) == ("0.0.0.0", 50051, 9090)
+                assert given["health_port"] == 50054
             else:
                 stages.add(given["stage"].value)
     assert roles == {"policy", "reward", "reference", "learner", "rollout"}

@@ -228,3 +228,18 @@ def test_a_real_prometheus_evaluates_every_rule(prometheus: int) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{prometheus}/api/v1/rules", timeout=5) as answer:
         groups = json.load(answer)["data"]["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+
+
+@pytest.mark.slow
+def test_a_real_run_gives_every_panel_data(tmp_path: Path) -> None:
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed")
+    spec = importlib.util.spec_from_file_location("rehearsal", MONITORING / "rehearsal.py")
+    assert spec is not None
+    assert spec.loader is not None
+    rehearsal = importlib.util.module_from_spec(spec)
+    sys.modules["rehearsal"] = rehearsal
+    spec.loader.exec_module(rehearsal)
+    with rehearsal.scraped_run(tmp_path) as scraped:
+        assert rehearsal.empty_panels(scraped) == []
+        assert float(scraped.now("lodestar_weight_bytes_sent_total > 0")[0]["value"][1]) > 0

@@ -14,7 +14,7 @@ NAMESPACE = {"kubernetes.io/metadata.name": "lodestar"}
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 OTHER = {"kubernetes.io/metadata.name": "other"}
 CALLER = {"lodestar.dev/caller": "true"}
-PORTS = {"grpc": 50051, "weights": 50052, "metrics": 9090, "redis": 6379}
+PORTS = {"grpc": 50051, "weights": 50052, "callers": 50053, "health": 50054, "metrics": 9090, "redis": 6379}
 
 FLOWS = {
     *((worker, model, 50051) for worker in ("rollout", "learner") for model in ("policy", "reward", "reference")),
@@ -63,7 +63,7 @@ def allowed(
     return False
 
 
-@pytest.fixture(params=["cpu-dev", "gpu"])
+@pytest.fixture(params=["cpu-dev", "cpu-dev-tls", "gpu"])
 def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -109,7 +109,7 @@ def test_callers_reach_grpc_alone_and_strangers_nothing(
 ) -> None:
     for name in labels:
         called = {p for p in PORTS.values() if allowed(policies, "Ingress", labels[name], CALLER, OTHER, p)}
-        assert called == ({50051} if name in {"policy", "reward", "reference", "learner"} else set()), name
+        assert called == ({50051, 50053} if name in {"policy", "reward", "reference", "learner"} else set()), name
         assert not [p for p in PORTS.values() if allowed(policies, "Ingress", labels[name], {}, OTHER, p)], name
 
 

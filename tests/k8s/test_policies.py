@@ -15,7 +15,7 @@ from lodestar.config import RunConfig, load_config
 Manifest = dict[str, Any]
 Workloads = Callable[[str], dict[str, tuple[Manifest, Manifest]]]
 
-OVERLAYS = ("cpu-dev", "gpu", "dev")
+OVERLAYS = ("cpu-dev", "cpu-dev-tls", "gpu", "dev")
 RESTRICTED_VOLUMES = {
     "configMap",
     "csi",
@@ -28,6 +28,8 @@ RESTRICTED_VOLUMES = {
 }
 PRE_STOP_SECONDS = 5
 MARGIN_SECONDS = 10
+HEALTH_PORT = 50054
+"""Plaintext in every overlay: the kubelet has no certificate."""
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -89,9 +91,10 @@ def test_every_process_is_probed_by_its_own_health_name(workloads: Workloads, ov
             assert "readinessProbe" in container
             continue
         # Liveness asks for the process as a whole: a replica that refused weights is not restarted for it.
-        assert container["livenessProbe"]["grpc"] == {"port": 50051}, name
+        assert container["livenessProbe"]["grpc"] == {"port": HEALTH_PORT}, name
         if name == "rollout":
             continue  # called by nobody, so never taken out of a Service
+        assert container["readinessProbe"]["grpc"]["port"] == HEALTH_PORT, name
         assert container["readinessProbe"]["grpc"]["service"] in services, name
         assert name.capitalize() in container["readinessProbe"]["grpc"]["service"], name
 
@@ -191,7 +194,7 @@ def test_endpoints_name_services_and_their_ports(render: Callable[[str], list[Ma
         if m["kind"] == "Service"
     }
     fleet = next(m["data"] for m in render(overlay) if m["metadata"]["name"].startswith("fleet-"))
-    for target in (value for key, value in fleet.items() if key != "RUN"):
+    for target in (value for value in fleet.values() if ":" in value):
         host, _, port = target.removeprefix("dns:///").rpartition(":")
         assert int(port) in ports[host], target
 

@@ -87,7 +87,7 @@ def test_references_inside_a_fleet_point_into_it(fleet: Fleet) -> None:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
     fleet_map = next(m["data"] for m in fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
     for key, target in fleet_map.items():
-        if key != "RUN":
+        if ":" in target:
             assert ("Service", target.removeprefix("dns:///").split(":")[0]) in names, key
     assert fleet_map["RUN"] == "mine"
 

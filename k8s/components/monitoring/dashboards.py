@@ -22,8 +22,14 @@ COLUMNS = 24
 HEIGHT = 8
 HELP = {family.name: family.documentation for family in prometheus_client.REGISTRY.collect()}
 
-NOT_SHOWN = {"lodestar_rollout_calls", "lodestar_rollout_tokens", "lodestar_tokens_trained"}
-"""Metrics that are on no dashboard on purpose."""
+NOT_SHOWN = {
+    "lodestar_rollout_calls",
+    "lodestar_rollout_tokens",
+    "lodestar_tokens_trained",
+    "lodestar_certificate_expires_timestamp_seconds",
+}
+"""Metrics that are on no dashboard on purpose: the first three are for the live view on one machine, whose rates other
+panels show from the other side; an expiry is nothing to watch, and has an alert."""
 
 
 @dataclass(frozen=True)

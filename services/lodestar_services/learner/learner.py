@@ -80,7 +80,7 @@ class Learner:
         state = self._saved(checkpoints, digests)
         incarnation = self._begin_incarnation()
 
-        queue = RedisLearnerQueue(self._redis_url())
+        queue = RedisLearnerQueue(self._redis_url(), tls=self._options.tls)
         self._open.callback(queue.close)
         queue.open(config.name, incarnation)
         schedule = TicketSchedule(prompts, ppo, run=config.name, seed=config.seed)
@@ -105,7 +105,7 @@ class Learner:
             keep=config.learner.weight_versions,
         )
         self._open.callback(publisher.close)
-        publisher.serve(self._options.host, self._options.weights_port)
+        publisher.serve(self._options)
         journal = Journal(self._folder, state["journal"] if state else None)
         self._open.callback(journal.close)
         self._loop = LearnerLoop(
@@ -224,7 +224,7 @@ class Learner:
         if wanted == "none":
             return 0.0
         items = self._samples() if wanted == "samples" else self._demonstrations()
-        with RewardClient(self._options.endpoints.reward) as client:
+        with RewardClient(self._options.endpoints.reward, tls=self._options.tls) as client:
             offset = statistics.fmean(score.score for score in client.score(items, timeout=600.0).scores)
         log.info("calibration offset %.4f: the mean score of %d %s", offset, len(items), wanted)
         return offset
@@ -236,7 +236,8 @@ class Learner:
     def _samples(self) -> list[ScoreItem]:
         """Samples of the start model, which every policy server serves until it hears of another."""
         ppo, prompts = self._config.ppo, self._prompts()[:CALIBRATION_ROWS]
-        with PolicyClient(self._options.endpoints.policy) as client, ThreadPoolExecutor(64) as threads:
+        policy = PolicyClient(self._options.endpoints.policy, tls=self._options.tls)
+        with policy as client, ThreadPoolExecutor(64) as threads:
 
             def sample(seed: int, prompt: Prompt) -> ScoreItem:
                 options = SamplingParams(max_tokens=ppo.max_tokens, temperature=ppo.temperature, seed=seed)

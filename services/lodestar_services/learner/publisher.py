@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import IO
 
 from torch import nn
 
 from lodestar import metrics
+from lodestar.config import Endpoints, ServeOptions
 from lodestar.errors import LodestarError
 from lodestar.model.weights import named_tensors
 from lodestar.records import ModelInfo, WeightManifest
@@ -33,26 +38,36 @@ class WeightPublisher:
         self._keep = keep
         self.server: subprocess.Popen[str] | None = None
         """The process that serves; it is started again when it dies."""
-        self._command: list[str] = []
+        self._options: ServeOptions | None = None
+        self._listener: threading.Thread | None = None
 
-    def serve(self, host: str, port: int) -> int:
-        """Starts the server process and returns its port.
+    def serve(self, options: ServeOptions) -> int:
+        """Starts the server process as the learner itself was told to serve, on ``weights_port``; returns its port.
 
         Raises:
             LodestarError: it did not start, with its last words.
         """
-        module = "lodestar_services.learner.weights_server"
-        self._command = [sys.executable, "-m", module, str(self._directory.root), self._run, host, str(port)]
-        self.server = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        told = options.model_copy(update={"port": options.weights_port, "endpoints": Endpoints()})
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "lodestar_services.learner.weights_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.server.stdin is not None
         assert self.server.stdout is not None
+        self._say(told.model_dump_json())
         line = self.server.stdout.readline()
         if not line:
             raise LodestarError(
-                f"the weights server on {host}:{port} did not start (exit {self.server.wait()}); "
-                "its error is in this log"
+                f"the weights server on {options.host}:{options.weights_port} did not start "
+                f"(exit {self.server.wait()}); its error is in this log"
             )
-        self._command[-1] = line.strip()
-        return int(line)
+        port = int(json.loads(line)["port"])
+        self._options = options.model_copy(update={"weights_port": port})
+        self._listener = threading.Thread(target=_count, args=(self.server.stdout,), name="weights", daemon=True)
+        self._listener.start()
+        return port
 
     def publish(self, model: nn.Module, step: int) -> WeightManifest:
         """Writes and announces the model's weights as the version of ``step``."""
@@ -74,17 +89,35 @@ class WeightPublisher:
         return ModelInfo(self._run, manifest.version, self._tokenizer_hash)
 
     def _notify(self) -> None:
-        if self.server is None:
+        if self.server is None or self._options is None:
             return
         if self.server.poll() is not None:  # it died: its port is free, start it again
             self.close()
-            self.serve(self._command[-2], int(self._command[-1]))
+            self.serve(self._options)
+        self._say("announced")
+
+    def _say(self, line: str) -> None:
+        assert self.server is not None
         assert self.server.stdin is not None
-        self.server.stdin.write("announced\n")
+        self.server.stdin.write(line + "\n")
         self.server.stdin.flush()
 
     def close(self) -> None:
         """Ends the server process."""
-        if self.server is not None:
-            self.server.communicate(timeout=10)  # closes its pipes
-            self.server = None
+        if self.server is None:
+            return
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: what was not read yet needs no reader
+            self.server.stdin.close()
+        self.server.wait(timeout=10)
+        if self._listener is not None:
+            self._listener.join(timeout=10)
+        self.server.stdout.close()
+        self.server, self._listener = None, None
+
+
+def _count(lines: IO[str]) -> None:
+    """Reads the server's reports until it ends."""
+    for line in lines:
+        metrics.WEIGHT_BYTES_SENT.inc(json.loads(line).get("sent", 0))

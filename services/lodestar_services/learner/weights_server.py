@@ -1,29 +1,36 @@
-"""The process beside the learner that serves its published weights: ``python -m … ROOT RUN HOST PORT``.
+"""The process beside the learner that serves its published weights.
 
-Consumes one line on standard input per announcement; ends when standard input does. Prints its port once bound.
+Consumes its ServeOptions as a line of JSON on standard input and then one line per announcement; ends when standard
+input does. Prints ``{"port": …}`` once it is bound and ``{"sent": …}``, in bytes, now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import sys
-import time
 import zlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
+from lodestar.config import ServeOptions
 from lodestar.errors import FailedPrecondition, InvalidArgument, Unavailable
+from lodestar.layout import RunFolder
 from lodestar.records import ModelInfo, WeightManifest
 from lodestar.rpc import convert
-from lodestar.rpc.interceptors import CallInterceptor
+from lodestar.rpc.server import Server, ServerSpec, Service, configure_logging
 from lodestar.v1 import weights_pb2, weights_pb2_grpc
 from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.grpc import CHUNK_BYTES
 
+NAME = weights_pb2.DESCRIPTOR.services_by_name["WeightsService"].full_name
 _BIND_SECONDS = 10.0
+_REPORT_SECONDS = 0.5
 
 
 class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
@@ -33,6 +40,12 @@ class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
         self._directory = WeightDirectory(root)
         self._run = run
         self._announced = asyncio.Condition()
+        self._sent = 0
+
+    def take_sent(self) -> int:
+        """Bytes of weights sent since the last call of this."""
+        sent, self._sent = self._sent, 0
+        return sent
 
     async def announce(self) -> None:
         """Wakes the watchers."""
@@ -76,40 +89,56 @@ class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
             while data := file.read(CHUNK_BYTES):
                 yield weights_pb2.FetchResponse(model=model, data=data, offset=offset, crc32=zlib.crc32(data))
                 offset += len(data)
+                self._sent += len(data)
 
     def _model(self, manifest: WeightManifest) -> ModelInfo:
         return ModelInfo(self._run, manifest.version, manifest.tokenizer_hash)
 
 
-async def _bound(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Binds, waiting for the port that a predecessor, whose learner was killed, is about to free."""
-    deadline = time.monotonic() + _BIND_SECONDS
-    while True:
-        try:
-            return server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
-
-
-async def serve(root: Path, run: str, host: str, port: int) -> None:
-    """Serves until standard input ends."""
-    server = grpc.aio.server(
-        interceptors=[CallInterceptor(ready=lambda: True)],
-        options=[("grpc.so_reuseport", 0), ("grpc.keepalive_time_ms", 20_000)],
-    )
-    servicer = WeightsServicer(root, run)
-    weights_pb2_grpc.add_WeightsServiceServicer_to_server(servicer, server)
-    bound = await _bound(server, host, port)
-    await server.start()
-    print(bound, flush=True)  # the protocol with WeightPublisher, not a log line
+async def serve(options: ServeOptions) -> None:
+    """Serves until standard input ends; the lines that come meanwhile are announcements."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while await lines.readline():
-        await servicer.announce()
-    await server.stop(grace=None)
+    servicer = WeightsServicer(RunFolder(options.run_dir).weights, options.config.name)
+    add = partial(weights_pb2_grpc.add_WeightsServiceServicer_to_server, servicer)
+    spec = ServerSpec.of("weights", options, options.config.learner, [Service(NAME, add)])
+    # Its figures reach Prometheus through the learner; the port may still be a killed predecessor's.
+    spec = dataclasses.replace(
+        spec, metrics_port=None, caller_port=None, health_port=None, bind_seconds=_BIND_SECONDS, drain_seconds=0.0
+    )
+    server = Server(spec)
+    state = await server.start()
+    try:
+        await server.become_ready()
+        _tell(port=state.port)
+        reporting = asyncio.create_task(_report(servicer))
+        while await lines.readline():
+            await servicer.announce()
+        reporting.cancel()
+    finally:
+        await server.stop()
+
+
+async def _report(servicer: WeightsServicer) -> None:
+    """Tells the learner how many bytes went out, whenever some did."""
+    while True:
+        await asyncio.sleep(_REPORT_SECONDS)
+        if sent := servicer.take_sent():
+            _tell(sent=sent)
+
+
+def _tell(**figure: int) -> None:
+    """One line of the protocol with WeightPublisher, not a log line."""
+    print(json.dumps(figure), flush=True)
+
+
+def main() -> None:
+    """Reads the options, which may hold secrets and so do not stand on the command line."""
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:  # unbuffered: the rest is the loop's
+        options = ServeOptions.model_validate_json(lines.readline())
+    configure_logging("weights")
+    asyncio.run(serve(options))
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    main()

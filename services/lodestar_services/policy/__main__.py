@@ -27,7 +27,7 @@ def main(options: ServeOptions) -> int:
         if options.endpoints.weights is None:
             await stopping.wait()
         else:
-            source = GrpcSource(options.endpoints.weights, options.config.name)
+            source = GrpcSource(options.endpoints.weights, options.config.name, tls=options.tls)
             await policy.follow(source, folder.root / "policy" / str(options.replica), stopping)
 
     services = [

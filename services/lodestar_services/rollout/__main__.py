@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
 from lodestar.config import ServeOptions
@@ -20,19 +21,7 @@ def main(options: ServeOptions) -> int:
     """Works until SIGTERM; the exit code."""
     configure_logging(f"rollout-{options.replica}")
     service = RolloutService(options)
-    spec = ServerSpec(
-        role="rollout",
-        services=[],
-        run_dir=options.run_dir,
-        warm=service.connect,
-        work=service.work,
-        replica=options.replica,
-        host=options.host,
-        port=options.port,
-        metrics_port=options.metrics_port,
-        insecure=options.insecure,
-        reflection=options.reflection,
-    )
+    spec = ServerSpec.of("rollout", options, None, [], warm=service.connect, work=service.work)
     try:
         return run(spec)
     except BaseExceptionGroup as group:
@@ -49,6 +38,7 @@ class RolloutService:
         """
         self._config = options.config
         self._name = f"rollout-{options.replica}-{uuid.uuid4().hex[:8]}"
+        self._tls = options.tls
         ends = options.endpoints
         self._redis = ends.redis or options.config.queue.url or _missing("redis")
         self._policy = _given("policy", ends.policy)
@@ -72,11 +62,11 @@ class RolloutService:
 
     async def _connect(self) -> None:
         section, queue_section = self._config.rollout, self._config.queue
-        timeout = section.deadline_seconds
+        told: dict[str, Any] = {"timeout": section.deadline_seconds, "tls": self._tls}
         calls = ModelCalls(
-            await self._open.enter_async_context(AsyncPolicyClient(self._policy, timeout=timeout)),
-            await self._open.enter_async_context(AsyncRewardClient(self._reward, timeout=timeout)),
-            await self._open.enter_async_context(AsyncReferenceClient(self._reference, timeout=timeout)),
+            await self._open.enter_async_context(AsyncPolicyClient(self._policy, **told)),
+            await self._open.enter_async_context(AsyncRewardClient(self._reward, **told)),
+            await self._open.enter_async_context(AsyncReferenceClient(self._reference, **told)),
             version_wait_seconds=section.version_wait_seconds,
         )
         await calls.meet()
@@ -87,6 +77,7 @@ class RolloutService:
             claim_seconds=queue_section.claim_seconds,
             max_attempts=section.max_attempts,
             max_deliveries=section.max_deliveries,
+            tls=self._tls,
         )
         self._open.push_async_callback(queue.close)
         self._worker = RolloutWorker(

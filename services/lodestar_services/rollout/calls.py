@@ -15,8 +15,10 @@ from lodestar.errors import (
     InvalidArgument,
     LodestarError,
     NonFinite,
+    PermissionDenied,
     ResourceExhausted,
     TokenizerMismatch,
+    Unauthenticated,
     Unavailable,
 )
 from lodestar.records import (
@@ -36,8 +38,8 @@ from lodestar.records import (
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PATIENT = (Unavailable, DeadlineExceeded, ResourceExhausted)
-"""Says nothing about the ticket: another replica, or the same one later, may answer."""
+PATIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Unauthenticated, PermissionDenied)
+"""Says nothing about the ticket: another replica, or the same one later, may answer. A certificate may be renewed."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
@@ -60,6 +62,8 @@ class ModelCalls:
         self._reward = reward
         self._reference = reference
         self._version_wait_seconds = version_wait_seconds
+        for service in ("policy", "reward", "reference"):
+            metrics.ROLLOUT_RETRIES.labels(service)  # at 0 from the start: an increase from nothing would not be seen
         self._tokenizer = ""
         self._reward_reads_tokens = False
 

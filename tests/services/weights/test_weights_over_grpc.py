@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from lodestar_services.learner.publisher import WeightPublisher
 from torch import Tensor, nn
 
-from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, Unavailable
+from lodestar import metrics
+from lodestar.config import RunConfig, ServeOptions
+from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, PermissionDenied, Unavailable
 from lodestar.model.weights import named_tensors
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import channel, convert
+from lodestar.rpc.certificates import Authority
 from lodestar.v1 import weights_pb2
 from lodestar.weights.directory import DirectorySource
 from lodestar.weights.follower import WeightFollower
@@ -54,10 +58,14 @@ def publisher(root: Path, incarnation: str = "aaaa") -> WeightPublisher:
     return WeightPublisher(root, run="here", incarnation=incarnation, tokenizer_hash="t0", keep=2)
 
 
+def options(run_dir: Path, port: int = 0) -> ServeOptions:
+    return ServeOptions(config=RunConfig(name="here"), run_dir=run_dir, weights_port=port)
+
+
 @pytest.fixture
 def learner(tmp_path: Path) -> Iterator[tuple[WeightPublisher, int]]:
     started = publisher(tmp_path / "weights")
-    port = started.serve("127.0.0.1", 0)
+    port = started.serve(options(tmp_path))
     yield started, port
     started.close()
 
@@ -98,14 +106,14 @@ async def test_equal_weights_are_relabelled_without_being_fetched(learner, tmp_p
 
 async def test_a_resumed_learner_on_the_same_port_is_followed_backwards(tmp_path):
     first = publisher(tmp_path / "weights")
-    port = first.serve("127.0.0.1", 0)
+    port = first.serve(options(tmp_path))
     first.publish(model(5), 5)
     source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
     following = asyncio.create_task(follower(source, tmp_path, served).run())
     assert (await served.next()).step == 5
     await asyncio.to_thread(first.close)
     second = publisher(tmp_path / "weights", incarnation="bbbb")
-    await asyncio.to_thread(second.serve, "127.0.0.1", port)
+    await asyncio.to_thread(second.serve, options(tmp_path, port))
     await asyncio.to_thread(second.publish, model(3), 3)
     assert await served.next() == WeightVersion("bbbb", 3, served.versions[-1].digest)
     following.cancel()
@@ -163,10 +171,10 @@ async def test_only_announced_files_can_be_fetched(learner):
     manifest = published.publish(model(0), 0)
     source = GrpcSource(f"127.0.0.1:{port}", "here")
     version = convert.weight_version_to_proto(manifest.version)
-    stub = source._stub
 
     async def fetch(**fields):
-        async for _ in channel.stream_async(stub.Fetch, weights_pb2.FetchRequest(**fields), 5, lambda chunk: chunk):
+        request = weights_pb2.FetchRequest(**fields)
+        async for _ in source._connection.stream("Fetch", request, 5, lambda chunk: chunk):
             pass
 
     with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):
@@ -197,3 +205,41 @@ def test_old_versions_are_deleted_and_manifests_are_readable(tmp_path):
         published.publish(model(step), step)
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["aaaa-2", "aaaa-3", "announced.json"]
     assert json.loads((tmp_path / "weights" / "announced.json").read_text())["version"]["step"] == "3"
+
+
+async def test_a_weights_server_has_health_and_says_what_it_sent(learner, tmp_path):
+    published, port = learner
+    manifest = published.publish(model(0), 0)
+    sent = metrics.WEIGHT_BYTES_SENT._value.get()
+    assert await asyncio.to_thread(channel.serving, f"127.0.0.1:{port}", "lodestar.v1.WeightsService")
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    await served.next()
+    total = sum(file.bytes for file in manifest.files)
+    deadline = time.monotonic() + 5
+    while metrics.WEIGHT_BYTES_SENT._value.get() < sent + total:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert metrics.WEIGHT_BYTES_SENT._value.get() == sent + total
+    following.cancel()
+    await source.close()
+
+
+async def test_weights_travel_over_mutual_tls_to_the_fleet_alone(tmp_path):
+    authority = Authority.create()
+    for name, role in (("learner", "worker"), ("policy", "worker"), ("stranger", "caller")):
+        authority.issue(tmp_path / name, role, name)
+    published = publisher(tmp_path / "weights")
+    told = options(tmp_path).model_copy(update={"tls": tmp_path / "learner"})
+    address = f"127.0.0.1:{await asyncio.to_thread(published.serve, told)}"
+    await asyncio.to_thread(published.publish, model(0), 0)
+    source, served = GrpcSource(address, "here", tls=tmp_path / "policy"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    assert (await served.next()).step == 0
+    following.cancel()
+    await source.close()
+    stranger = GrpcSource(address, "here", tls=tmp_path / "stranger")
+    with pytest.raises(PermissionDenied, match=r"stranger is a caller, and .*/Watch is for: worker"):
+        await anext(aiter(stranger.watch()))
+    await stranger.close()
+    await asyncio.to_thread(published.close)

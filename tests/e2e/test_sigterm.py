@@ -1,0 +1,86 @@
+"""SIGTERM on the learner in the middle of a run: it answers whoever is waiting, checkpoints, and resumes from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from lodestar_services.learner.ledger import verify_ledger
+
+from lodestar.client import LearnerClient
+from lodestar.config import RunConfig
+from lodestar.errors import LodestarError
+from lodestar.layout import RunFolder
+from lodestar.local.serving import Serving
+from lodestar.local.tiny import write_tiny_run
+from lodestar.records import RunStatus
+
+BATCH, STEPS = 16, 5
+GRACE_SECONDS = 25.0
+
+
+def test_a_terminated_learner_answers_checkpoints_and_resumes(tmp_path: Path) -> None:
+    run = RunConfig.model_validate(
+        {
+            "name": "terminated",
+            "runs_dir": str(tmp_path),
+            "model": {"path": str(tmp_path / "terminated" / "models" / "sft")},
+            "sft": None,
+            "ppo": {"batch": BATCH, "steps": STEPS, "max_tokens": 48, "epochs": 1, "score": {"offset": "none"}},
+            "learner": {"checkpoint_every": 100, "threads": 1},
+        }
+    )
+    folder = RunFolder(tmp_path / run.name)
+    write_tiny_run(folder, hidden=48, layers=2, eos_bias=0.5)
+    seen: list[RunStatus] = []
+    paths: list[str] = []
+
+    with Serving(run, folder) as serving:
+        serving.start()
+        address = serving.fleet.addresses("learner")[0]
+        with LearnerClient(address) as client:
+
+            def watch() -> None:
+                seen.extend(client.watch())  # ends by itself, with the run's last status
+
+            def checkpoint() -> None:
+                paths.append(client.checkpoint(timeout=60))
+
+            _until_step(client, 2)
+            calls = [threading.Thread(target=watch), threading.Thread(target=checkpoint)]
+            for call in calls:
+                call.start()
+            time.sleep(0.1)
+            told = time.monotonic()
+            os.kill(serving.service("learner-0").child.pid, signal.SIGTERM)
+            serving.finish()
+            took = time.monotonic() - told
+            for call in calls:
+                call.join(10)
+                assert not call.is_alive()
+    assert took < GRACE_SECONDS
+    assert len(paths) == 1
+    assert Path(paths[0]).exists()
+    assert 2 <= seen[-1].step < STEPS, "it should have been stopped on the way"
+    newest = max(path.name for path in folder.checkpoints.iterdir())
+    assert int(newest.rpartition("-")[2]) == seen[-1].step
+
+    with Serving(run, folder) as serving:
+        serving.start(resume=True)
+        serving.finish()
+    assert verify_ledger(folder.ledger, tickets=BATCH, steps=STEPS) == []
+
+
+def _until_step(client: LearnerClient, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if client.status().step >= step:
+                return
+        except LodestarError:  # not up yet
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
