@@ -14,8 +14,8 @@ def cumulative_link(latent_P: Tensor, levels_P: Tensor, cutpoints_C: Tensor) -> 
     """−log P(level) by proportional odds: P(level ≤ k) = σ(c_k − s) (McCullagh 1980), levels 0 … C.
 
     A level between two whole ones is weighed between them. The probability σ(c_k − s) − σ(c_{k−1} − s) is taken in
-    logarithms, −softplus(−(c_k − s)) − softplus(c_{k−1} − s) + log(1 − e^{−(c_k − c_{k−1})}), so that far-off scores keep
-    their gradient. Cutpoints must rise.
+    logarithms, −softplus(s − c_k) − softplus(c_{k−1} − s) + log(1 − e^{−(c_k − c_{k−1})}), so that far-off scores
+    keep their gradient. Cutpoints must rise.
     """
     below = levels_P.floor().clamp(0, len(cutpoints_C))
     share = levels_P - below

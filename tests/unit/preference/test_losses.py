@@ -105,10 +105,8 @@ def test_plackett_luce_is_its_equation_with_ties_and_padding() -> None:
 
 def test_plackett_luce_is_a_distribution_over_rankings() -> None:
     scores = _double(0.3, -1.0, 2.0, 0.0)
-    total = sum(
-        math.exp(-float(plackett_luce(scores[None], torch.tensor([order]))))
-        for order in itertools.permutations(range(4))
-    )
+    orders = list(itertools.permutations(range(4)))
+    total = sum(math.exp(-float(plackett_luce(scores[None], torch.tensor([order])))) for order in orders)
     assert total == pytest.approx(1.0, abs=1e-12)
 
 
@@ -186,14 +184,16 @@ def test_regression_moves_a_rating_to_its_scale() -> None:
 def test_masked_entries_count_nowhere_whatever_they_hold() -> None:
     losses = torch.tensor([[1.0, math.nan, 5.0], [3.0, math.nan, math.inf]], requires_grad=True)
     value = masked_mean(losses, torch.tensor([[True, False, True], [True, False, False]]))
-    assert float(value) == pytest.approx((2.0 + 5.0) / 2)
+    assert value.item() == pytest.approx((2.0 + 5.0) / 2)
     value.backward()
     assert losses.grad.tolist() == [[0.25, 0.0, 0.5], [0.25, 0.0, 0.0]]
 
 
 def _minimum(loss, size: int) -> Tensor:  # type: ignore[no-untyped-def]
     x = torch.zeros(size, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([x], max_iter=200, tolerance_grad=1e-11, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [x], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
