@@ -212,6 +212,20 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
     runs.report(run)
 
 
+@app.command()
+def card(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="CARD", help="A card.json, a reward model's folder or a run's.", show_default=False),
+    ],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; unset is beside the card.")] = None,
+) -> None:
+    """Write a reward model's card as one HTML page with pictures."""
+    from lodestar.report.card import write_card_page
+
+    typer.echo(write_card_page(path, output))
+
+
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Kubernetes namespace.")]
 Context = Annotated[str | None, typer.Option(help="kubeconfig context; unset is the current one.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", show_default=False)]

@@ -1,7 +1,7 @@
 """Reads preference data from the Hugging Face hub, or from a local folder that the ``datasets`` library can load.
 
-Columns are the conventional ones (prompt, chosen, rejected, messages, completion, label; see schema.py). A row of a data
-set is named ``root[configuration]:row``, counted from 0 as the hub's viewer does.
+Columns are the conventional ones (prompt, chosen, rejected, messages, completion, label; see schema.py). A row of a
+data set is named ``root[configuration]:row``, counted from 0 as the hub's viewer does.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 def fit_temperature(differences: Sequence[float], labels: Sequence[float]) -> float:
     """T > 0 that minimises the mean Bradley–Terry loss of differences / T (Guo et al. 2017), by Newton on 1/T.
 
-    The loss is convex in 1/T. Where the scores say nothing or the opposite of the labels it has no minimum at T > 0, and
-    the largest temperature tried, 100, is given; where they are always right, the least, 0.01.
+    The loss is convex in 1/T. Where the scores say nothing or the opposite of the labels it has no minimum at T > 0,
+    and the largest temperature tried, 100, is given; where they are always right, the least, 0.01.
     """
     inverse = 1.0
     for _ in range(100):

@@ -79,12 +79,15 @@ def make_card(
     rows, differences = judged.comparisons, judged.differences
     labels = [row.label for row in rows]
     prompts = [row.prompt for row in rows]
-    card: dict[str, Any] = {"pairs": len(rows), "ties": sum(label == 0.5 for label in labels)}
+    card: dict[str, Any] = {
+        "pairs": len(rows),
+        "ties": sum(label == 0.5 for label in labels),
+        "accuracy": asdict(accuracy(differences, labels, prompts)),
+    }
     if rows:
         longer, words = length_differences(rows), BagOfWords(train).differences(rows)
         baselines = {"longer_is_better": longer, "bag_of_words": words}
         card |= {
-            "accuracy": asdict(accuracy(differences, labels, prompts)),
             "baselines": {name: asdict(accuracy(theirs, labels, prompts)) for name, theirs in baselines.items()},
             "against_baselines": {
                 name: asdict(accuracy_difference(differences, theirs, labels, prompts))

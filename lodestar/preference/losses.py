@@ -51,7 +51,8 @@ def plackett_luce(scores_GK: Tensor, places_GK: Tensor) -> Tensor:
         Σ_i [log Σ_{j not placed before i} e^{s_j} − s_i]
 
     ``places_GK`` holds each completion's place, 0 best; a negative place is padding. Tied completions are each drawn
-    from the set with all of them (Breslow 1974). For K = 2 this is Bradley–Terry, and a tie counts as one vote each way.
+    from the set with all of them (Breslow 1974). For K = 2 this is Bradley–Terry, and a tie counts as one vote each
+    way.
     """
     real_GK = places_GK >= 0
     rivals_GKK = (places_GK[:, None, :] >= places_GK[:, :, None]) & real_GK[:, None, :]

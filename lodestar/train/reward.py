@@ -15,6 +15,7 @@ from lodestar.config import RewardTrainingConfig, RunConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
 from lodestar.layout import RunFolder
 from lodestar.model.fused import fuse
+from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     apply_lora,
     load_scalar_model,
@@ -32,6 +33,8 @@ from lodestar.train.preference import PreferenceObjective, Trainee, encode_group
 from lodestar.train.progress import Progress, Silent
 from lodestar.train.stage import identity, policy_tokenizer, start_model, state_file
 
+SUMMED_HEAD = 1 / 64
+"""Factor on a new head's weights where the score is a sum over tokens."""
 CALIBRATION_ROWS = 512
 """Held-out demonstrations scored for the card's offset."""
 
@@ -66,6 +69,7 @@ def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None
     card = _card([model, *others], tokenizer, files, config)
     card["training"] = {
         "steps": result.steps,
+        "planned": result.planned,
         "best_step": result.best_step,
         "seconds": result.seconds,
         "stopped": result.stopped,
@@ -92,6 +96,9 @@ def _train(
     language_model = start_model(config, tokenizer, folder.sft)
     model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
     model.config.score_tokens = training.score_tokens
+    if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
+        with torch.no_grad():
+            score_head(model).weight.mul_(SUMMED_HEAD)
     digests = identity(training, seed, model, train, held_out)
     trained: Any = apply_lora(model, config.model.lora) if config.model.lora and config.model.path else model
     fuse(trained)
