@@ -216,7 +216,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 def card(
     path: Annotated[
         Path,
-        typer.Argument(metavar="CARD", help="A card.json, a reward model's folder or a run's.", show_default=False),
+        typer.Argument(metavar="CARD", help="A card.json, or a model's or run's folder.", show_default=False),
     ],
     output: Annotated[Path | None, typer.Option(help="HTML file to write; unset is beside the card.")] = None,
 ) -> None:

@@ -227,11 +227,11 @@ def reliability(card: Row) -> Figure:
     traces = [diagonal, dots]
     if "scaled" in card["calibration"]:
         scaled = card["calibration"]["scaled"]
-        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {card['calibration']['temperature']:.2f} (lighter)"
+        temperature = card["calibration"]["temperature"]
+        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
         x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
-        traces.append(
-            dots | {"x": x, "y": y, "line": {"color": "@second", "width": 1.5}, "marker": {"color": "@second"}}
-        )
+        colour = {"color": "@second"}
+        traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
     return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
 
 
