@@ -73,7 +73,7 @@ WORLD_RUN: dict[str, Any] = {
             "context_tokens": 96,
         }
     },
-    "sft": {"batch_tokens": 2048, "epochs": 7, "learning_rate": 4e-3, "evaluations_per_epoch": 1, "max_seconds": 100},
+    "sft": {"batch_tokens": 2048, "epochs": 7, "learning_rate": 4e-3, "evaluations_per_epoch": 1, "max_seconds": 45},
     "data": {"max_prompt_tokens": 32},
     "ppo": {"max_tokens": 48},
     "reward_model": {"batch_tokens": 4096, "learning_rate": 2e-3, "evaluations_per_epoch": 1},
