@@ -33,7 +33,7 @@ proto: $(DEV) ## Regenerate lodestar/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: $(DEV) ## Every benchmark, one after another; each prints a table and writes JSON
-	@set -e; export OMP_WAIT_POLICY=PASSIVE; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; export GOMP_SPINCOUNT=100000; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 gpu-check: $(DEV) ## The kernels' tests and benchmarks that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests; status=$$?; [ $$status -eq 5 ] || exit $$status

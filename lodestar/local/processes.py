@@ -107,6 +107,11 @@ class Child:
                 os.kill(self.pid, number)
 
 
+SPINS = "100000"
+"""How long an idle OpenMP thread spins: about 0.1 ms. Sleeping at once costs a two-thread update half its speed, and
+spinning for ever takes the cores from the other processes (docs/log.md)."""
+
+
 class Processes:
     """Starts a fork server and children of it; a context manager that leaves none behind."""
 
@@ -132,9 +137,8 @@ class Processes:
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }
-        environment.setdefault(
-            "OMP_WAIT_POLICY", "PASSIVE"
-        )  # idle threads of five processes must not spin on two cores
+        if "OMP_WAIT_POLICY" not in environment:
+            environment.setdefault("GOMP_SPINCOUNT", SPINS)
         with (self._logs / "forkserver.log").open("ab") as log, theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],

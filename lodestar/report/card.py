@@ -66,7 +66,7 @@ def render_card(card: Row, name: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     pictures = card_pictures(card)
-    drawn = {
+    drawn: dict[str, Row] = {
         figure.id: {"data": figure.data, "layout": {**figure.layout, "height": figure.height}, "alternative": {}}
         for figure in pictures
     }

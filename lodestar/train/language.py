@@ -11,13 +11,13 @@ from lodestar.config import RunConfig, TrainingConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
 from lodestar.layout import RunFolder
-from lodestar.model.loading import apply_lora, save_model
+from lodestar.model.loading import save_model
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.records import Scored
 from lodestar.train.batches import batches_of
 from lodestar.train.fit import Fit, fit
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file
+from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file, trainable
 
 
 class LanguageObjective:
@@ -102,7 +102,7 @@ def _run(
     tokenizer = policy_tokenizer(config, folder)
     model = start_model(config, tokenizer, *earlier)
     digests = identity(training, config.seed, model, train, held_out)
-    trained = apply_lora(model, config.model.lora) if config.model.lora and config.model.path else model
+    trained = trainable(config, model)
     objective = LanguageObjective(train, held_out, training.batch_tokens, config=config)
     result = fit(
         name,

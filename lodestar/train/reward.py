@@ -14,10 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lodestar.config import RewardTrainingConfig, RunConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
 from lodestar.layout import RunFolder
-from lodestar.model.fused import fuse
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
-    apply_lora,
     load_scalar_model,
     load_tokenizer,
     resolve_device,
@@ -31,7 +29,7 @@ from lodestar.records import Feedback
 from lodestar.train.fit import Fit, fit
 from lodestar.train.preference import PreferenceObjective, Trainee, encode_groups, rating_scales, score_all
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, start_model, state_file
+from lodestar.train.stage import identity, policy_tokenizer, start_model, state_file, trainable
 
 SUMMED_HEAD = 1 / 64
 """Factor on a new head's weights where the score is a sum over tokens."""
@@ -100,8 +98,7 @@ def _train(
         with torch.no_grad():
             score_head(model).weight.mul_(SUMMED_HEAD)
     digests = identity(training, seed, model, train, held_out)
-    trained: Any = apply_lora(model, config.model.lora) if config.model.lora and config.model.path else model
-    fuse(trained)
+    trained: Any = trainable(config, model)
     trainee = Trainee(trained, training, rating_scales(train, training.aspects))
     result = fit(
         "reward",

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import RunConfig, TrainingConfig
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_causal_lm, load_tokenizer, new_causal_lm, resolve_device
+from lodestar.model.fused import fuse
+from lodestar.model.loading import apply_lora, load_causal_lm, load_tokenizer, new_causal_lm, resolve_device
 from lodestar.model.weights import tensor_digests, weights_digest
 
 
@@ -37,6 +38,15 @@ def start_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *earlier:
         return load_causal_lm(config.model.path, device=device)
     model = new_causal_lm(config.model.architecture, tokenizer, config.seed)
     return cast(PreTrainedModel, model.to(device))  # type: ignore[arg-type]
+
+
+def trainable(config: RunConfig, model: PreTrainedModel) -> Any:
+    """The model as a stage trains it: with adapters if the run asks for them, else with fused layers where there are."""
+    if config.model.lora and config.model.path:
+        return apply_lora(model, config.model.lora)
+    if config.model.dtype == "float32":
+        fuse(model)
+    return model
 
 
 def precision(config: RunConfig) -> AbstractContextManager[Any]:
