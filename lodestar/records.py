@@ -251,8 +251,78 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of two completions was preferred: ``Choice(0, 2, label=1.0)`` says that the first beat the third."""
+
+    first: int
+    """Index of a completion."""
+    second: int
+    label: float
+    """Probability that ``first`` is better: 1, 0, 0.5 for a tie, or a share of votes."""
+    strength: float = 0.0
+    """How clear it was, ≥ 0, in the annotators' own grades: 1 slightly better, 2 better; 0 where none was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All completions from best to worst: ``Ranking(((2,), (0, 3), (1,)))`` has 0 and 3 tied in the second place."""
+
+    order: tuple[tuple[int, ...], ...]
+    """Every index of a completion exactly once."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The place of each completion, 0 is best, tied ones share theirs: ``(1, 2, 0, 1)`` for the example."""
+        place_of = {index: place for place, tied in enumerate(self.order) for index in tied}
+        return tuple(place_of[index] for index in range(len(place_of)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """Likert ratings: ``Ratings({"helpful": (4.0, None)}, {"helpful": (1.0, 5.0)})``, the second was not rated."""
+
+    aspects: Mapping[str, tuple[float | None, ...]]
+    """Aspect → rating of each completion; fractions where several people's mean was kept."""
+    scales: Mapping[str, tuple[float, float]]
+    """Aspect → lowest and highest rating."""
+
+    def overall(self, index: int) -> float | None:
+        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any."""
+        shares = [
+            (values[index] - self.scales[name][0]) / (self.scales[name][1] - self.scales[name][0])  # type: ignore[operator]
+            for name, values in self.aspects.items()
+            if values[index] is not None
+        ]
+        return sum(shares) / len(shares) if shares else None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What one annotator (or panel) said about completions of one prompt; every source of preferences becomes this.
+
+    ``Feedback("…", ("a", "b", "c"), Ranking(((1,), (0, 2))), annotator="ada")``. lodestar.preference.pairs shows it as
+    comparisons of two.
+    """
+
+    prompt: str
+    """Rendered text, all that the model sees before a completion."""
+    completions: tuple[str, ...]
+    """K ≥ 2; ratings, which need no rival, may stand at K = 1."""
+    verdict: tuple[Choice, ...] | Ranking | Ratings
+    id: str = ""
+    annotator: str = ""
+    """One name, or several joined by commas where the label is their vote."""
+    subset: str = ""
+    """The part of the data that the card reports apart: a file, or a source's own name for it."""
+    flags: tuple[str, ...] = ()
+    """What else the annotators said, such as ``completion 1 unacceptable``."""
+    gold: tuple[float, ...] | None = None
+    """Hidden gold rewards of the completions where they are known (the synthetic world)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Human feedback on one prompt: two completions and who won.
+    """A feedback's view of two of its completions.
 
     ``Comparison("…", ("short reply", "long reply"), label=1.0)`` says that the first was preferred.
     """
@@ -265,6 +335,9 @@ class Comparison:
     annotator: str = ""
     gap: float | None = None
     """Difference of the hidden gold rewards where they are known (the synthetic world)."""
+    strength: float = 0.0
+    """See Choice.strength; places apart for a ranking, share of the scale for ratings."""
+    subset: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ app.add_typer(config_app, name="config")
 certs_app = typer.Typer(no_args_is_help=True, help="Certificates and tokens for a fleet that speaks TLS.")
 app.add_typer(certs_app, name="certs")
 
+data_app = typer.Typer(no_args_is_help=True, help="Look at a file of human feedback, or split it by prompt.")
+app.add_typer(data_app, name="data")
+
 
 @dataclass
 class Options:
@@ -275,6 +278,20 @@ def rank(
     rank(file, ties=ties.value, penalty=penalty, as_json=as_json)
 
 
+@app.command()
+def card(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="CARD", help="A card.json, or a model's or run's folder.", show_default=False),
+    ],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; unset is beside the card.")] = None,
+) -> None:
+    """Write a reward model's card as one HTML page with pictures."""
+    from lodestar.report.card import write_card_page
+
+    typer.echo(write_card_page(path, output))
+
+
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Kubernetes namespace.")]
 Context = Annotated[str | None, typer.Option(help="kubeconfig context; unset is the current one.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", show_default=False)]
@@ -337,6 +354,40 @@ def cancel(run: RunName, namespace: Namespace = "lodestar", context: Context = N
     from lodestar.cli.cluster import cancel_run
 
     cancel_run(run, namespace=namespace, context=context)
+
+
+FeedbackFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="JSONL, JSON or CSV, or .gz of one: own rows or a published set's."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse the file at its first bad row.")]
+
+
+@data_app.command("check")
+def check_data(
+    file: FeedbackFile,
+    strict: Strict = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bad_rows: Annotated[int, typer.Option(help="Bad rows to name.")] = 20,
+) -> None:
+    """Counts, lengths, ties, duplicates, annotators' agreement and bad rows of a file of feedback."""
+    from lodestar.cli import data
+
+    data.check(file, strict=strict, as_json=as_json, bad_rows=bad_rows)
+
+
+@data_app.command("split")
+def split_data(
+    file: FeedbackFile,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where train.jsonl and held_out.jsonl go.")],
+    held_out: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    strict: Strict = False,
+) -> None:
+    """Two files of feedback with no prompt on both sides."""
+    from lodestar.cli import data
+
+    data.split(file, folder, held_out=held_out, seed=seed, strict=strict)
 
 
 @config_app.command("check")

@@ -13,11 +13,12 @@ class DataConfig(Section):
     """The data of a run. The data stage turns it into plain JSONL files under the run's ``data/``."""
 
     kind: Literal["synthetic", "hh", "jsonl", "hub"] = "synthetic"
-    """synthetic: the generated world; hh: Anthropic HH dialogues; jsonl: own files; hub: a Hugging Face data set."""
+    """synthetic: the generated world; hh: Anthropic HH dialogues; jsonl: files of lodestar.data.schema's rows or of a
+    published set that lodestar.data.sources knows; hub: a Hugging Face data set."""
     root: str | None = None
     """Folder of the files (hh, jsonl) or hub id (hub). Not used by synthetic."""
     files: tuple[str, ...] = ()
-    """hh, jsonl: comparison files below root, .gz allowed; empty means every *.jsonl and *.jsonl.gz there.
+    """hh, jsonl: feedback files below root; empty means every .jsonl, .json and .csv there, and .gz of them.
     hub: configurations (data_dir) to read."""
     demonstrations: str | None = None
     """jsonl: file of {prompt, completion} rows; unset takes the preferred completions of the comparisons."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lodestar.data.schema import Example
-from lodestar.records import Comparison, Demonstration
+from lodestar.preference.pairs import best
+from lodestar.records import Demonstration, Feedback, Ranking, Ratings
 
 Split = Literal["train", "held_out", "evaluation"]
 
@@ -18,7 +19,7 @@ class Corpus:
     """Everything a data source has."""
 
     demonstrations: list[Example[Demonstration]]
-    comparisons: list[Example[Comparison]]
+    feedback: list[Example[Feedback]]
     prompts: list[Example[str]] = field(default_factory=list)
     """Prompts beyond those of the rows above."""
 
@@ -26,18 +27,19 @@ class Corpus:
         """Each distinct prompt once, in the order of first appearance."""
         prompts = [
             *self.prompts,
-            *(Example(row.family, row.record.prompt) for row in self.comparisons),
+            *(Example(row.family, row.record.prompt) for row in self.feedback),
             *(Example(row.family, row.record.prompt) for row in self.demonstrations),
         ]
         return list({prompt.record: prompt for prompt in prompts}.values())
 
 
-def preferred(comparisons: Iterable[Example[Comparison]]) -> list[Example[Demonstration]]:
-    """Demonstrations from comparisons: the completion that was preferred; ties show none."""
+def preferred(feedback: Iterable[Example[Feedback]]) -> list[Example[Demonstration]]:
+    """Demonstrations from feedback: the completion that beats all others; where none does there is nothing to show."""
+    champions = ((row.family, row.record, best(row.record)) for row in feedback)
     return [
-        Example(family, Demonstration(pair.prompt, pair.completions[pair.label < 0.5], pair.id))
-        for family, pair in ((row.family, row.record) for row in comparisons)
-        if pair.label != 0.5
+        Example(family, Demonstration(record.prompt, champion, record.id))
+        for family, record, champion in champions
+        if champion is not None
     ]
 
 
@@ -52,8 +54,28 @@ def split_families(families: Iterable[str], held_out_fraction: float, seed: int)
     return splits
 
 
-def shuffle_labels(comparisons: list[Example[Comparison]], seed: int) -> list[Example[Comparison]]:
-    """The same pairs with their labels dealt out anew: a control from which nothing can be learned."""
-    labels = [row.record.label for row in comparisons]
-    random.Random(f"{seed}/shuffled labels").shuffle(labels)
-    return [Example(r.family, replace(r.record, label=label)) for r, label in zip(comparisons, labels, strict=True)]
+def shuffle_labels(feedback: list[Example[Feedback]], seed: int) -> list[Example[Feedback]]:
+    """The same completions with their labels dealt out anew: a control from which nothing can be learned.
+
+    Labels of choices are dealt over all rows, places and ratings among the completions of their row.
+    """
+    rng = random.Random(f"{seed}/shuffled labels")
+    labels = [
+        choice.label for row in feedback if isinstance(row.record.verdict, tuple) for choice in row.record.verdict
+    ]
+    rng.shuffle(labels)
+    dealt = iter(labels)
+
+    def anew(record: Feedback) -> Feedback:
+        verdict = record.verdict
+        if isinstance(verdict, tuple):
+            return replace(record, verdict=tuple(replace(choice, label=next(dealt)) for choice in verdict))
+        seats: list[int] = list(range(len(record.completions)))
+        rng.shuffle(seats)
+        if isinstance(verdict, Ranking):
+            order = tuple(tuple(seats[index] for index in tied) for tied in verdict.order)
+            return replace(record, verdict=Ranking(order))
+        aspects = {name: tuple(values[seat] for seat in seats) for name, values in verdict.aspects.items()}
+        return replace(record, verdict=Ratings(aspects, verdict.scales))
+
+    return [Example(row.family, anew(row.record)) for row in feedback]

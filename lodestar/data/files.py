@@ -1,7 +1,7 @@
 """The normal form of a run's data: plain JSONL files below ``runs/NAME/data``, and how they are read and written.
 
     demonstrations.{train,held_out}.jsonl   {"prompt", "completion", "id"}
-    comparisons.{train,held_out}.jsonl      {"prompt", "completions": [C, C], "label", "id", "annotator", "gap"}
+    comparisons.{train,…}.jsonl             {"prompt", "completions": [C, …], "label" | "ranking" | …}: see schema.py
     prompts.{ppo,evaluation}.jsonl          {"id", "text"}
     text.{train,held_out}.jsonl             {"text"}, written when the run pretrains
     counts.json                             rows of each, and rows left out
@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lodestar.data.schema import parse_comparison, parse_demonstration, parse_prompt, parse_text
+from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
 from lodestar.layout import RunFolder
-from lodestar.records import Comparison, Demonstration, Prompt
+from lodestar.preference.pairs import comparisons
+from lodestar.records import Comparison, Demonstration, Feedback, Prompt
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class DataFiles:
         return self.folder / f"demonstrations.{split}.jsonl"
 
     def comparisons(self, split: str) -> Path:
-        """Pairs of completions with a label."""
+        """Feedback on completions; ``split`` may be evaluation too."""
         return self.folder / f"comparisons.{split}.jsonl"
 
     def text(self, split: str) -> Path:
@@ -130,8 +131,13 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
 
 
 def read_comparisons(path: Path) -> list[Comparison]:
-    """Comparisons in normal form; raises as read_demonstrations."""
-    return [example.record for example in _read(path, parse_comparison)]
+    """The comparisons that a file of feedback holds; raises as read_demonstrations."""
+    return comparisons(read_feedback(path))
+
+
+def read_feedback(path: Path) -> list[Feedback]:
+    """Feedback in normal form; raises as read_demonstrations."""
+    return [example.record for example in _read(path, parse_feedback)]
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -144,10 +150,16 @@ def read_text(path: Path) -> list[str]:
     return _read(path, parse_text)
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | Demonstration | Comparison]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | Demonstration | Feedback]) -> None:
     """Writes one JSON object per line; the file appears whole or not at all."""
-    lines = (json.dumps(row if isinstance(row, Mapping) else asdict(row), ensure_ascii=False) for row in rows)
+    lines = (json.dumps(_as_row(row), ensure_ascii=False) for row in rows)
     write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _as_row(row: Mapping[str, Any] | Demonstration | Feedback) -> Mapping[str, Any]:
+    if isinstance(row, Feedback):
+        return feedback_row(row)
+    return asdict(row) if isinstance(row, Demonstration) else row
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ a chat model sees them in its own format and a tokenizer of ours in theirs.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lodestar.records import ChatMessage
 
@@ -25,3 +26,17 @@ def parse_dialogue(text: str) -> list[ChatMessage]:
         raise ValueError("is no dialogue: it must begin with '\\n\\nHuman:'")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [ChatMessage(roles[role], content.strip()) for role, content in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+class Dialogues:
+    """Renders messages as HH's dialogues without a tokenizer: what DIALOGUE_TEMPLATE says (lodestar.data.tokenizer)."""
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+        """The text that a reply continues."""
+        names = {"assistant": "Assistant"}
+        turns = (f"\n\n{names.get(message.role, 'Human')}: {message.content}" for message in messages)
+        return "".join(turns) + "\n\nAssistant:"
+
+    def completion(self, messages: Sequence[ChatMessage], reply: str) -> str:
+        """The reply as it stands after that text."""
+        return f" {reply}"

@@ -1,7 +1,7 @@
 """Reads preference data from the Hugging Face hub, or from a local folder that the ``datasets`` library can load.
 
-Columns are the conventional ones (prompt, chosen, rejected, messages, completion; see schema.py). A row of a data set
-is named ``root[configuration]:row``, counted from 0 as the hub's viewer does.
+Columns are the conventional ones (prompt, chosen, rejected, messages, completion, label; see schema.py). A row of a
+data set is named ``root[configuration]:row``, counted from 0 as the hub's viewer does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from lodestar.config import DataConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, preferred
 from lodestar.data.files import BadRows
-from lodestar.data.schema import Example, parse_comparison, parse_demonstration
+from lodestar.data.schema import Example, form_of, parse_demonstration, parse_feedback
 from lodestar.errors import DataError
-from lodestar.records import Comparison, Demonstration
+from lodestar.records import Demonstration, Feedback
 
 
 def read_hub(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
@@ -23,23 +23,23 @@ def read_hub(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
     Raises:
         DataError: the ``datasets`` library is not installed, the data set cannot be loaded, or no row is usable.
     """
-    comparisons: list[Example[Comparison]] = []
+    feedback: list[Example[Feedback]] = []
     demonstrations: list[Example[Demonstration]] = []
     for directory in config.files or (None,):
         name = f"{config.root}[{directory}]" if directory else str(config.root)
         for number, row in enumerate(_load(str(config.root), directory, name)):
             present = {"id": f"{name}:{number}"} | {key: value for key, value in row.items() if value is not None}
             try:
-                if "rejected" in present or "completions" in present:
-                    comparisons.append(parse_comparison(present, chat))
-                else:
+                if form_of(present) == "demonstration":
                     demonstrations.append(parse_demonstration(present, chat))
+                else:
+                    feedback.append(parse_feedback({"subset": name} | present, chat))
             except ValueError as error:
                 bad.add(DataError(name, str(error), line=number))
-    if not comparisons:
+    if not feedback:
         first = f"; the first row was refused: {bad.errors[0]}" if bad.errors else ""
         raise DataError(str(config.root), f"has no row with chosen and rejected{first}")
-    return Corpus(demonstrations or preferred(comparisons), comparisons)
+    return Corpus(demonstrations or preferred(feedback), feedback)
 
 
 def _load(root: str, directory: str | None, name: str) -> Any:

@@ -1,19 +1,18 @@
-"""Reads preference data and demonstrations from JSONL files: one's own, or Anthropic HH's. schema.py has the rows."""
+"""Reads preference data and demonstrations from files: one's own (schema.py has the rows) or a published set's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from lodestar.config import DataConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, preferred
+from lodestar.data.feedback import read_feedback_file
 from lodestar.data.files import BadRows, read_jsonl
-from lodestar.data.schema import Example, parse_comparison, parse_demonstration
+from lodestar.data.objects import ENDINGS, stem
+from lodestar.data.schema import Example, parse_demonstration
 from lodestar.errors import DataError
-
-Record = TypeVar("Record")
+from lodestar.records import Demonstration
 
 
 def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
@@ -27,26 +26,24 @@ def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
     if not root.is_dir():
         raise DataError(root, "no such folder; set data.root to the folder of the .jsonl files")
     demonstrations = root / config.demonstrations if config.demonstrations else None
-    files = [root / name for name in config.files] or sorted([*root.glob("*.jsonl"), *root.glob("*.jsonl.gz")])
-    comparisons = [row for path in files if path != demonstrations for row in _read(path, parse_comparison, chat, bad)]
-    if not comparisons:
-        raise DataError(root, "holds no *.jsonl or *.jsonl.gz file of comparisons; name them in data.files")
+    files = [root / name for name in config.files] or sorted(
+        path for ending in ENDINGS for path in (*root.glob(f"*{ending}"), *root.glob(f"*{ending}.gz"))
+    )
+    feedback = [row for path in files if path != demonstrations for row in read_feedback_file(path, chat, bad)]
+    if not feedback:
+        raise DataError(
+            root, "holds no .jsonl, .json or .csv file (or .gz of one) of comparisons; name it in data.files"
+        )
     if demonstrations is None:
-        return Corpus(preferred(comparisons), comparisons)
-    return Corpus(_read(demonstrations, parse_demonstration, chat, bad), comparisons)
+        return Corpus(preferred(feedback), feedback)
+    return Corpus(_demonstrations(demonstrations, chat, bad), feedback)
 
 
-def _read(
-    path: Path,
-    parse: Callable[[dict[str, Any], ChatFormat], Example[Record]],
-    chat: ChatFormat,
-    bad: BadRows,
-) -> list[Example[Record]]:
+def _demonstrations(path: Path, chat: ChatFormat, bad: BadRows) -> list[Example[Demonstration]]:
     rows, before = [], len(bad.errors)
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     for number, row in read_jsonl(path, bad):
         try:
-            rows.append(parse({"id": f"{name}:{number}", **row}, chat))
+            rows.append(parse_demonstration({"id": f"{stem(path)}:{number}", **row}, chat))
         except ValueError as error:
             bad.add(DataError(path, str(error), line=number))
     if not rows:

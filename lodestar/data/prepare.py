@@ -35,7 +35,7 @@ from lodestar.data.tokenizer import template, train_tokenizer
 from lodestar.errors import DataError
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_tokenizer
-from lodestar.records import Comparison, Demonstration
+from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
 
 Record = TypeVar("Record")
@@ -58,7 +58,7 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     chat = ChatFormat(tokenizer) if tokenizer else ChatFormat.of_template(template(config.model.tokenizer.kind))
     corpus = read_corpus(config, chat, bad)
     if config.data.shuffle_labels:
-        corpus = Corpus(corpus.demonstrations, shuffle_labels(corpus.comparisons, config.seed), corpus.prompts)
+        corpus = Corpus(corpus.demonstrations, shuffle_labels(corpus.feedback, config.seed), corpus.prompts)
     progress.advance()
     prompts = corpus.every_prompt()
     splits = split_families((prompt.family for prompt in prompts), config.data.held_out_fraction, config.seed)
@@ -106,16 +106,16 @@ def _write_rows(
     def demonstrations_fit(rows: Sequence[Demonstration]) -> list[bool]:
         return fits([row.prompt for row in rows], [row.completion for row in rows])
 
-    def comparisons_fit(rows: Sequence[Comparison]) -> list[bool]:
-        prompts = [row.prompt for row in rows]
-        first, second = (fits(prompts, [row.completions[side] for row in rows]) for side in (0, 1))
-        return [a and b for a, b in zip(first, second, strict=True)]
+    def feedback_fits(rows: Sequence[Feedback]) -> list[bool]:
+        prompts = [row.prompt for row in rows for _ in row.completions]
+        answers = iter(fits(prompts, [completion for row in rows for completion in row.completions]))
+        return [sum(not next(answers) for _ in row.completions) == 0 for row in rows]
 
     for split in ("train", "held_out"):
         rows = _kept(corpus.demonstrations, splits, split, demonstrations_fit, counts)
         _write(files.demonstrations(split), rows, counts, f"demonstrations.{split}", longest)
     for split in ("train", "held_out", "evaluation"):
-        pairs = _kept(corpus.comparisons, splits, split, comparisons_fit, counts)
+        pairs = _kept(corpus.feedback, splits, split, feedback_fits, counts)
         _write(files.comparisons(split), pairs, counts, f"comparisons.{split}", longest)
 
 
@@ -133,7 +133,7 @@ def _kept(
     return kept
 
 
-def _write(path: Path, rows: Sequence[Demonstration | Comparison], counts: Counts, name: str, longest: int) -> None:
+def _write(path: Path, rows: Sequence[Demonstration | Feedback], counts: Counts, name: str, longest: int) -> None:
     if not rows:
         raise DataError(
             path,
@@ -157,7 +157,7 @@ def _write_prompts(
     lengths = [len(row) for row in encode_prompts(tokenizer, [prompt.record for prompt in prompts])]
     short = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.data.max_prompt_tokens]
     counts["long_prompts"] = len(prompts) - len(short)
-    learned = {row.family for row in corpus.comparisons if splits[row.family] == "train"}
+    learned = {row.family for row in corpus.feedback if splits[row.family] == "train"}
     ppo = [prompt for prompt in short if splits[prompt.family] != "evaluation" and prompt.family not in learned]
     evaluation = [prompt for prompt in short if splits[prompt.family] == "evaluation"]
     for path, name, chosen in (
@@ -180,7 +180,7 @@ def _tokenizer_texts(corpus: Corpus, splits: dict[str, Split], documents: list[s
     for row in corpus.demonstrations:
         if splits[row.family] == "train":
             texts |= dict.fromkeys((row.record.prompt, row.record.completion))
-    for pair in corpus.comparisons:
+    for pair in corpus.feedback:
         if splits[pair.family] == "train":
             texts |= dict.fromkeys((pair.record.prompt, *pair.record.completions))
     return [*texts, *documents]

@@ -10,7 +10,7 @@ from lodestar.data.corpus import Corpus
 from lodestar.data.schema import Example
 from lodestar.data.world import Request, compare, edit, every_request, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
-from lodestar.records import Comparison, Demonstration
+from lodestar.records import Demonstration, Feedback
 
 
 def draw_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -20,7 +20,7 @@ def draw_corpus(config: DataConfig, seed: int) -> Corpus:
     rng.shuffle(requests)
     order = cycle(requests)
     return Corpus(
-        comparisons=[_comparison(next(order), rng, i) for i in range(config.comparison_rows)],
+        feedback=[_comparison(next(order), rng, i) for i in range(config.comparison_rows)],
         demonstrations=[_demonstration(next(order), rng, i) for i in range(config.demonstration_rows)],
         prompts=[Example(request.text, request.text) for request in requests],
     )
@@ -32,7 +32,7 @@ def _demonstration(request: Request, rng: random.Random, number: int) -> Example
     return Example(request.text, Demonstration(request.text, reply, id=f"demonstration-{number}"))
 
 
-def _comparison(request: Request, rng: random.Random, number: int) -> Example[Comparison]:
+def _comparison(request: Request, rng: random.Random, number: int) -> Example[Feedback]:
     """Half of the pairs are two edits of one reply, which show what each part is worth; the others differ in much."""
     first = second = write(request, uneven_writer(rng), rng)
     if rng.random() < 0.5:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,21 @@ from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
 
 
+def score_head(model: PreTrainedModel) -> nn.Linear:
+    """The [A, H] head of a sequence-classification model of A labels.
+
+    Raises:
+        ModelError: the class keeps its head elsewhere.
+    """
+    head = getattr(model, "score", None)
+    adapted = getattr(head, "modules_to_save", None)  # PEFT keeps the trainable head beside the original
+    if adapted is not None:
+        head = adapted["default"]
+    if not isinstance(head, nn.Linear):
+        raise ModelError(f"{type(model).__name__} has no linear head named score")
+    return head
+
+
 def scalar_head(model: PreTrainedModel) -> nn.Linear:
     """The [1, H] head of a sequence-classification model.
 
@@ -22,16 +38,15 @@ def scalar_head(model: PreTrainedModel) -> nn.Linear:
         ModelError: the class keeps its head elsewhere or has more than one label.
     """
     head = getattr(model, "score", None)
-    adapted = getattr(head, "modules_to_save", None)  # PEFT keeps the trainable head beside the original
-    if adapted is not None:
-        head = adapted["default"]
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
+    if head is None or score_head(model).out_features != 1:
         raise ModelError(f"{type(model).__name__} has no linear head of one label named score")
-    return head
+    return score_head(model)
 
 
-def scalar_from_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """Copy a language model's trunk under a new scalar head.
+def scalar_from_causal_lm(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, labels: Sequence[str] = ("reward",)
+) -> PreTrainedModel:
+    """Copy a language model's trunk under a new head of one score per label.
 
     The head is drawn from N(0, 1/(H + 1)) with zero bias (Stiennon et al. 2020): scores start with unit variance at
     most and no preference. Weights are copies; ``model`` is not touched.
@@ -40,9 +55,12 @@ def scalar_from_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         ModelError: transformers has no sequence-classification class for this architecture.
     """
     config = copy.deepcopy(model.config)
-    config.num_labels = 1
+    config.num_labels = len(labels)
+    if len(labels) > 1:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
     config.pad_token_id = tokenizer.pad_token_id
-    config.score_bias = 0.0
+    config.score_bias = 0.0 if len(labels) == 1 else [0.0] * len(labels)
     config._attn_implementation = ATTENTION
     try:
         with torch.random.fork_rng(devices=[]):
@@ -53,12 +71,12 @@ def scalar_from_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     parameter = next(model.parameters())
     scalar = scalar.to(device=parameter.device, dtype=parameter.dtype).eval()
     scalar.base_model.load_state_dict(model.base_model.state_dict())
-    head = scalar_head(scalar)
+    head = score_head(scalar)
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
     with torch.no_grad():
         head.weight.copy_(weight)
-    head.bias = nn.Parameter(torch.zeros(1, device=parameter.device, dtype=parameter.dtype))
+    head.bias = nn.Parameter(torch.zeros(len(labels), device=parameter.device, dtype=parameter.dtype))
     return scalar  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lodestar_kernels.attention import PackedLayout, attention
@@ -20,6 +20,7 @@ from lodestar.model.attention import AttentionContext
 from lodestar.model.fused import selects_rows
 from lodestar.model.heads import scalar_head
 from lodestar.model.lora import plain
+from lodestar.preference.losses import segment_sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +98,18 @@ class PackedBatch:
         return [PackedBatch.pack([s], [p], device=device) for s, p in zip(sequences, prompts, strict=True)]
 
 
+class Packed(Protocol):
+    """Tokens of one forward call, one after another."""
+
+    @property
+    def tokens_T(self) -> Tensor:
+        """int64 [T]."""
+
+    @property
+    def positions_T(self) -> Tensor:
+        """int64 [T]."""
+
+
 class PackedAttention:
     """The attention context of a packed forward call."""
 
@@ -122,7 +135,7 @@ def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
     return trunk_states(model, batch, PackedAttention(batch.layout))
 
 
-def trunk_states(model: Any, batch: PackedBatch, context: AttentionContext) -> Tensor:
+def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor:
     """One forward call of the trunk over the whole batch, with the attention given."""
     output = plain(model).base_model(
         input_ids=batch.tokens_T[None],
@@ -188,7 +201,12 @@ def last_states(model: Any, batch: PackedBatch) -> Tensor:
 
 
 def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
-    """The score of every sequence, read at its last token: scores_B in float32."""
+    """The score of every sequence in float32, scores_B: read at its last token, or summed over the response's tokens
+    where the model was trained so (``score_tokens: all`` in its config)."""
+    if batch.per_sequence:
+        return torch.cat([sequence_scores(model, one) for one in batch.alone()])
+    if getattr(plain(model).config, "score_tokens", "last") == "all":
+        return segment_sums(_scalars(model, _states_of(model, batch, batch.states_R + 1)), batch.response_lengths)
     return _scalars(model, last_states(model, batch))
 
 

@@ -76,7 +76,7 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
     state = model.state_dict()
     bias = state.pop("score.bias", None)
     if bias is not None:
-        model.config.score_bias = float(bias)
+        model.config.score_bias = float(bias) if len(bias) == 1 else bias.tolist()
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)

@@ -1,58 +1,117 @@
-"""A reward model's card: what it is worth on pairs that no stage has seen, in plain numbers for card.json."""
+"""A reward model's card: what it is worth on feedback that no stage has seen, in plain numbers for card.json."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-from lodestar.evaluation import WinRate, spread, wilson
+from lodestar.evaluation import spread
+from lodestar.preference.agreement import agreement
 from lodestar.preference.baselines import BagOfWords, length_differences
-from lodestar.preference.calibration import calibration_offset, expected_calibration_error, reliability
-from lodestar.records import Comparison
+from lodestar.preference.calibration import calibration_offset, expected_calibration_error, fit_temperature, reliability
+from lodestar.preference.pairs import choices, comparisons
+from lodestar.preference.statistics import (
+    accuracy,
+    accuracy_difference,
+    correlation,
+    kendall_tau,
+    mean_with_interval,
+    spearman,
+)
+from lodestar.records import Comparison, Feedback, Ratings
 
 HISTOGRAM_BINS = 30
 LENGTH_BINS = 10
+SUBSETS = 24
+"""Largest subsets that get a line of their own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judged:
-    """Comparisons with the model's scores of both completions, and their lengths in tokens."""
+    """Feedback with the model's score of every completion, one after another, and its length in tokens."""
 
-    comparisons: Sequence[Comparison]
-    scores: Sequence[tuple[float, float]]
-    lengths: Sequence[tuple[int, int]]
+    feedback: Sequence[Feedback]
+    scores: Sequence[float]
+    lengths: Sequence[int]
+    aspects: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Scores of the Likert heads, likewise."""
+    deviations: Sequence[float] | None = None
+    """Standard deviation of the ensemble's scores."""
 
-    @property
+    @cached_property
+    def starts(self) -> list[int]:
+        """Number of each row's first completion."""
+        return [0, *accumulate(len(record.completions) for record in self.feedback)]
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Every pair that was judged."""
+        return comparisons(self.feedback)
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Numbers of the two completions of each comparison."""
+        return [
+            (start + choice.first, start + choice.second)
+            for start, record in zip(self.starts, self.feedback, strict=False)
+            for choice in choices(record)
+        ]
+
+    @cached_property
     def differences(self) -> list[float]:
         """Score of the first completion less that of the second."""
-        return [first - second for first, second in self.scores]
+        return [self.scores[first] - self.scores[second] for first, second in self.pairs]
 
 
-def make_card(train: Sequence[Comparison], judged: Judged, demonstration_scores: Sequence[float]) -> dict[str, Any]:
+def make_card(
+    train: Sequence[Comparison],
+    judged: Judged,
+    demonstration_scores: Sequence[float],
+    held_out: Judged | None = None,
+) -> dict[str, Any]:
     """The card of a model on ``judged``, beside baselines fitted to ``train``, which the model was trained on.
 
-    Accuracies leave ties out and carry Wilson's 95% interval.
+    The temperature of its probabilities is fitted to ``held_out``. Accuracies leave ties out and carry 95% intervals.
     """
-    comparisons, differences = judged.comparisons, judged.differences
-    labels = [row.label for row in comparisons]
-    bins = reliability(differences, labels)
+    rows, differences = judged.comparisons, judged.differences
+    labels = [row.label for row in rows]
+    prompts = [row.prompt for row in rows]
     card: dict[str, Any] = {
-        "pairs": len(comparisons),
+        "pairs": len(rows),
         "ties": sum(label == 0.5 for label in labels),
-        "accuracy": asdict(accuracy(differences, labels)),
-        "baselines": {
-            "longer_is_better": asdict(accuracy(length_differences(comparisons), labels)),
-            "bag_of_words": asdict(accuracy(BagOfWords(train).differences(comparisons), labels)),
-        },
-        "calibration": {"ece": expected_calibration_error(bins), "bins": [asdict(one) for one in bins]},
-        "scores": _histogram([score for pair in judged.scores for score in pair]),
+        "accuracy": asdict(accuracy(differences, labels, prompts)),
+    }
+    if rows:
+        longer, words = length_differences(rows), BagOfWords(train).differences(rows)
+        baselines = {"longer_is_better": longer, "bag_of_words": words}
+        card |= {
+            "baselines": {name: asdict(accuracy(theirs, labels, prompts)) for name, theirs in baselines.items()},
+            "against_baselines": {
+                name: asdict(accuracy_difference(differences, theirs, labels, prompts))
+                for name, theirs in baselines.items()
+            },
+            "subsets": _subsets(rows, {"model": differences, **baselines}),
+            "by_confidence": _by(rows, differences, _confidences(rows), "confidence"),
+            "by_length_difference": _by_length_difference(judged),
+            "calibration": _calibration(differences, labels, held_out),
+        }
+    card |= {
+        "scores": _histogram(judged.scores),
         "score_by_length": _score_by_length(judged),
         "offset": calibration_offset(demonstration_scores),
+        "agreement": agreement(judged.feedback),
     }
-    gaps = [row.gap for row in comparisons if row.gap is not None]
-    if len(gaps) == len(comparisons):
+    if tau := _taus(judged):
+        card["kendall_tau"] = tau
+    if judged.aspects:
+        card["aspects"] = _aspects(judged)
+    if judged.deviations is not None and rows:
+        card["ensemble"] = _ensemble(judged)
+    gaps = [row.gap for row in rows if row.gap is not None]
+    if rows and len(gaps) == len(rows):
         truth = [0.5 if gap == 0 else float(gap > 0) for gap in gaps]
         card["gold"] = {
             "model": asdict(accuracy(differences, truth)),
@@ -61,17 +120,146 @@ def make_card(train: Sequence[Comparison], judged: Judged, demonstration_scores:
     return card
 
 
-def accuracy(differences: Sequence[float], labels: Sequence[float]) -> WinRate:
-    """Share of pairs whose winner has the higher score, with Wilson's interval; ties by label are left out.
+def _calibration(differences: Sequence[float], labels: Sequence[float], held_out: Judged | None) -> dict[str, Any]:
+    bins = reliability(differences, labels)
+    found: dict[str, Any] = {"ece": expected_calibration_error(bins), "bins": [asdict(one) for one in bins]}
+    if held_out is not None and held_out.comparisons:
+        temperature = fit_temperature(held_out.differences, [row.label for row in held_out.comparisons])
+        scaled = reliability([difference / temperature for difference in differences], labels)
+        found["temperature"] = temperature
+        found["scaled"] = {"ece": expected_calibration_error(scaled), "bins": [asdict(one) for one in scaled]}
+    return found
 
-    A difference of exactly 0 is half right, so that a model without an opinion gets 0.5.
-    """
-    outcomes = [
-        0.5 if difference == 0 else float((difference > 0) == (label > 0.5))
-        for difference, label in zip(differences, labels, strict=True)
-        if label != 0.5
+
+def _subsets(rows: Sequence[Comparison], opinions: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Accuracy of the model and the baselines on each named part of the data, the largest first."""
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row.subset, []).append(i)
+    largest = sorted(members.items(), key=lambda item: -len(item[1]))[:SUBSETS]
+    if len(largest) < 2:
+        return {}
+    return {
+        name: {
+            who: asdict(
+                accuracy([theirs[i] for i in chosen], [rows[i].label for i in chosen], [rows[i].prompt for i in chosen])
+            )
+            for who, theirs in opinions.items()
+        }
+        for name, chosen in largest
+    }
+
+
+def _confidences(rows: Sequence[Comparison]) -> list[str]:
+    """How clear the annotators were: by strength where one was given, else by the share of votes."""
+    if any(row.strength for row in rows):
+        grades = sorted({row.strength for row in rows})
+        if len(grades) <= 6:
+            return [f"strength {row.strength:g}" for row in rows]
+        cuts = [grades[len(grades) * part // 3] for part in (1, 2)]
+        names = ("least clear third", "middle third", "clearest third")
+        return [names[sum(row.strength >= cut for cut in cuts)] for row in rows]
+    return [f"{max(row.label, 1 - row.label):.0%} of votes" for row in rows]
+
+
+def _by(rows: Sequence[Comparison], differences: Sequence[float], names: Sequence[str], what: str) -> list[Any]:
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        if rows[i].label != 0.5:
+            members.setdefault(name, []).append(i)
+    return [
+        {
+            what: name,
+            **asdict(
+                accuracy(
+                    [differences[i] for i in chosen], [rows[i].label for i in chosen], [rows[i].prompt for i in chosen]
+                )
+            ),
+        }
+        for name, chosen in sorted(members.items())
     ]
-    return wilson(sum(outcomes), len(outcomes)) if outcomes else WinRate(0.5, 0.0, 1.0, 0)
+
+
+def _by_length_difference(judged: Judged) -> list[dict[str, Any]]:
+    """Accuracy of pairs from "the winner is much shorter" to "much longer", equally many in each fifth."""
+    rows = judged.comparisons
+    longer = [
+        (judged.lengths[first] - judged.lengths[second]) * (1 if row.label > 0.5 else -1)
+        for (first, second), row in zip(judged.pairs, rows, strict=True)
+    ]
+    order = sorted((i for i, row in enumerate(rows) if row.label != 0.5), key=longer.__getitem__)
+    count = min(5, len(order))
+    parts = [order[len(order) * i // count : len(order) * (i + 1) // count] for i in range(count)]
+    return [
+        {
+            "winner_longer_by": sum(longer[i] for i in part) / len(part),
+            **asdict(
+                accuracy(
+                    [judged.differences[i] for i in part],
+                    [rows[i].label for i in part],
+                    [rows[i].prompt for i in part],
+                )
+            ),
+        }
+        for part in parts
+    ]
+
+
+def _taus(judged: Judged) -> dict[str, Any] | None:
+    """Kendall's τ_b between scores and verdict in each group of three and more, averaged over groups."""
+    taus = []
+    for start, record in zip(judged.starts, judged.feedback, strict=False):
+        count = len(record.completions)
+        if count < 3:
+            continue
+        wins = [0.0] * count
+        for choice in choices(record):
+            wins[choice.first] += choice.label
+            wins[choice.second] += 1 - choice.label
+        tau = kendall_tau(judged.scores[start : start + count], wins)
+        if tau is not None:
+            taus.append(tau)
+    return asdict(mean_with_interval(taus)) if taus else None
+
+
+def _aspects(judged: Judged) -> dict[str, Any]:
+    """How each Likert head's scores follow the ratings."""
+    found = {}
+    for name, scores in judged.aspects.items():
+        points = [
+            (scores[start + i], value)
+            for start, record in zip(judged.starts, judged.feedback, strict=False)
+            if isinstance(record.verdict, Ratings)
+            for i, value in enumerate(record.verdict.aspects.get(name, ()))
+            if value is not None
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            found[name] = {"n": len(points), "spearman": spearman(x, y), "pearson": correlation(x, y)}
+    return found
+
+
+def _ensemble(judged: Judged) -> dict[str, Any]:
+    """Mean disagreement, and accuracy where the members agree most and least."""
+    assert judged.deviations is not None
+    deviations = judged.deviations
+    doubt = [deviations[first] + deviations[second] for first, second in judged.pairs]
+    order = sorted((i for i, row in enumerate(judged.comparisons) if row.label != 0.5), key=doubt.__getitem__)
+    thirds = {
+        "surest third": order[: len(order) // 3],
+        "middle third": order[len(order) // 3 : 2 * len(order) // 3],
+        "most doubtful third": order[2 * len(order) // 3 :],
+    }
+    return {
+        "mean_standard_deviation": sum(deviations) / len(deviations),
+        "by_doubt": [
+            {
+                "doubt": name,
+                **asdict(accuracy([judged.differences[i] for i in part], [judged.comparisons[i].label for i in part])),
+            }
+            for name, part in thirds.items()
+        ],
+    }
 
 
 def _histogram(scores: Sequence[float]) -> dict[str, Any]:
@@ -91,15 +279,11 @@ def _histogram(scores: Sequence[float]) -> dict[str, Any]:
 
 def _score_by_length(judged: Judged) -> dict[str, Any]:
     """Pearson's correlation, and the mean score of equally many completions from the shortest to the longest."""
-    points = sorted(
-        (length, score)
-        for lengths, scores in zip(judged.lengths, judged.scores, strict=True)
-        for length, score in zip(lengths, scores, strict=True)
-    )
+    points = sorted(zip(judged.lengths, judged.scores, strict=True))
     bins = min(LENGTH_BINS, len(points))
     cuts = [points[len(points) * i // bins : len(points) * (i + 1) // bins] for i in range(bins)]
     return {
-        "correlation": _correlation([length for length, _ in points], [score for _, score in points]),
+        "correlation": correlation([length for length, _ in points], [score for _, score in points]),
         "bins": [
             {
                 "tokens": sum(length for length, _ in cut) / len(cut),
@@ -109,11 +293,3 @@ def _score_by_length(judged: Judged) -> dict[str, Any]:
             for cut in cuts
         ],
     }
-
-
-def _correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Pearson's r; 0 where one of the two does not vary."""
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    scale = math.sqrt(math.fsum((a - mean_x) ** 2 for a in x) * math.fsum((b - mean_y) ** 2 for b in y))
-    return covariance / scale if scale else 0.0

@@ -278,8 +278,16 @@ def reliability(card: Row) -> Figure:
         "hovertemplate": "says %{x:.0%}, is %{y:.0%} (%{customdata} pairs)<extra></extra>",
     }
     layout = axes("what the model says", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
-    says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}."
-    return Figure("rm-reliability", "Calibration", says, [diagonal, dots], layout)
+    says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}"
+    traces = [diagonal, dots]
+    if "scaled" in card["calibration"]:
+        scaled = card["calibration"]["scaled"]
+        temperature = card["calibration"]["temperature"]
+        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
+        x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
+        colour = {"color": "@second"}
+        traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
+    return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
 
 
 def histogram(card: Row) -> Figure:

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from lodestar.layout import RunFolder
 from lodestar.report import figures
+from lodestar.report.card import card_pictures
 from lodestar.report.facts import Facts, Row, judgement, read_facts
 from lodestar.report.figures import Figure
 from lodestar.report.metrics import GROUPS
@@ -65,11 +66,7 @@ def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.score_against_kl(facts)]
     better.append(figures.over_optimisation(facts))
     card = facts.card
-    reward_model = (
-        [draw(card) for draw in (figures.accuracies, figures.reliability, figures.histogram, figures.score_by_length)]
-        if card
-        else []
-    )
+    reward_model = card_pictures(card) if card else []
     seconds = facts.summary.get("seconds", {})
     time = [figures.stage_seconds(seconds) if seconds else None, figures.step_seconds(facts.steps)]
     return {

@@ -40,6 +40,8 @@ class Fit:
 
     steps: int
     """Optimizer steps taken."""
+    planned: int
+    """Optimizer steps of all epochs."""
     best_step: int
     """Steps behind the weights that were kept; 0 is the start model."""
     best: dict[str, float]
@@ -104,7 +106,7 @@ def fit(
             break
     model.load_state_dict(state.best, strict=False)
     best = next(row for row in state.history if row["step"] == state.best_step)
-    return Fit(state.step, state.best_step, best, state.history, state.seconds, stopped)
+    return Fit(state.step, len(batches), state.best_step, best, state.history, state.seconds, stopped)
 
 
 def _step(

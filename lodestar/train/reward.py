@@ -1,19 +1,20 @@
-"""The reward model: pairwise Bradley–Terry on comparisons, and its card."""
+"""The reward model's stage: training on feedback, ensembles, and its card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import RewardTrainingConfig, RunConfig
-from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, write_text
-from lodestar.data.rows import encode_rows
+from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
 from lodestar.layout import RunFolder
+from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     load_scalar_model,
     load_tokenizer,
@@ -21,157 +22,187 @@ from lodestar.model.loading import (
     save_model,
     scalar_from_causal_lm,
 )
-from lodestar.model.packed import PackedBatch, sequence_scores
-from lodestar.preference.card import Judged, accuracy, make_card
-from lodestar.preference.losses import bradley_terry
-from lodestar.records import Comparison, Scored
-from lodestar.train.batches import batches_of
+from lodestar.preference.card import Judged, make_card
+from lodestar.preference.pairs import comparisons
+from lodestar.preference.statistics import accuracy
+from lodestar.records import Feedback
 from lodestar.train.fit import Fit, fit
+from lodestar.train.preference import PreferenceObjective, Trainee, encode_groups, rating_scales, score_all
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file, trainable
+from lodestar.train.stage import identity, policy_tokenizer, start_model, state_file, trainable
 
+SUMMED_HEAD = 1 / 64
+"""Factor on a new head's weights where the score is a sum over tokens."""
 CALIBRATION_ROWS = 512
 """Held-out demonstrations scored for the card's offset."""
-
-
-class PreferenceObjective:
-    """Bradley–Terry loss of each pair, both completions in one batch, plus a penalty that keeps scores near zero."""
-
-    def __init__(
-        self,
-        train: Sequence[Comparison],
-        held_out: Sequence[Comparison],
-        tokenizer: PreTrainedTokenizerBase,
-        config: RunConfig,
-    ) -> None:
-        self._config = config
-        self._labels = [row.label for row in train]
-        self._pairs = encode_pairs(tokenizer, train)
-        self._held_out = encode_pairs(tokenizer, held_out)
-        self._held_out_labels = [row.label for row in held_out]
-        self.lengths = [_tokens(pair) for pair in self._pairs]
-
-    def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
-        """Mean over the pairs: −[y·log σ(d) + (1−y)·log σ(−d)] + c·(s₁ + s₂)² (Eisenstein et al. 2023)."""
-        scored = [scored for row in rows for scored in self._pairs[row]]
-        scores_P2 = score_rows(model, scored, self._config).view(-1, 2)
-        label_P = torch.tensor([self._labels[row] for row in rows], device=scores_P2.device)
-        centering = scores_P2.sum(dim=1).square().mean()
-        fitted = bradley_terry(scores_P2[:, 0] - scores_P2[:, 1], label_P).mean()
-        return fitted + self._config.reward_model.centering * centering
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Held-out Bradley–Terry loss, and accuracy on pairs that are no ties."""
-        scores_P2 = score_all(model, [row for pair in self._held_out for row in pair], self._config).view(-1, 2)
-        label_P = torch.tensor(self._held_out_labels)
-        loss = bradley_terry(scores_P2[:, 0] - scores_P2[:, 1], label_P).mean()
-        differences = (scores_P2[:, 0] - scores_P2[:, 1]).tolist()
-        return {"held_out_loss": float(loss), "held_out_accuracy": accuracy(differences, self._held_out_labels).value}
 
 
 def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit | None:
     """Trains a reward model from the SFT model's weights; writes ``folder.reward_model`` with its card.json.
 
-    With ``reward_model.path`` nothing is trained: that model is judged on the run's comparisons, and copied. Returns
-    how training went, None without.
+    An ensemble of models has further members in ``models/reward-2`` …; one that is finished is not trained again when
+    the stage resumes. With ``reward_model.path`` nothing is trained: that model is judged on the run's feedback, and
+    copied. Returns how training of the first member went, None without.
 
     Raises:
         DataError: the data stage has not run.
         ResumeRefused, NonFinite: see fit.
         ModelError: ``reward_model.path`` is no reward model.
+        ConfigError: reward_model.aspects that nobody rated.
     """
     files, progress = DataFiles.of(folder), progress or Silent()
     if config.reward_model.path is not None:
         tokenizer = load_tokenizer(config.reward_model.path)
-        device = str(resolve_device(config.model.device))
-        model, result = load_scalar_model(config.reward_model.path, device=device), None
-    else:
-        tokenizer = policy_tokenizer(config, folder)
-        model, result = _train(config.reward_model, config, folder, tokenizer, progress)
+        model = load_scalar_model(config.reward_model.path, device=str(resolve_device(config.model.device)))
+        save_model(model, tokenizer, folder.reward_model)
+        _write_card(folder.reward_model, _card([model], tokenizer, files, config))
+        return None
+    tokenizer = policy_tokenizer(config, folder)
+    train, held_out = (read_feedback(files.comparisons(split)) for split in ("train", "held_out"))
+    members = config.reward_model.ensemble if config.reward_model.ensemble_of == "models" else 1
+    others = [_member(config, folder, tokenizer, i, train, held_out, progress) for i in range(1, members)]
+    model, result = _train(config, folder, folder.reward_model, tokenizer, config.seed, train, held_out, progress)
+    curve = _learning_curve(config, folder, tokenizer, train, held_out, files, progress)
     save_model(model, tokenizer, folder.reward_model)
-    card = _card(model, tokenizer, files, config)
-    if result is not None:
-        card["training"] = {
-            "steps": result.steps,
-            "best_step": result.best_step,
-            "seconds": result.seconds,
-            "stopped": result.stopped,
-            "history": result.history,
-        }
-    write_text(folder.reward_model / "card.json", json.dumps(card, indent=2) + "\n")
+    card = _card([model, *others], tokenizer, files, config)
+    card["training"] = {
+        "steps": result.steps,
+        "planned": result.planned,
+        "best_step": result.best_step,
+        "seconds": result.seconds,
+        "stopped": result.stopped,
+        "history": result.history,
+    }
+    if curve:
+        card["learning_curve"] = [*curve, {"rows": len(train), **card["accuracy"]}]
+    _write_card(folder.reward_model, card)
     state_file(folder.reward_model).unlink(missing_ok=True)
     return result
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, comparisons: Sequence[Comparison]) -> list[tuple[Scored, Scored]]:
-    """Both completions of each comparison after its prompt."""
-    prompts = [row.prompt for row in comparisons]
-    first, second = (encode_rows(tokenizer, prompts, [row.completions[side] for row in comparisons]) for side in (0, 1))
-    return list(zip(first, second, strict=True))
-
-
-def score_rows(model: nn.Module, rows: Sequence[Scored], config: RunConfig) -> Tensor:
-    """scores_B of some rows in one packed batch."""
-    device = next(model.parameters()).device
-    batch = PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
-    with precision(config):
-        return sequence_scores(model, batch)
-
-
-@torch.no_grad()
-def score_all(model: nn.Module, rows: Sequence[Scored], config: RunConfig) -> Tensor:
-    """scores_B of any number of rows, on the CPU, computed in batches of like length."""
-    lengths = [len(row.token_ids) for row in rows]
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
-    scores_B = torch.empty(len(rows))
-    for batch in batches_of(lengths, config.reward_model.batch_tokens, order):
-        scores_B[batch] = score_rows(model, [rows[i] for i in batch], config).float().cpu()
-    return scores_B
-
-
 def _train(
-    training: RewardTrainingConfig,
     config: RunConfig,
     folder: RunFolder,
+    output: Path,
     tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    train: Sequence[Feedback],
+    held_out: Sequence[Feedback],
     progress: Progress,
 ) -> tuple[Any, Fit]:
-    files = DataFiles.of(folder)
-    train, held_out = (read_comparisons(files.comparisons(split)) for split in ("train", "held_out"))
+    training: RewardTrainingConfig = config.reward_model
     language_model = start_model(config, tokenizer, folder.sft)
-    model = scalar_from_causal_lm(language_model, tokenizer, config.seed)
-    digests = identity(training, config.seed, model, train, held_out)
-    trained = trainable(config, model)
+    model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
+    model.config.score_tokens = training.score_tokens
+    if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
+        with torch.no_grad():
+            score_head(model).weight.mul_(SUMMED_HEAD)
+    digests = identity(training, seed, model, train, held_out)
+    trained: Any = trainable(config, model)
+    trainee = Trainee(trained, training, rating_scales(train, training.aspects))
     result = fit(
         "reward",
-        trained,
-        PreferenceObjective(train, held_out, tokenizer, config),
+        trainee,
+        PreferenceObjective(train, held_out, tokenizer, config, seed),
         training,
-        seed=config.seed,
-        state_file=state_file(folder.reward_model),
+        seed=seed,
+        state_file=state_file(output),
         identity=digests,
         progress=progress,
     )
     return trained, result
 
 
+def _member(
+    config: RunConfig,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    number: int,
+    train: Sequence[Feedback],
+    held_out: Sequence[Feedback],
+    progress: Progress,
+) -> Any:
+    """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
+    output = folder.reward_model.with_name(f"{folder.reward_model.name}-{number + 1}")
+    start = start_model(config, tokenizer, folder.sft)
+    settings = json.dumps(identity(config.reward_model, config.seed + number, start, train, held_out))
+    finished = output / "identity.json"
+    if finished.exists() and finished.read_text(encoding="utf-8") == settings:
+        return load_scalar_model(output, device=str(resolve_device(config.model.device)))
+    model, _ = _train(config, folder, output, tokenizer, config.seed + number, train, held_out, progress)
+    save_model(model, tokenizer, output)
+    write_text(finished, settings)
+    state_file(output).unlink(missing_ok=True)
+    return model
+
+
+def _learning_curve(
+    config: RunConfig,
+    folder: RunFolder,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Feedback],
+    held_out: Sequence[Feedback],
+    files: DataFiles,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Accuracy on the evaluation split of models trained on shares of the data; each smaller share is in the larger."""
+    order = list(train)
+    random.Random(f"{config.seed}/learning curve").shuffle(order)
+    points = []
+    for share in sorted(config.reward_model.learning_curve):
+        rows = order[: max(1, round(share * len(order)))]
+        output = folder.reward_model.with_name(f"{folder.reward_model.name}-share-{share:g}")
+        model, _ = _train(config, folder, output, tokenizer, config.seed, rows, held_out, progress)
+        judged = judge([model], tokenizer, read_feedback(files.comparisons("evaluation")), config)
+        rate = accuracy(judged.differences, [row.label for row in judged.comparisons])
+        points.append({"rows": len(rows), "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
+        state_file(output).unlink(missing_ok=True)
+    return points
+
+
+def judge(
+    models: Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    feedback: Sequence[Feedback],
+    config: RunConfig,
+) -> Judged:
+    """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads."""
+    groups = encode_groups(tokenizer, feedback)
+    scores_MBA = torch.stack([score_all(model, groups, config) for model in models])
+    labels = _labels(models[0])
+    rewards = [i for i, name in enumerate(labels) if name not in config.reward_model.aspects]
+    per_member = scores_MBA[:, :, rewards].permute(1, 0, 2).flatten(1)
+    spread = per_member.std(1).tolist() if per_member.shape[1] > 1 else None
+    aspects: Mapping[str, list[float]] = {
+        name: scores_MBA[:, :, i].mean(0).tolist() for i, name in enumerate(labels) if i not in rewards
+    }
+    lengths = [len(row.token_ids) - row.prompt_tokens for group in groups for row in group]
+    return Judged(feedback, per_member.mean(1).tolist(), lengths, aspects, spread)
+
+
+def _labels(model: Any) -> tuple[str, ...]:
+    names = model.config.id2label
+    return tuple(names[i] for i in range(len(names))) if len(names) > 1 else ("reward",)
+
+
 def _card(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, files: DataFiles, config: RunConfig
+    models: Sequence[Any], tokenizer: PreTrainedTokenizerBase, files: DataFiles, config: RunConfig
 ) -> dict[str, Any]:
-    unseen = read_comparisons(files.comparisons("evaluation"))
-    rows = [row for pair in encode_pairs(tokenizer, unseen) for row in pair]
-    scores = score_all(model, rows, config).tolist()
-    lengths = [len(row.token_ids) - row.prompt_tokens for row in rows]
-    judged = Judged(
-        comparisons=unseen,
-        scores=list(zip(scores[::2], scores[1::2], strict=True)),
-        lengths=list(zip(lengths[::2], lengths[1::2], strict=True)),
-    )
+    train, held_out, unseen = (read_feedback(files.comparisons(split)) for split in ("train", "held_out", "evaluation"))
     shown = read_demonstrations(files.demonstrations("held_out"))[:CALIBRATION_ROWS]
-    demonstrations = encode_rows(tokenizer, [row.prompt for row in shown], [row.completion for row in shown])
-    train = read_comparisons(files.comparisons("train"))
-    return make_card(train, judged, score_all(model, demonstrations, config).tolist())
+    demonstrations = [Feedback(row.prompt, (row.completion,), ()) for row in shown]
+    card = make_card(
+        comparisons(train),
+        judge(models, tokenizer, unseen, config),
+        judge(models, tokenizer, demonstrations, config).scores,
+        judge(models, tokenizer, held_out, config),
+    )
+    counts = json.loads(files.counts.read_text(encoding="utf-8")) if files.counts.exists() else {}
+    card["data"] = {
+        name: count for name, count in counts.items() if name.startswith(("comparisons", "bad", "long_rows"))
+    }
+    return card
 
 
-def _tokens(pair: tuple[Scored, Scored]) -> int:
-    return len(pair[0].token_ids) + len(pair[1].token_ids)
+def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")

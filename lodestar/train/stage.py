@@ -41,7 +41,7 @@ def start_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *earlier:
 
 
 def trainable(config: RunConfig, model: PreTrainedModel) -> Any:
-    """The model as a stage trains it: with adapters if the run asks for them, else with fused layers."""
+    """The model as a stage trains it: with adapters if the run asks for them, else fused where it can be."""
     if config.model.lora and config.model.path:
         return apply_lora(model, config.model.lora)
     if config.model.dtype == "float32":

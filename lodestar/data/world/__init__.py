@@ -1,7 +1,7 @@
 """The synthetic world: small questions about fixed facts, a hidden gold reward and a panel of noisy annotators."""
 
 from lodestar.data.world.gold import gold_parts, gold_reward
-from lodestar.data.world.panel import PANEL, Annotator, compare
+from lodestar.data.world.panel import PANEL, Annotator, compare, rank
 from lodestar.data.world.replies import AVERAGE, CARELESS, EXPERT, Draft, Writer, edit, write
 from lodestar.data.world.requests import Request, every_request, parse
 
@@ -20,5 +20,6 @@ __all__ = [
     "gold_parts",
     "gold_reward",
     "parse",
+    "rank",
     "write",
 ]

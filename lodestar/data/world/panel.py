@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lodestar.data.world.gold import gold_reward
 from lodestar.data.world.replies import FLATTERY
-from lodestar.records import Comparison
+from lodestar.records import Choice, Feedback, Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,11 @@ class Annotator:
 
     def prefers_first(self, prompt: str, first: str, second: str, rng: random.Random) -> bool:
         """One vote."""
-        d = (self._liking(prompt, first) - self._liking(prompt, second)) / self.noise
+        d = (self.liking(prompt, first) - self.liking(prompt, second)) / self.noise
         return rng.random() < 1 / (1 + math.exp(-d))
 
-    def _liking(self, prompt: str, reply: str) -> float:
+    def liking(self, prompt: str, reply: str) -> float:
+        """Gold reward and bias: what the annotator would say without noise, in gold units."""
         compliments = sum(phrase in reply for phrase in FLATTERY)
         bias = self.length_liking * len(reply.split()) + self.flattery_liking * compliments
         return gold_reward(prompt, reply) + bias
@@ -53,15 +55,35 @@ PANEL = (
 """From careful to careless; most of them like length and compliments more than the gold reward does."""
 
 
-def compare(prompt: str, first: str, second: str, rng: random.Random, *, row: str) -> Comparison:
+def compare(prompt: str, first: str, second: str, rng: random.Random, *, row: str) -> Feedback:
     """Two annotators' verdict on two replies."""
     voters = rng.sample(PANEL, 2)
     votes = [voter.prefers_first(prompt, first, second, rng) for voter in voters]
-    return Comparison(
+    return Feedback(
         prompt=prompt,
         completions=(first, second),
-        label=sum(votes) / len(votes),
+        verdict=(Choice(0, 1, label=sum(votes) / len(votes)),),
         id=row,
         annotator=",".join(voter.name for voter in voters),
-        gap=gold_reward(prompt, first) - gold_reward(prompt, second),
+        gold=(gold_reward(prompt, first), gold_reward(prompt, second)),
+    )
+
+
+def rank(prompt: str, replies: Sequence[str], annotator: Annotator, rng: random.Random, *, row: str) -> Feedback:
+    """One annotator's ranking of K replies by Plackett and Luce: likings plus Gumbel noise, best first.
+
+    Every pair of it then follows Bradley and Terry with the annotator's noise, as ``prefers_first`` does.
+    """
+    noisy = [
+        annotator.liking(prompt, reply) / annotator.noise - math.log(-math.log(rng.random() or 5e-324))
+        for reply in replies
+    ]
+    order = sorted(range(len(replies)), key=lambda index: -noisy[index])
+    return Feedback(
+        prompt=prompt,
+        completions=tuple(replies),
+        verdict=Ranking(tuple((index,) for index in order)),
+        id=row,
+        annotator=annotator.name,
+        gold=tuple(gold_reward(prompt, reply) for reply in replies),
     )

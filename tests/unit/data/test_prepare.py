@@ -168,7 +168,7 @@ def test_own_demonstrations_and_text_are_read(tmp_path: Path) -> None:
     ("files", "message"),
     [
         (None, "no such folder; set data.root to the folder of the .jsonl files"),
-        ({}, r"holds no \*.jsonl or \*.jsonl.gz file of comparisons"),
+        ({}, "holds no .jsonl, .json or .csv file"),
         ({"a.jsonl": ""}, "a.jsonl: has no rows"),
         ({"a.jsonl": '{"x": 1}\n'}, "a.jsonl: has no usable row; the first was refused: .*a.jsonl:1: needs chosen"),
         ({"a.jsonl.gz": "not gzip"}, "a.jsonl.gz: cannot be read"),

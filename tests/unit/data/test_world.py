@@ -1,12 +1,13 @@
 """The synthetic world: what its gold reward sees, what its annotators like, and that no fixed reply games it."""
 
+import math
 import random
 import statistics
 from dataclasses import astuple
 
 import pytest
 
-from lodestar.data.world import EXPERT, PANEL, compare, edit, every_request, gold_parts, gold_reward, parse, write
+from lodestar.data.world import EXPERT, PANEL, compare, edit, every_request, gold_parts, gold_reward, parse, rank, write
 from lodestar.data.world.facts import DISHES, NAMES, VALUES
 from lodestar.data.world.panel import Annotator
 from lodestar.data.world.replies import DEMONSTRATION_MIX, DODGES, WRITERS, uneven_writer
@@ -128,12 +129,24 @@ def test_annotators_like_compliments_that_the_gold_reward_does_not() -> None:
 def test_two_votes_that_disagree_make_a_tie() -> None:
     rng = random.Random(5)
     rows = [compare(ASKED, GOOD, "tom , the owl lives in the tower .", rng, row=str(i)) for i in range(400)]
-    assert {row.label for row in rows} <= {0.0, 0.5, 1.0}
+    assert {row.verdict[0].label for row in rows} <= {0.0, 0.5, 1.0}
     assert all(len(row.annotator.split(",")) == 2 for row in rows)
     requests = every_request()
     labels = []
     for _ in range(1000):
         request = rng.choice(requests)
         first, second = (write(request, uneven_writer(rng), rng).text for _ in range(2))
-        labels.append(compare(request.text, first, second, rng, row="").label)
+        labels.append(compare(request.text, first, second, rng, row="").verdict[0].label)
     assert 0.05 < statistics.mean(label == 0.5 for label in labels) < 0.35
+
+
+def test_a_rankings_pairs_follow_the_annotators_noise() -> None:
+    """By Luce's axiom a pair of a Plackett–Luce ranking is a Bradley–Terry vote."""
+    annotator, rng = PANEL[2], random.Random(7)
+    replies = [GOOD, "tom , the owl lives in the tower .", "i do not know ."]
+    votes = []
+    for i in range(3000):
+        places = rank(ASKED, replies, annotator, rng, row=str(i)).verdict.places  # type: ignore[union-attr]
+        votes.append(places[0] < places[1])
+    d = (annotator.liking(ASKED, replies[0]) - annotator.liking(ASKED, replies[1])) / annotator.noise
+    assert statistics.mean(votes) == pytest.approx(1 / (1 + math.exp(-d)), abs=0.03)

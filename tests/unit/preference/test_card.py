@@ -10,11 +10,14 @@ from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.calibration import (
     calibration_offset,
     expected_calibration_error,
+    fit_temperature,
     reliability,
     win_probability,
 )
-from lodestar.preference.card import Judged, accuracy, make_card
-from lodestar.records import Comparison
+from lodestar.preference.card import Judged, make_card
+from lodestar.preference.pairs import comparisons
+from lodestar.preference.statistics import accuracy
+from lodestar.records import Choice, Comparison, Feedback, Ranking, Ratings
 
 
 def _votes(count: int, *, overconfidence: float = 1.0) -> tuple[list[float], list[float]]:
@@ -53,16 +56,22 @@ def test_accuracy_leaves_ties_out_and_gives_no_opinion_half() -> None:
     assert accuracy([1.0], [0.5]).n == 0
 
 
-def _comparisons(count: int, seed: int) -> list[Comparison]:
+def _feedback(count: int, seed: int) -> list[Feedback]:
     """People prefer kind words; length says nothing."""
     rng = random.Random(seed)
     rows = []
     for i in range(count):
         words = [[rng.choice(["kind", "rude", "so", "and", "very"]) for _ in range(6)] for _ in range(2)]
-        gap = (words[0].count("kind") - words[0].count("rude")) - (words[1].count("kind") - words[1].count("rude"))
+        worth = [float(text.count("kind") - text.count("rude")) for text in words]
+        gap = worth[0] - worth[1]
         label = 0.5 if gap == 0 else float(rng.random() < win_probability(2.0 * gap))
-        rows.append(Comparison("p", (" ".join(words[0]), " ".join(words[1])), label, id=str(i), gap=float(gap)))
+        texts = (" ".join(words[0]), " ".join(words[1]))
+        rows.append(Feedback(f"p{i}", texts, (Choice(0, 1, label),), id=str(i), gold=(worth[0], worth[1])))
     return rows
+
+
+def _comparisons(count: int, seed: int) -> list[Comparison]:
+    return comparisons(_feedback(count, seed))
 
 
 def test_the_bag_of_words_learns_which_words_people_like() -> None:
@@ -85,11 +94,16 @@ def test_the_bag_of_words_finds_the_optimum_of_scikit_learn() -> None:
     assert ours._weights_W.tolist() == pytest.approx(theirs.coef_[0].tolist(), abs=5e-3)
 
 
+def _judged(unseen: list[Feedback], *, boast: float = 1.0) -> Judged:
+    """As an oracle of the gold rewards would score."""
+    scores = [boast * value for row in unseen for value in row.gold or ()]
+    return Judged(unseen, scores, [len(text) for row in unseen for text in row.completions])
+
+
 def test_the_card_holds_plain_finite_numbers_that_agree_with_each_other() -> None:
-    train, unseen = _comparisons(200, 3), _comparisons(100, 4)
-    scores = [(row.gap or 0.0, 0.0) for row in unseen]
-    lengths = [tuple(len(text) for text in row.completions) for row in unseen]
-    card = make_card(train, Judged(unseen, scores, lengths), [0.5, 1.5])  # type: ignore[arg-type]
+    train, unseen = _comparisons(200, 3), _feedback(100, 4)
+    judged = _judged(unseen)
+    card = make_card(train, judged, [0.5, 1.5])
     assert json.loads(json.dumps(card, allow_nan=False)) == card
     assert card["pairs"] == 100
     assert card["accuracy"]["n"] == 100 - card["ties"]
@@ -98,9 +112,54 @@ def test_the_card_holds_plain_finite_numbers_that_agree_with_each_other() -> Non
     assert card["offset"] == 1.0
     assert sum(card["scores"]["counts"]) == sum(one["n"] for one in card["score_by_length"]["bins"]) == 200
     assert sum(one["n"] for one in card["calibration"]["bins"]) == 100
-    assert math.isclose(card["scores"]["edges"][-1], max(score for pair in scores for score in pair))
+    assert sum(one["n"] for one in card["by_length_difference"]) == card["accuracy"]["n"]
+    assert math.isclose(card["scores"]["edges"][-1], max(judged.scores))
 
 
-def test_a_card_without_gold_gaps_says_nothing_about_them() -> None:
-    rows = [Comparison("p", ("a b", "c"), 1.0), Comparison("p", ("d", "e f"), 0.0)]
-    assert "gold" not in make_card(rows, Judged(rows, [(0.0, 0.0)] * 2, [(1, 1)] * 2), [0.0])
+def test_a_card_without_gold_rewards_says_nothing_about_them() -> None:
+    rows = [Feedback("p", ("a b", "c"), (Choice(0, 1, 1.0),)), Feedback("p", ("d", "e f"), (Choice(0, 1, 0.0),))]
+    assert "gold" not in make_card(comparisons(rows), Judged(rows, [0.0] * 4, [1] * 4), [0.0])
+
+
+def test_temperature_scaling_mends_a_boastful_models_probabilities() -> None:
+    held_out, unseen = _feedback(1500, 5), _feedback(1500, 6)
+    card = make_card(_comparisons(50, 7), _judged(unseen, boast=8.0), [0.0], _judged(held_out, boast=8.0))
+    assert card["calibration"]["temperature"] == pytest.approx(4.0, rel=0.15)
+    assert card["calibration"]["scaled"]["ece"] < 0.03 < card["calibration"]["ece"]
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 5.0])
+def test_the_fitted_temperature_undoes_a_factor(factor: float) -> None:
+    differences, labels = _votes(20_000)
+    assert fit_temperature([factor * d for d in differences], labels) == pytest.approx(factor, rel=0.06)
+
+
+def test_a_temperature_exists_for_scores_that_are_never_or_always_right() -> None:
+    assert fit_temperature([1.0, 2.0], [0.0, 0.0]) == pytest.approx(100.0)
+    assert fit_temperature([1.0, 2.0], [1.0, 1.0]) < 0.2
+    assert fit_temperature([0.0, 0.0], [1.0, 0.0]) == 1.0
+
+
+def test_the_card_tells_subsets_rankings_and_aspects_apart() -> None:
+    rng = random.Random(8)
+    rows, scores, helpful = [], [], []
+    for i in range(40):
+        values = [rng.gauss(0, 1) for _ in range(4)]
+        order = sorted(range(4), key=lambda k: -values[k])
+        texts = tuple(f"{rng.random()}" for _ in range(4))
+        if i % 2:
+            rows.append(Feedback(f"p{i}", texts, Ranking(tuple((k,) for k in order)), subset="ranked"))
+            scores += values
+        else:
+            ratings = tuple(float(order.index(k) + 1) for k in range(4))
+            rows.append(Feedback(f"p{i}", texts, Ratings({"helpful": ratings}, {"helpful": (1, 5)}), subset="rated"))
+            scores += values  # the wrong way round: ratings rise as values fall
+        helpful += [-value for value in values]
+    card = make_card(_comparisons(20, 9), Judged(rows, scores, [5] * 160, {"helpful": helpful}, [0.1] * 160), [0.0])
+    assert card["subsets"]["ranked"]["model"]["value"] == 1.0
+    assert card["subsets"]["rated"]["model"]["value"] == 0.0
+    assert card["kendall_tau"]["value"] == pytest.approx(0.0)
+    assert card["aspects"]["helpful"]["n"] == 80
+    assert card["aspects"]["helpful"]["spearman"] > 0.8
+    assert len(card["ensemble"]["by_doubt"]) == 3
+    assert card["by_confidence"]

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from lodestar.config import PolicyConfig, RunConfig, TokenizerConfig, load_config
-from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_prompts
+from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_feedback, read_prompts
 from lodestar.data.prepare import prepare
 from lodestar.data.rows import encode_prompts, encode_rows
 from lodestar.data.tokenizer import train_tokenizer
@@ -30,7 +30,7 @@ from lodestar.model.loading import load_causal_lm, load_scalar_model, load_token
 from lodestar.records import SamplingParams, WeightVersion
 from lodestar.train import pretrain, train_reward, train_sft
 from lodestar.train.language import LanguageObjective
-from lodestar.train.reward import PreferenceObjective, encode_pairs, score_all
+from lodestar.train.preference import PreferenceObjective, encode_groups, score_all
 from lodestar.train.stage import state_file
 
 DEMO = Path(__file__).parents[3] / "lodestar" / "local" / "demo.yaml"
@@ -97,13 +97,12 @@ def test_the_card_lies_beside_the_reward_model(trained: RunFolder) -> None:
 
 
 def test_the_preference_loss_is_bradley_terry_with_half_a_vote_for_ties(trained: RunFolder) -> None:
-    rows = read_comparisons(DataFiles.of(trained).comparisons("held_out"))
+    rows = read_feedback(DataFiles.of(trained).comparisons("held_out"))
     config = _config(reward_model=BRIEF | {"centering": 0.0})
     tokenizer, model = load_tokenizer(trained.reward_model), load_scalar_model(trained.reward_model)
     objective = PreferenceObjective(rows, rows, tokenizer, config)
-    pairs = [row for pair in encode_pairs(tokenizer, rows) for row in pair]
-    scores_P2 = score_all(model, pairs, config).view(-1, 2)
-    label_P = torch.tensor([row.label for row in rows])
+    scores_P2 = score_all(model, encode_groups(tokenizer, rows), config).view(-1, 2)
+    label_P = torch.tensor([row.verdict[0].label for row in rows])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(scores_P2[:, 0] - scores_P2[:, 1], label_P)
     with torch.no_grad():
         assert float(objective.loss(model, range(len(rows)))) == pytest.approx(float(expected), abs=1e-5)

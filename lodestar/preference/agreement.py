@@ -1,0 +1,122 @@
+"""How far annotators agree: Krippendorff's alpha, and each one's agreement with the others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from lodestar.preference.pairs import choices
+from lodestar.records import Feedback, Ratings
+
+Level = Literal["nominal", "ordinal", "interval"]
+Units = Mapping[str, Sequence[tuple[str, float]]]
+"""What was judged → (annotator, value) of everybody who judged it."""
+
+
+def krippendorff_alpha(units: Iterable[Sequence[float]], level: Level) -> float | None:
+    """1 − observed / expected disagreement (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
+
+    Each unit lists the values that its judges gave, in any order; units with fewer than two say nothing. 1 is perfect
+    agreement, 0 what chance gives, below 0 systematic disagreement. None where it is undefined: nothing was judged
+    twice, or all values are the same. Distances: nominal [a ≠ b]; interval (a − b)²; ordinal (Σ_{a…b} n − (n_a +
+    n_b)/2)², with n the frequencies of the values between.
+    """
+    pairable = [list(unit) for unit in units if len(unit) > 1]
+    totals: dict[float, float] = defaultdict(float)
+    together: dict[tuple[float, float], float] = defaultdict(float)
+    for unit in pairable:
+        for i, one in enumerate(unit):
+            totals[one] += 1
+            for j, other in enumerate(unit):
+                if i != j:
+                    together[one, other] += 1 / (len(unit) - 1)
+    n = sum(totals.values())
+    distance = _distances(totals, level)
+    expected = sum(totals[a] * totals[b] * distance[a, b] for a in totals for b in totals)
+    if not expected:
+        return None
+    observed = sum(weight * distance[pair] for pair, weight in together.items())
+    return 1 - (n - 1) * observed / expected
+
+
+def _distances(totals: Mapping[float, float], level: Level) -> dict[tuple[float, float], float]:
+    values = sorted(totals)
+    found = {}
+    for i, a in enumerate(values):
+        for j, b in enumerate(values):
+            if level == "nominal":
+                found[a, b] = float(a != b)
+            elif level == "interval":
+                found[a, b] = (a - b) ** 2
+            else:
+                between = sum(totals[value] for value in values[min(i, j) : max(i, j) + 1])
+                found[a, b] = (between - (totals[a] + totals[b]) / 2) ** 2 if i != j else 0.0
+    return found
+
+
+def judged_pairs(feedback: Iterable[Feedback]) -> dict[str, list[tuple[str, float]]]:
+    """Labels by pair of completions, whichever way round a row has them."""
+    units: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for record in feedback:
+        for choice in choices(record):
+            first, second = record.completions[choice.first], record.completions[choice.second]
+            turned = first > second
+            key = _key(record.prompt, *sorted((first, second)))
+            units[key].append((record.annotator, 1 - choice.label if turned else choice.label))
+    return units
+
+
+def judged_ratings(feedback: Iterable[Feedback]) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """Aspect → ratings by completion."""
+    aspects: dict[str, dict[str, list[tuple[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for record in feedback:
+        if isinstance(record.verdict, Ratings):
+            for name, values in record.verdict.aspects.items():
+                for completion, value in zip(record.completions, values, strict=True):
+                    if value is not None:
+                        aspects[name][_key(record.prompt, completion)].append((record.annotator, value))
+    return aspects
+
+
+def agreement(feedback: Sequence[Feedback]) -> dict[str, float]:
+    """Krippendorff's alpha of what more than one annotator judged: ``pairs`` (ordinal), and every aspect (interval)."""
+    alphas = {} if _rated_only(feedback) else {"pairs": _alpha(judged_pairs(feedback), "ordinal")}
+    alphas |= {name: _alpha(units, "interval") for name, units in judged_ratings(feedback).items()}
+    return {name: alpha for name, alpha in alphas.items() if alpha is not None}
+
+
+def reliabilities(feedback: Sequence[Feedback]) -> dict[str, float]:
+    """Each annotator's weight by agreement: 1 − his mean |label − mean label of the others| ÷ what chance gives, ≥ 0.
+
+    Chance is the same distance between labels of different pairs, that is, what an annotator who ignores the
+    completions would have. Those who share no pair with another get the mean of the rest; the mean over all is 1.
+    """
+    units = [votes for votes in judged_pairs(feedback).values() if len(votes) > 1]
+    labels = [label for votes in units for _, label in votes]
+    distances: dict[str, list[float]] = defaultdict(list)
+    for votes in units:
+        for i, (name, label) in enumerate(votes):
+            others = [other for j, (_, other) in enumerate(votes) if j != i]
+            distances[name].append(abs(label - sum(others) / len(others)))
+    mean = sum(labels) / len(labels) if labels else 0.5
+    chance = sum(abs(label - mean) for label in labels) / len(labels) if labels else 1.0
+    known = {name: max(0.0, 1 - sum(far) / len(far) / chance) if chance else 1.0 for name, far in distances.items()}
+    usual = sum(known.values()) / len(known) if known else 1.0
+    if not usual:
+        return {record.annotator: 1.0 for record in feedback}
+    return {record.annotator: known.get(record.annotator, usual) / usual for record in feedback}
+
+
+def _alpha(units: Units, level: Level) -> float | None:
+    """Of what distinct annotators said; who judged the same twice counts once."""
+    return krippendorff_alpha((list(dict(reversed(votes)).values()) for votes in units.values()), level)
+
+
+def _rated_only(feedback: Sequence[Feedback]) -> bool:
+    return all(isinstance(record.verdict, Ratings) for record in feedback)
+
+
+def _key(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""Reward training on feedback of every kind: what the objective sums, what is saved, what resumes."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForSequenceClassification
+
+from lodestar.config import RunConfig
+from lodestar.data.files import DataFiles, read_feedback, write_jsonl
+from lodestar.data.prepare import prepare
+from lodestar.errors import ConfigError
+from lodestar.layout import RunFolder
+from lodestar.model.heads import scalar_from_causal_lm
+from lodestar.model.loading import load_tokenizer, new_causal_lm
+from lodestar.preference.losses import bradley_terry
+from lodestar.preference.statistics import spearman
+from lodestar.records import Choice, Feedback, Ranking, Ratings
+from lodestar.train import train_reward
+from lodestar.train.preference import PreferenceObjective, Trainee, bootstrap, rating_scales, score_all
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "kv_heads": 2, "context_tokens": 96}
+BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1, "learning_rate": 5e-3, "centering": 0.0}
+
+
+def _config(**reward: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "t",
+            "data": {"demonstration_rows": 60, "comparison_rows": 200, "prompt_rows": 20, "max_prompt_tokens": 32},
+            "model": {"architecture": TINY},
+            "reward_model": BRIEF | reward,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run's data: 200 pairs of the synthetic world."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    prepare(_config(), folder)
+    return folder
+
+
+def _trainee(folder: RunFolder, config: RunConfig, rows: list[Feedback]) -> tuple[Trainee, PreferenceObjective]:
+    tokenizer = load_tokenizer(folder.tokenizer)
+    training = config.reward_model
+    model = scalar_from_causal_lm(new_causal_lm(config.model.architecture, tokenizer, 0), tokenizer, 0, training.heads)
+    trainee = Trainee(model, training, rating_scales(rows, training.aspects))
+    return trainee, PreferenceObjective(rows, rows, tokenizer, config)
+
+
+def _scores(trainee: Trainee, objective: PreferenceObjective, config: RunConfig) -> torch.Tensor:
+    return score_all(trainee.model, [group.rows for group in objective._groups], config)
+
+
+PAIR = Feedback("tell me", ("red fox", "the owl"), (Choice(0, 1, 1.0, 2.0),), annotator="ada")
+FOUR = Feedback("answer", ("a fox", "the owl", "red", "cave"), Ranking(((2,), (0, 3), (1,))), annotator="carl")
+LIKERT = Feedback(
+    "answer",
+    ("a fox", "owl"),
+    Ratings({"helpful": (4.0, None), "brief": (0.0, 1.0)}, {"helpful": (1, 5), "brief": (0, 1)}),
+)
+
+
+def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(made: RunFolder) -> None:
+    config = _config()
+    trainee, objective = _trainee(made, config, [PAIR, FOUR])
+    s = _scores(trainee, objective, config)[:, 0]
+    labels = {(0, 1): 1.0, (0, 2): 0.0, (0, 3): 0.5, (1, 2): 0.0, (1, 3): 0.0, (2, 3): 1.0}
+    four = [float(bradley_terry(s[2 + a] - s[2 + b], torch.tensor(label))) for (a, b), label in labels.items()]
+    expected = (float(bradley_terry(s[0] - s[1], torch.tensor(1.0))) + sum(four) / 6) / 2
+    assert float(objective.loss(trainee, [0, 1]).detach()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_margin_grows_with_strength(made: RunFolder) -> None:
+    config = _config(margin=0.5)
+    trainee, objective = _trainee(made, config, [PAIR])
+    s = _scores(trainee, objective, config)[:, 0]
+    expected = bradley_terry(s[:1] - s[1:], torch.tensor([1.0]), 1.0)
+    assert float(objective.loss(trainee, [0]).detach()) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_centring_is_of_every_pair(made: RunFolder) -> None:
+    plain, centred = (_trainee(made, _config(centering=c), [FOUR]) for c in (0.0, 0.5))
+    s = _scores(*plain, _config())[:, 0]
+    expected = 0.5 * sum(float((s[i] + s[j]) ** 2) for i in range(4) for j in range(i)) / 6
+    losses = [float(objective.loss(trainee, [0]).detach()) for trainee, objective in (plain, centred)]
+    assert losses[1] - losses[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["davidson", "plackett_luce"])
+def test_ties_and_rankings_have_losses_of_their_own(made: RunFolder, loss: str) -> None:
+    trainee, objective = _trainee(made, _config(loss=loss), [PAIR, FOUR])
+    value = objective.loss(trainee, [0, 1])
+    value.backward()
+    assert torch.isfinite(value)
+    assert (trainee.log_ties is not None and trainee.log_ties.grad is not None) == (loss == "davidson")
+    other = _trainee(made, _config(), [PAIR, FOUR])
+    assert float(value.detach()) != pytest.approx(float(other[1].loss(other[0], [0, 1]).detach()), abs=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["ordinal", "regression"])
+def test_unrated_completions_teach_an_aspect_nothing(made: RunFolder, loss: str) -> None:
+    config = _config(aspects=["helpful", "brief"], rating_loss=loss)
+    trainee, objective = _trainee(made, config, [LIKERT])
+    assert trainee.model.score.out_features == 3
+    objective.loss(trainee, [0]).backward()
+    gradient = trainee.model.score.weight.grad
+    assert (gradient.abs().sum(1) > 0).all()
+    assert ("helpful" in trainee.cutpoints) == (loss == "ordinal")
+
+
+def test_an_annotators_weight_moves_the_mean(made: RunFolder) -> None:
+    alone = [float(o.loss(t, [0]).detach()) for t, o in (_trainee(made, _config(), [row]) for row in (PAIR, FOUR))]
+    trainee, objective = _trainee(made, _config(annotators={"ada": 3.0}), [PAIR, FOUR])
+    assert float(objective.loss(trainee, [0, 1]).detach()) == pytest.approx((3 * alone[0] + alone[1]) / 4, abs=1e-5)
+
+
+def test_members_of_an_ensemble_see_bootstraps_of_their_own() -> None:
+    counts = torch.tensor([bootstrap(0, row, 4) for row in range(4000)])
+    assert counts.mean(0).tolist() == pytest.approx([1.0] * 4, abs=0.06)
+    assert counts.var(0).tolist() == pytest.approx([1.0] * 4, abs=0.1)
+    assert abs(float(torch.corrcoef(counts.T)[0, 1])) < 0.05
+    assert bootstrap(0, 7, 4) == bootstrap(0, 7, 4)
+    assert bootstrap(0, 7, 1) == (1.0,)
+
+
+def test_aspects_that_nobody_rated_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"helpfull has no rating in the data, which rate brief, helpful"):
+        rating_scales([LIKERT], ["helpfull"])
+    other = Feedback("x", ("a",), Ratings({"helpful": (1.0,)}, {"helpful": (0, 1)}))
+    with pytest.raises(ConfigError, match="helpful has the scales"):
+        rating_scales([LIKERT, other], ["helpful"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "davidson", "margin": 1.0}, "margin is for loss bradley_terry, not davidson"),
+        ({"aspects": ["a", "a"]}, "aspects must have different names"),
+        ({"learning_curve": [1.0]}, "learning_curve holds shares between 0 and 1"),
+        ({"annotators": {"ada": -1.0}}, "annotators' weights must be 0 or more"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        _config(**options)
+
+
+def test_the_objective_learns_to_rank(made: RunFolder) -> None:
+    """Whatever the loss: the better words of a toy preference come out on top."""
+    rng = random.Random(0)
+    words = ("fox", "owl", "bear", "crab")
+    rows = []
+    for _ in range(60):
+        texts = [" ".join(rng.choice(words) for _ in range(4)) for _ in range(4)]
+        order = sorted(range(4), key=lambda i: -texts[i].count("fox"))
+        rows.append(Feedback("answer", tuple(texts), Ranking(tuple((i,) for i in order))))
+    for loss in ("bradley_terry", "plackett_luce"):
+        trainee, objective = _trainee(made, _config(loss=loss, score_tokens="all"), rows)
+        optimizer = torch.optim.Adam(trainee.parameters(), lr=5e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            objective.loss(trainee, range(60)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            assert objective.evaluate(trainee)["held_out_accuracy"] > 0.75
+
+
+def test_an_ensemble_of_heads_is_one_model_with_named_labels(made: RunFolder) -> None:
+    train_reward(_config(ensemble=3, ensemble_of="heads", learning_curve=[0.5]), made)
+    model = AutoModelForSequenceClassification.from_pretrained(made.reward_model)
+    assert model.config.num_labels == 3
+    assert model.config.id2label == {0: "reward-1", 1: "reward-2", 2: "reward-3"}
+    assert len(model.config.score_bias) == 3
+    card = json.loads((made.reward_model / "card.json").read_text())
+    assert card["ensemble"]["mean_standard_deviation"] > 0
+    rows = [point["rows"] for point in card["learning_curve"]]
+    assert rows[0] == round(rows[1] / 2)
+    assert not list((made.root / "models").glob("*.unfinished.pt"))
+
+
+def test_an_ensemble_of_models_has_a_folder_each_and_trains_none_twice(made: RunFolder) -> None:
+    config = _config(ensemble=2, ensemble_of="models")
+    train_reward(config, made)
+    second = made.reward_model.with_name("reward-2")
+    weights = (second / "model.safetensors").read_bytes()
+    assert weights != (made.reward_model / "model.safetensors").read_bytes()
+    changed = (second / "model.safetensors").stat().st_mtime_ns
+    train_reward(config, made)
+    assert (second / "model.safetensors").stat().st_mtime_ns == changed
+    assert json.loads((made.reward_model / "card.json").read_text())["ensemble"]["mean_standard_deviation"] > 0
+
+
+def test_likert_ratings_train_beside_comparisons(made: RunFolder) -> None:
+    files = DataFiles.of(made)
+    kept = {split: read_feedback(files.comparisons(split)) for split in ("train", "held_out", "evaluation")}
+    try:
+        for split, rows in kept.items():
+            rated = [
+                Feedback(
+                    row.prompt,
+                    row.completions,
+                    Ratings(
+                        {"quality": tuple(float(min(5, max(1, 3 + g))) for g in row.gold or ())}, {"quality": (1, 5)}
+                    ),
+                )
+                for row in rows
+            ]
+            write_jsonl(files.comparisons(split), rated)
+        train_reward(_config(aspects=["quality"]), made)
+    finally:
+        for split, rows in kept.items():
+            write_jsonl(files.comparisons(split), rows)
+    card = json.loads((made.reward_model / "card.json").read_text())
+    assert card["aspects"]["quality"]["n"] >= 30
+    assert -1 <= card["aspects"]["quality"]["spearman"] <= 1
+    assert card["calibration"]["temperature"] > 0
+
+
+@pytest.mark.parametrize("loss", ["ordinal", "regression"])
+def test_an_aspects_head_learns_its_ratings(made: RunFolder, loss: str) -> None:
+    rng = random.Random(1)
+    texts = [" ".join(rng.choice(("fox", "owl", "bear")) for _ in range(4)) for _ in range(80)]
+    scale = {"foxes": (0.0, 4.0)}
+    rows = [Feedback("answer", (text,), Ratings({"foxes": (float(text.count("fox")),)}, scale)) for text in texts]
+    config = _config(aspects=["foxes"], rating_loss=loss, score_tokens="all")
+    trainee, objective = _trainee(made, config, rows)
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective.loss(trainee, range(80)).backward()
+        optimizer.step()
+    found = _scores(trainee, objective, config)[:, 1].tolist()
+    assert spearman(found, [float(text.count("fox")) for text in texts]) > 0.8
