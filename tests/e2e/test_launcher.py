@@ -29,6 +29,7 @@ FIELDS = {
     "best_of_n": {"2"},
     "reward": {"before", "after"},
     "kl": None,
+    "over_optimised_at": None,
     "reward_model": {"accuracy", "low", "high", "n"},
     "steps": None,
     "wall_seconds": None,
