@@ -30,7 +30,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                # CANCELLED, when we did not cancel: the call reached a server as it began to drain, and none took it on.
+                # CANCELLED, when we did not cancel: the call reached a server as it began to drain.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
