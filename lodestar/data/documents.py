@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import random
-import zlib
 from pathlib import Path
 
 from lodestar.config import DataConfig
 from lodestar.data.corpus import Corpus, Split
+from lodestar.data.files import open_text
 from lodestar.errors import DataError
 
 DOCUMENT_CHARACTERS = 2000
@@ -40,16 +39,8 @@ def joined(prompt: str, completion: str) -> str:
 
 
 def _read(path: Path) -> str:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise DataError(path, "no such file; data.text is taken below data.root") from None
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read: {error}") from error
+    with open_text(path, missing="no such file; data.text is taken below data.root") as file:
+        return file.read()
 
 
 def _gather(text: str) -> list[str]:

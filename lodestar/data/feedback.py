@@ -28,9 +28,7 @@ def read_feedback_file(path: Path, chat: Chat | None, bad: BadRows) -> list[Exam
             found.append(parse_feedback({"id": f"{stem(path)}:{line}", "subset": stem(path), **_filled(row)}, chat))
         except ValueError as error:
             bad.add(DataError(path, str(error), line=line))
-    if not found:
-        refused = bad.errors[before:]
-        raise DataError(path, f"has no usable row; the first was refused: {refused[0]}" if refused else "has no rows")
+    bad.refuse_empty(path, found, before)
     return found
 
 

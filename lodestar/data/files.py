@@ -16,10 +16,11 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
@@ -91,6 +92,39 @@ class BadRows:
             raise error
         self.errors.append(error)
 
+    def refuse_empty(self, path: Path, rows: Sized, before: int) -> None:
+        """Refuses a file that gave no rows; ``before`` errors were there when its reading began.
+
+        Raises:
+            DataError: there are no rows; says what was wrong with the first.
+        """
+        if not rows:
+            refused = self.errors[before:]
+            raise DataError(
+                path, f"has no usable row; the first was refused: {refused[0]}" if refused else "has no rows"
+            )
+
+
+@contextmanager
+def open_text(
+    path: Path, *, encoding: str = "utf-8", newline: str | None = None, missing: str = "no such file"
+) -> Iterator[TextIO]:
+    """A text file, or a .gz of one, whose troubles are told by its name; ``missing`` is said of one that is not there.
+
+    Raises:
+        DataError: the file is missing, unreadable, no UTF-8, or ends inside a compressed block.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding=encoding, errors="strict", newline=newline) as file:
+            yield cast(TextIO, file)
+    except FileNotFoundError:
+        raise DataError(path, missing) from None
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(path, f"cannot be read: {error}") from error
+
 
 def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are skipped.
@@ -98,27 +132,19 @@ def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]
     Raises:
         DataError: the file is missing, unreadable, or ends inside a compressed block; a bad row when strict.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", errors="strict") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    bad.add(DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line=number))
-                    continue
-                if isinstance(row, dict):
-                    yield number, row
-                else:
-                    bad.add(DataError(path, f"must be an object {{…}}, is {type(row).__name__}", line=number))
-    except FileNotFoundError:
-        raise DataError(path, "no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read: {error}") from error
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                bad.add(DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line=number))
+                continue
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                bad.add(DataError(path, f"must be an object {{…}}, is {type(row).__name__}", line=number))
 
 
 def read_demonstrations(path: Path) -> list[Demonstration]:

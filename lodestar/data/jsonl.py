@@ -46,7 +46,5 @@ def _demonstrations(path: Path, chat: ChatFormat, bad: BadRows) -> list[Example[
             rows.append(parse_demonstration({"id": f"{stem(path)}:{number}", **row}, chat))
         except ValueError as error:
             bad.add(DataError(path, str(error), line=number))
-    if not rows:
-        refused = bad.errors[before:]
-        raise DataError(path, f"has no usable row; the first was refused: {refused[0]}" if refused else "has no rows")
+    bad.refuse_empty(path, rows, before)
     return rows

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lodestar.data.files import BadRows, read_jsonl
+from lodestar.data.files import BadRows, open_text, read_jsonl
 from lodestar.errors import DataError
 
 ENDINGS = (".jsonl", ".json", ".csv")
@@ -79,16 +77,8 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(path: Path) -> str:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", errors="strict", newline="") as file:
-            return str(file.read())
-    except FileNotFoundError:
-        raise DataError(path, "no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read: {error}") from error
+    with open_text(path, newline="") as file:
+        return file.read()
 
 
 def _skip(text: str, position: int) -> int:

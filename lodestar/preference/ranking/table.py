@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lodestar.data.files import BadRows, open_text, read_jsonl
 from lodestar.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ def read_table(path: Path) -> Table:
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             names = reader.fieldnames or []
             if "first" not in names or "second" not in names or not {"label", "winner"} & set(names):
@@ -126,24 +126,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 yield reader.line_num, {name: value for name, value in row.items() if value != ""}
     except csv.Error as error:
         raise DataError(path, f"is not CSV: {error}", reader.line_num) from None
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(path, f"is not JSON: {error.msg} at column {error.colno}", number) from None
-        if not isinstance(row, dict):
-            raise DataError(path, f"must be an object {{…}}, is {type(row).__name__}", number)
+    for number, row in read_jsonl(path, BadRows(strict=True)):
         yield number, {name: value for name, value in row.items() if value is not None}
 
 
