@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lodestar.errors import InvalidArgument
 from lodestar.model.attention import AttentionContext
 from lodestar.model.fused import selects_rows
-from lodestar.model.heads import scalar_head
+from lodestar.model.heads import scalar_head, score_head
 from lodestar.model.lora import plain
 from lodestar.preference.losses import segment_sums
 
@@ -190,26 +190,35 @@ def token_values(model: Any, batch: PackedBatch) -> Tensor:
     """V_t of every response token, read at the state before it: values_R in float32."""
     if batch.per_sequence:
         return torch.cat([token_values(model, one) for one in batch.alone()])
-    return _scalars(model, response_states(model, batch))
-
-
-def last_states(model: Any, batch: PackedBatch) -> Tensor:
-    """The hidden state of every sequence's last token, hidden_BH: what scores are read from."""
-    if batch.per_sequence:
-        return torch.cat([last_states(model, one) for one in batch.alone()])
-    return _states_of(model, batch, batch.last_B)
+    scalar_head(plain(model))
+    return _readings(model, response_states(model, batch))[:, 0]
 
 
 def sequence_scores(model: Any, batch: PackedBatch) -> Tensor:
-    """The score of every sequence in float32, scores_B: read at its last token, or summed over the response's tokens
-    where the model was trained so (``score_tokens: all`` in its config)."""
+    """The score of every sequence by a model of one label: scores_B, as :func:`label_scores`."""
+    scalar_head(plain(model))
+    return label_scores(model, batch)[:, 0]
+
+
+def label_scores(model: Any, batch: PackedBatch) -> Tensor:
+    """scores_BA in float32: every sequence's score by every label of the model (see :func:`scores_from`)."""
     if batch.per_sequence:
-        return torch.cat([sequence_scores(model, one) for one in batch.alone()])
-    if getattr(plain(model).config, "score_tokens", "last") == "all":
-        return segment_sums(_scalars(model, _states_of(model, batch, batch.states_R + 1)), batch.response_lengths)
-    return _scalars(model, last_states(model, batch))
+        return torch.cat([label_scores(model, one) for one in batch.alone()])
+    rows = batch.states_R + 1 if sums_tokens(model) else batch.last_B
+    return scores_from(model, _states_of(model, batch, rows), batch.response_lengths)
 
 
-def _scalars(model: Any, hidden: Tensor) -> Tensor:
-    scalars: Tensor = scalar_head(plain(model))(hidden)
-    return scalars[:, 0].to(torch.promote_types(scalars.dtype, torch.float32))
+def sums_tokens(model: Any) -> bool:
+    """Whether the model was trained to sum its readings over a response (``score_tokens: all`` in its config)."""
+    return getattr(plain(model).config, "score_tokens", "last") == "all"
+
+
+def scores_from(model: Any, hidden: Tensor, response_lengths: tuple[int, ...]) -> Tensor:
+    """scores_BA in float32 from the states of the B last tokens, or of all response tokens where these are summed."""
+    readings = _readings(model, hidden)
+    return segment_sums(readings, response_lengths) if sums_tokens(model) else readings
+
+
+def _readings(model: Any, hidden: Tensor) -> Tensor:
+    readings: Tensor = score_head(plain(model))(hidden)
+    return readings.to(torch.promote_types(readings.dtype, torch.float32))

@@ -18,10 +18,7 @@ from torch import Tensor
 
 from lodestar.errors import InvalidArgument
 from lodestar.model.fused import selects_rows
-from lodestar.model.heads import score_head
-from lodestar.model.lora import plain
-from lodestar.model.packed import trunk_states
-from lodestar.preference.losses import segment_sums
+from lodestar.model.packed import scores_from, sums_tokens, trunk_states
 from lodestar.records import Scored
 
 
@@ -121,17 +118,11 @@ class SharedPrefixAttention:
 def completion_scores(model: Any, batch: SharedBatch) -> Tensor:
     """scores_BA in float32: every completion's score by every label of the model, in the order packed.
 
-    Read at the last token, or summed over the completion's tokens where the model's config has ``score_tokens: all``.
+    Read at the last token or summed over the completion's tokens: see lodestar.model.packed.scores_from.
     """
-    summed = getattr(plain(model).config, "score_tokens", "last") == "all"
-    rows = batch.completion_R if summed else batch.last_B
+    rows = batch.completion_R if sums_tokens(model) else batch.last_B
     if selects_rows(model):
         hidden = trunk_states(model, batch, SharedPrefixAttention(batch, rows))
     else:
         hidden = trunk_states(model, batch, SharedPrefixAttention(batch)).index_select(0, rows)
-    scores: Tensor = score_head(plain(model))(hidden)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if not summed:
-        return scores
-    columns = [segment_sums(column, batch.completion_lengths) for column in scores.unbind(1)]
-    return torch.stack(columns, dim=1)
+    return scores_from(model, hidden, batch.completion_lengths)

@@ -81,13 +81,13 @@ def centring(sums_P: Tensor) -> Tensor:
 
 
 def segment_sums(rewards_R: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """scores_B = Σ_t r_t over each segment's tokens (Christiano et al. 2017, equation 1), R = Σ lengths.
+    """scores_B = Σ_t r_t over each segment's tokens (Christiano et al. 2017, equation 1), R = Σ lengths; or [R, A].
 
     As the score of a completion this makes every token's reward a reading of the head, which longer completions sum
     more of.
     """
     segment_R = torch.repeat_interleave(torch.tensor(lengths, device=rewards_R.device))
-    return rewards_R.new_zeros(len(lengths)).index_add(0, segment_R, rewards_R)
+    return rewards_R.new_zeros(len(lengths), *rewards_R.shape[1:]).index_add(0, segment_R, rewards_R)
 
 
 def dpo(

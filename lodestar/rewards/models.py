@@ -28,7 +28,7 @@ from lodestar.model.loading import (
     tokenizer_hash,
     weights_digest,
 )
-from lodestar.model.packed import PackedBatch, last_states
+from lodestar.model.packed import PackedBatch, label_scores
 from lodestar.model.tokenizers import load_encoder_tokenizer
 from lodestar.records import Scored
 from lodestar.rewards.rules import Exchange
@@ -122,10 +122,9 @@ class ScoringModel:
                 [row.token_ids for row in rows],
                 [max(1, row.prompt_tokens) for row in rows],
                 device=self.device,
+                per_sequence=alone,
             )
-            head: Any = self.model.score
-            batches = batch.alone() if alone else [batch]
-            return torch.cat([head(last_states(self.model, one)).float() for one in batches]).cpu()
+            return label_scores(self.model, batch).float().cpu()
         scores_BK = torch.empty(len(rows), len(self.labels))
         for group in _groups([len(row.token_ids) for row in rows], 0 if alone else batch_tokens):
             scores_BK[group] = self._padded([rows[i] for i in group])
