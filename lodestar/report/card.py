@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-
-import jinja2
-from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from lodestar.errors import DataError
 from lodestar.report import figures
 from lodestar.report.facts import Row
-from lodestar.report.figures import Figure, axes
+from lodestar.report.figures import Figure, axes, intervals
+from lodestar.report.shell import assets, template
 
 
 def card_pictures(card: Row) -> list[Figure]:
@@ -61,24 +56,8 @@ def write_card_page(path: Path, output: Path | None = None) -> Path:
 
 def render_card(card: Row, name: str) -> str:
     """The page's HTML: style, script and pictures inside, nothing fetched."""
-    files = resources.files("lodestar.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     pictures = card_pictures(card)
-    drawn: dict[str, Row] = {
-        figure.id: {"data": figure.data, "layout": {**figure.layout, "height": figure.height}, "alternative": {}}
-        for figure in pictures
-    }
-    return environment.from_string((files / "card.html.j2").read_text(encoding="utf-8")).render(
-        name=name,
-        card=card,
-        pictures=pictures,
-        css=Markup((files / "page.css").read_text(encoding="utf-8")),
-        script=Markup((files / "page.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        figures_json=htmlsafe_json_dumps(drawn),
-    )
+    return template("card.html.j2").render(name=name, card=card, pictures=pictures, **assets(pictures))
 
 
 def _listed(id: str, title: str, rates: Sequence[tuple[str, Row]]) -> list[Figure]:
@@ -95,15 +74,7 @@ def _rates(id: str, title: str, rates: Sequence[tuple[str, Row]], what: str) -> 
         "x": x,
         "y": [f"{label.replace('_', ' ')} ({rate['n']})" for label, rate in ordered],
         "marker": {"size": 10, "color": "@accent"},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [rate["high"] - rate["value"] for _, rate in ordered],
-            "arrayminus": [rate["value"] - rate["low"] for _, rate in ordered],
-            "color": "@muted",
-            "thickness": 1.2,
-            "width": 0,
-        },
+        "error_x": intervals([rate for _, rate in ordered], thickness=1.2, width=0),
         "hovertemplate": "%{y}: %{x:.1%}<extra></extra>",
     }
     layout = axes(
@@ -119,14 +90,7 @@ def _learning_curve(points: Sequence[Row]) -> Figure:
         "mode": "lines+markers",
         "x": [point["rows"] for point in points],
         "y": [point["value"] for point in points],
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [point["high"] - point["value"] for point in points],
-            "arrayminus": [point["value"] - point["low"] for point in points],
-            "color": "@muted",
-            "thickness": 1.2,
-        },
+        "error_y": intervals(points, thickness=1.2),
         "line": {"color": "@accent", "width": 1.8},
         "hovertemplate": "%{x} rows: %{y:.1%}<extra></extra>",
     }

@@ -399,6 +399,18 @@ def number(value: float) -> str:
     return text.replace("-", "−") if plain else text
 
 
+def intervals(rates: Sequence[Row], **style: float) -> Row:
+    """Error bars from ``low`` to ``high`` around each ``value``."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [rate["high"] - rate["value"] for rate in rates],
+        "arrayminus": [rate["value"] - rate["low"] for rate in rates],
+        "color": "@muted",
+        **style,
+    }
+
+
 def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Trace:
     """Dots with their intervals, one per label."""
     return {
@@ -410,15 +422,7 @@ def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Tra
         "textposition": "top center",
         "textfont": {"color": "@ink"},
         "marker": {"size": 11, "color": colours},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [rate["high"] - rate["value"] for rate in rates],
-            "arrayminus": [rate["value"] - rate["low"] for rate in rates],
-            "color": "@muted",
-            "thickness": 1.5,
-            "width": 0,
-        },
+        "error_x": intervals(rates, thickness=1.5, width=0),
         "customdata": [[rate["low"], rate["high"], rate["n"]] for rate in rates],
         "hovertemplate": "%{x:.1%} (%{customdata[0]:.1%}–%{customdata[1]:.1%}) of %{customdata[2]}<extra></extra>",
     }

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from statistics import fmean
 from typing import Any
-
-import jinja2
-from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from lodestar.layout import RunFolder
 from lodestar.report import figures
@@ -18,6 +12,7 @@ from lodestar.report.card import card_pictures
 from lodestar.report.facts import Facts, Row, judgement, read_facts
 from lodestar.report.figures import Figure
 from lodestar.report.metrics import GROUPS
+from lodestar.report.shell import assets, template
 
 SAMPLES = 8
 """Prompts shown; half as many again unfold."""
@@ -36,16 +31,9 @@ def write_report(folder: RunFolder) -> None:
 
 def render(facts: Facts) -> str:
     """The page's HTML: style, script and pictures inside, nothing fetched."""
-    files = resources.files("lodestar.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["signed"] = _signed
-    environment.globals["judgement"] = judgement
-    template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
     sections = _pictures(facts)
-    drawn = {figure.id: _drawable(figure) for group in sections.values() for figure in group}
-    return template.render(
+    page = template("page.html.j2", filters={"signed": _signed}, names={"judgement": judgement})
+    return page.render(
         facts=facts,
         summary=facts.summary,
         headline=_headline(facts),
@@ -54,10 +42,7 @@ def render(facts: Facts) -> str:
         samples=_chosen_samples(facts),
         groups=_metric_groups(facts),
         pictures=sections,
-        css=Markup((files / "page.css").read_text(encoding="utf-8")),
-        script=Markup((files / "page.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        figures_json=htmlsafe_json_dumps(drawn),
+        **assets(figure for group in sections.values() for figure in group),
     )
 
 
@@ -90,14 +75,6 @@ def _metric_groups(facts: Facts) -> list[tuple[str, list[Figure]]]:
         if group:
             groups.append((title, group))
     return groups
-
-
-def _drawable(figure: Figure) -> Row:
-    return {
-        "data": figure.data,
-        "layout": {**figure.layout, "height": figure.height},
-        "alternative": figure.alternative,
-    }
 
 
 def _headline(facts: Facts) -> str:
