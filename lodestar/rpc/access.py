@@ -15,13 +15,13 @@ import hashlib
 import logging
 import re
 import secrets
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lodestar.errors import ConfigError, PermissionDenied, Unauthenticated
 from lodestar.rpc.certificates import TRUST_DOMAIN
+from lodestar.rpc.renewal import Renewed
 
 log = logging.getLogger(__name__)
 
@@ -72,31 +72,13 @@ class Tokens:
             ConfigError: a line cannot be read.
         """
         self._path = path
-        self._lock = threading.Lock()
-        self._stamp = self._modified()
-        self._known = self._read()
-        if not self._known:
+        self._known = Renewed("tokens", [path], self._read)
+        if not self._known.present():
             log.warning("%s holds no token: every token will be refused", path)
 
     def identity(self, token: str) -> Identity | None:
         """Who holds the token; None when it is unknown."""
-        with self._lock:
-            modified = self._modified()
-            if modified != self._stamp:
-                self._stamp = modified
-                try:
-                    self._known = self._read()
-                    log.info("%s has changed and is in use", self._path)
-                except ConfigError as error:
-                    log.error("the changed tokens are not used, the old ones stay: %s", error)
-            return self._known.get(digest(token))
-
-    def _modified(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns
+        return self._known.present().get(digest(token))
 
     def _read(self) -> dict[str, Identity]:
         if not self._path.exists():

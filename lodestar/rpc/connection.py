@@ -8,6 +8,7 @@ the old one is closed once its last call has ended, so that no call is lost.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class _Generation:
         return self.retired and not self.calls
 
 
-class _Connection:
+class _Connection(ABC):
     """What both kinds share: which channel the next call takes."""
 
     def __init__(
@@ -66,8 +67,9 @@ class _Connection:
         made = self._make_channel(credentials)
         return _Generation(made, self._make_stub(made), material)
 
+    @abstractmethod
     def _make_channel(self, credentials: Any) -> Any:
-        raise NotImplementedError
+        """A new channel of its kind."""
 
     def _renewed(self) -> _Generation | None:
         """Replaces the present channel when its files have changed; the replaced one."""

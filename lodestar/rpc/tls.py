@@ -9,8 +9,6 @@ stay in use.
 
 from __future__ import annotations
 
-import logging
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +17,7 @@ import grpc
 from lodestar import metrics
 from lodestar.errors import ConfigError
 from lodestar.rpc.certificates import AUTHORITY, CERTIFICATE, KEY, check_pair
-
-log = logging.getLogger(__name__)
-
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+from lodestar.rpc.renewal import Renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +40,13 @@ class TlsFolder:
             ConfigError: the files are missing, or cannot be used now.
         """
         self._folder = Path(folder)
-        self._lock = threading.Lock()
-        self._stamp = self._stamps()
-        self._material = self._read()
+        files = [self._folder / name for name in (AUTHORITY, CERTIFICATE, KEY)]
+        self._material = Renewed("TLS files", files, self._read)
         self._configuration: tuple[Material, grpc.ServerCertificateConfiguration] | None = None
 
     def material(self) -> Material:
         """The newest usable material."""
-        with self._lock:
-            stamp = self._stamps()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._material = self._read()
-                    log.info("TLS files in %s have changed and are in use", self._folder)
-                except ConfigError as error:
-                    log.error("the changed TLS files are not used, the old ones stay: %s", error)
-            return self._material
+        return self._material.present()
 
     def server_credentials(self, *, require_certificate: bool) -> grpc.ServerCredentials:
         """For a port whose callers must show a certificate, or for one where they do not (and show a token).
@@ -89,9 +74,6 @@ class TlsFolder:
             self._configuration = material, grpc.ssl_server_certificate_configuration(pairs, material.authority)
         return self._configuration[1]
 
-    def _stamps(self) -> _Stamp:
-        return tuple(_stamp(self._folder / name) for name in (AUTHORITY, CERTIFICATE, KEY))
-
     def _read(self) -> Material:
         certificate, key = (self._folder / name for name in (CERTIFICATE, KEY))
         if certificate.exists() != key.exists():
@@ -113,11 +95,3 @@ class TlsFolder:
             expires = check_pair(material.certificate, material.key, material.authority, str(self._folder))
             metrics.CERTIFICATE_EXPIRES.set(expires)
         return material
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
