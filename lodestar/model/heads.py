@@ -86,12 +86,11 @@ def restore_bias(model: PreTrainedModel, path: str | Path) -> None:
     Raises:
         ModelError: no scalar head, or a bias that is not a number.
     """
-    head = scalar_head(model)
+    scalar_head(model)
     bias = getattr(model.config, "score_bias", 0.0)
-    if not isinstance(bias, (int, float)) or not math.isfinite(bias):
+    if not isinstance(bias, (int, float)):
         raise ModelError(f"{path}: score_bias in config.json must be a finite number, got {bias!r}")
-    if not hasattr(head, "bias") or head.bias is None:
-        head.bias = nn.Parameter(torch.full((1,), bias, device=head.weight.device, dtype=head.weight.dtype))
+    restore_biases(model, path)
 
 
 def restore_biases(model: PreTrainedModel, path: str | Path) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lodestar.errors import InvalidArgument
+from lodestar.errors import InvalidArgument, TokenizerMismatch
 from lodestar.records import Scored
 
 MAX_SEQUENCES = 4096
 """Of one call."""
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
+
+
+def check_tokenizer_hash(ours: str, theirs: str) -> None:
+    """Raises TokenizerMismatch when the caller names a tokenizer, and it is another than this model's."""
+    if theirs and theirs != ours:
+        raise TokenizerMismatch(ours, theirs)
 
 
 def check_count(items: Sequence[object], field: str) -> None:

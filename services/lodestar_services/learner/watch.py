@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -66,9 +67,11 @@ class OverOptimisationWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: plain lists and numbers."""
-        rows = [[one.score, one.gold, one.gold_spread, one.disagreement] for one in self._history]
-        alarm = self.alarm and [self.alarm.kind, self.alarm.steps, self.alarm.p_score, self.alarm.p_against]
-        return {"history": rows, "alarm": alarm, "alarm_step": self.alarm_step}
+        return {
+            "history": [list(astuple(one)) for one in self._history],
+            "alarm": self.alarm and list(astuple(self.alarm)),
+            "alarm_step": self.alarm_step,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from where ``state`` was taken."""

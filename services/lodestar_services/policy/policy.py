@@ -17,7 +17,7 @@ from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
 from lodestar.engine.sequence import Purpose
-from lodestar.errors import InvalidArgument, ModelError, TokenizerMismatch, VersionUnavailable
+from lodestar.errors import InvalidArgument, ModelError, VersionUnavailable
 from lodestar.model.loading import (
     load_causal_lm,
     load_tokenizer,
@@ -37,7 +37,7 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
-from lodestar.rpc.checks import check_scored
+from lodestar.rpc.checks import check_scored, check_tokenizer_hash
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.port import WeightSource
 
@@ -110,8 +110,7 @@ class Policy:
 
     def check_tokenizer(self, theirs: str) -> None:
         """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""
-        if theirs and theirs != self.tokenizer_hash:
-            raise TokenizerMismatch(self.tokenizer_hash, theirs)
+        check_tokenizer_hash(self.tokenizer_hash, theirs)
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of plain text."""

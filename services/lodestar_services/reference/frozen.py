@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar import metrics
 from lodestar.config import RunConfig
-from lodestar.errors import TokenizerMismatch
 from lodestar.model.loading import load_tokenizer, resolve_device, tensor_digests, tokenizer_hash, weights_digest
 from lodestar.records import ModelInfo, WeightVersion
+from lodestar.rpc.checks import check_tokenizer_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +44,4 @@ class FrozenModel:
 
     def check_tokenizer(self, theirs: str) -> None:
         """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""
-        if theirs and theirs != self.info.tokenizer_hash:
-            raise TokenizerMismatch(self.info.tokenizer_hash, theirs)
+        check_tokenizer_hash(self.info.tokenizer_hash, theirs)

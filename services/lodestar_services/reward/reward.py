@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from lodestar import metrics
 from lodestar.config import RewardConfig, RunConfig, SourceConfig
-from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, TokenizerMismatch
+from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError
 from lodestar.records import ModelDescription, ModelInfo, Score, ScoreItem, WeightVersion
 from lodestar.rewards.combine import Judgement, combine
 from lodestar.rewards.models import Encoded, ScoringModel
 from lodestar.rewards.rules import Exchange
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
-from lodestar.rpc.checks import check_count, check_tokens
+from lodestar.rpc.checks import check_count, check_tokenizer_hash, check_tokens
 from lodestar_services.reward.sources import ModelSource, PythonSource, Work
 
 MAX_CHARACTERS = 2**20
@@ -65,8 +65,7 @@ class Reward:
             raise FailedPrecondition(
                 "tokenizer_hash: the sources of this server share no tokenizer; send text, without a hash"
             )
-        if theirs and theirs != ours:
-            raise TokenizerMismatch(ours, theirs)
+        check_tokenizer_hash(ours, theirs)
 
     async def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """One score per item, in order.
