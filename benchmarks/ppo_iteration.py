@@ -24,7 +24,7 @@ from harness import memory_bytes, parser, report
 from lodestar.config import RunConfig
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_run
 
 EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}
 """Added to EOS's logit. 3.6 makes it about 3.4% of the probability at every token."""
@@ -32,28 +32,24 @@ EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}
 
 def config(root: Path, arguments: argparse.Namespace) -> RunConfig:
     """Our side's configuration: like for like with the peer's."""
-    return RunConfig.model_validate(
-        {
-            "name": "bench",
-            "runs_dir": str(root),
-            "model": {"path": str(root / "bench" / "models" / "sft")},
-            "sft": None,
-            "data": {"max_prompt_tokens": 48},
-            "ppo": {
-                "steps": arguments.iterations + 1,
-                "batch": arguments.batch,
-                "max_tokens": arguments.tokens,
-                "epochs": 4,
-                "minibatches": 4,
-                "learning_rate": 1e-5,
-                "score": {"offset": "none"},
-            },
-            "policy": {"threads": 2},
-            "reward": {"threads": 2},
-            "reference": {"threads": 2},
-            "learner": {"threads": 2, "checkpoint_every": 1000},
-            "rollout": {"in_flight": arguments.batch},
-        }
+    return tiny_config(
+        root,
+        "bench",
+        data={"max_prompt_tokens": 48},
+        ppo={
+            "steps": arguments.iterations + 1,
+            "batch": arguments.batch,
+            "max_tokens": arguments.tokens,
+            "epochs": 4,
+            "minibatches": 4,
+            "learning_rate": 1e-5,
+            "score": {"offset": "none"},
+        },
+        policy={"threads": 2},
+        reward={"threads": 2},
+        reference={"threads": 2},
+        learner={"threads": 2, "checkpoint_every": 1000},
+        rollout={"in_flight": arguments.batch},
     )
 
 

@@ -27,7 +27,7 @@ from lodestar.data.rows import encode_prompts
 from lodestar.engine.engine import Engine
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_run
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
 from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, SamplingParams, Ticket, WeightVersion
@@ -40,25 +40,21 @@ SIZES = {
 
 def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
     """The same for both sides."""
-    return RunConfig.model_validate(
-        {
-            "name": "bench",
-            "runs_dir": str(root),
-            "model": {"path": str(root / "bench" / "models" / "sft")},
-            "sft": None,
-            "ppo": {
-                "steps": steps,
-                "batch": size["batch"],
-                "max_tokens": size["tokens"],
-                "learning_rate": 1e-5,
-                "score": {"offset": "none"},
-            },
-            "policy": {"threads": 2},
-            "reward": {"threads": 2},
-            "reference": {"threads": 2},
-            "learner": {"threads": 2, "checkpoint_every": 1000},
-            "rollout": {"in_flight": size["batch"]},
-        }
+    return tiny_config(
+        root,
+        "bench",
+        ppo={
+            "steps": steps,
+            "batch": size["batch"],
+            "max_tokens": size["tokens"],
+            "learning_rate": 1e-5,
+            "score": {"offset": "none"},
+        },
+        policy={"threads": 2},
+        reward={"threads": 2},
+        reference={"threads": 2},
+        learner={"threads": 2, "checkpoint_every": 1000},
+        rollout={"in_flight": size["batch"]},
     )
 
 

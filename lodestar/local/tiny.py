@@ -8,10 +8,14 @@ The models are plain Hugging Face Llamas whose responses end by themselves at a 
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, write_jsonl
 from lodestar.layout import RunFolder
 from lodestar.model.heads import scalar_from_causal_lm
@@ -55,6 +59,14 @@ def llama(*, hidden: int, layers: int, vocab: int, eos_bias: float, seed: int = 
         model.lm_head.weight[EOS] = 0.0
         model.lm_head.weight[EOS, 0] = eos_bias / float(states[:, 0].mean())
     return model
+
+
+def tiny_config(root: Path, name: str, **sections: Any) -> RunConfig:
+    """PPO alone, below ``root``, on the models that :func:`write_tiny_run` puts into the run's folder."""
+    folder = RunFolder(root / name)
+    return RunConfig.model_validate(
+        {"name": name, "runs_dir": str(root), "model": {"path": str(folder.sft)}, "sft": None, **sections}
+    )
 
 
 def write_tiny_run(

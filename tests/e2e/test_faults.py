@@ -21,7 +21,7 @@ from lodestar.config import RunConfig
 from lodestar.errors import LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_run
 
 pytestmark = pytest.mark.timeout(180)
 BATCH = 24
@@ -29,18 +29,14 @@ BATCH = 24
 
 def config(root: Path, name: str, *, deterministic: bool = False, **ppo: object) -> RunConfig:
     """Few tickets in flight, so that a step is partly settled for a while."""
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "runs_dir": str(root),
-            "deterministic": deterministic,
-            "model": {"path": str(root / name / "models" / "sft")},
-            "sft": None,
-            "ppo": {"batch": BATCH, "max_tokens": 48, "epochs": 1, "score": {"offset": "none"}} | ppo,
-            "rollout": {"in_flight": 3, "version_wait_seconds": 1.0},
-            "queue": {"heartbeat_seconds": 0.3, "claim_seconds": 1.0, "reconcile_seconds": 3.0},
-            "learner": {"checkpoint_every": 3, "threads": 1},
-        }
+    return tiny_config(
+        root,
+        name,
+        deterministic=deterministic,
+        ppo={"batch": BATCH, "max_tokens": 48, "epochs": 1, "score": {"offset": "none"}} | ppo,
+        rollout={"in_flight": 3, "version_wait_seconds": 1.0},
+        queue={"heartbeat_seconds": 0.3, "claim_seconds": 1.0, "reconcile_seconds": 3.0},
+        learner={"checkpoint_every": 3, "threads": 1},
     )
 
 

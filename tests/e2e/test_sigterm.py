@@ -11,11 +11,10 @@ from pathlib import Path
 from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
-from lodestar.config import RunConfig
 from lodestar.errors import LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_run
 from lodestar.records import RunStatus
 
 BATCH, STEPS = 16, 5
@@ -23,15 +22,11 @@ GRACE_SECONDS = 25.0
 
 
 def test_a_terminated_learner_answers_checkpoints_and_resumes(tmp_path: Path) -> None:
-    run = RunConfig.model_validate(
-        {
-            "name": "terminated",
-            "runs_dir": str(tmp_path),
-            "model": {"path": str(tmp_path / "terminated" / "models" / "sft")},
-            "sft": None,
-            "ppo": {"batch": BATCH, "steps": STEPS, "max_tokens": 48, "epochs": 1, "score": {"offset": "none"}},
-            "learner": {"checkpoint_every": 100, "threads": 1},
-        }
+    run = tiny_config(
+        tmp_path,
+        "terminated",
+        ppo={"batch": BATCH, "steps": STEPS, "max_tokens": 48, "epochs": 1, "score": {"offset": "none"}},
+        learner={"checkpoint_every": 100, "threads": 1},
     )
     folder = RunFolder(tmp_path / run.name)
     write_tiny_run(folder, hidden=48, layers=2, eos_bias=0.5)

@@ -29,11 +29,10 @@ import plotly.graph_objects as graph
 import yaml
 
 from lodestar.client import PolicyClient
-from lodestar.config import RunConfig
 from lodestar.errors import InvalidArgument
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_run
 
 HERE = Path(__file__).parent
 WIDTH, ROW = 1500, 250
@@ -65,15 +64,11 @@ class Scraped:
 @contextlib.contextmanager
 def scraped_run(root: Path, *, steps: int = 20, batch: int = 24) -> Iterator[Scraped]:
     """Runs PPO on tiny random models through all services while Prometheus scrapes them; yields before they stop."""
-    config = RunConfig.model_validate(
-        {
-            "name": "rehearsal",
-            "runs_dir": str(root),
-            "model": {"path": str(root / "rehearsal" / "models" / "sft")},
-            "sft": None,
-            "ppo": {"batch": batch, "steps": steps, "max_tokens": 32, "epochs": 2, "score": {"offset": "none"}},
-            "learner": {"checkpoint_every": 3, "threads": 1},
-        }
+    config = tiny_config(
+        root,
+        "rehearsal",
+        ppo={"batch": batch, "steps": steps, "max_tokens": 32, "epochs": 2, "score": {"offset": "none"}},
+        learner={"checkpoint_every": 3, "threads": 1},
     )
     folder = RunFolder(root / config.name)
     write_tiny_run(folder, hidden=48, layers=2, eos_bias=0.5)

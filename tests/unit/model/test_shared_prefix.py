@@ -14,6 +14,7 @@ from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.packed import PackedBatch, sequence_scores
 from lodestar.model.shared_prefix import SharedBatch, completion_scores
 from lodestar.records import Scored
+from tests.unit.model.worlds import SIZES
 
 GROUPS = [
     [Scored((5, 9, 7, 3, 1), 3), Scored((5, 9, 7, 4, 8, 6, 1), 3), Scored((5, 9, 7, 1), 3)],
@@ -23,16 +24,7 @@ GROUPS = [
 
 
 def _model(labels: tuple[str, ...] = ("reward",), *, window: bool = False) -> PreTrainedModel:
-    sizes = {
-        "vocab_size": 16,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-    }
+    sizes = SIZES | {"vocab_size": 16}
     torch.manual_seed(0)
     causal: PreTrainedModel
     if window:

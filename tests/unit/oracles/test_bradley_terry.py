@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lodestar.preference.losses import bradley_terry, davidson
+from tests.unit.preference.minimiser import minimum
 
 ITEMS, PAIRS, REPLICATES = 5, 1000, 200
 TRUTH = torch.tensor([0.0, 0.6, -0.4, 1.2, 0.3], dtype=torch.float64)
@@ -61,22 +62,8 @@ def test_davidson_recovers_a_gap_that_label_half_shrinks() -> None:
     weights = torch.tensor([gap / 2, torch.log(torch.tensor(ties)).item(), -gap / 2], dtype=torch.float64)
     outcome = torch.multinomial(weights.softmax(0), n, replacement=True, generator=generator)
     labels = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)[outcome]
-    half = _minimum(lambda x: bradley_terry(x[0].expand(n), labels).mean())
-    full = _minimum(lambda x: davidson(x[0].expand(n), labels, x[1]).mean())
+    half = minimum(lambda x: bradley_terry(x[0].expand(n), labels).mean(), 2)
+    full = minimum(lambda x: davidson(x[0].expand(n), labels, x[1]).mean(), 2)
     assert abs(float(full[0]) - gap) < 0.05
     assert abs(float(full[1].exp()) - ties) < 0.05
     assert 1.2 < float(half[0]) < 1.4, "Bradley–Terry with label 0.5 is known to shrink Davidson's gaps"
-
-
-def _minimum(loss: Callable[[Tensor], Tensor]) -> Tensor:
-    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([x], max_iter=100, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(x)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return x.detach()

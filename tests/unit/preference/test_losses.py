@@ -25,6 +25,7 @@ from lodestar.preference.ratings import (
     regression,
     rising_cutpoints,
 )
+from tests.unit.preference.minimiser import minimum
 
 
 def _double(*values: float) -> Tensor:
@@ -46,7 +47,7 @@ def test_bradley_terry_with_margins_and_soft_labels_is_its_equation() -> None:
 def test_bradley_terry_with_ties_on_two_items_has_its_closed_form(wins: int, ties: int, losses: int) -> None:
     """A tie is half a win for each: d = log((w + t/2) / (l + t/2))."""
     labels = _double(*[1.0] * wins, *[0.5] * ties, *[0.0] * losses)
-    fitted = _minimum(lambda x: bradley_terry(x[0].expand(len(labels)), labels).mean(), 1)
+    fitted = minimum(lambda x: bradley_terry(x[0].expand(len(labels)), labels).mean(), 1)
     assert float(fitted[0]) == pytest.approx(math.log((wins + ties / 2) / (losses + ties / 2)), abs=1e-6)
 
 
@@ -54,7 +55,7 @@ def test_bradley_terry_with_ties_on_two_items_has_its_closed_form(wins: int, tie
 def test_davidson_on_two_items_has_its_closed_form(wins: int, ties: int, losses: int) -> None:
     """d = log(w / l) and ν = t / √(w·l)."""
     labels = _double(*[1.0] * wins, *[0.5] * ties, *[0.0] * losses)
-    fitted = _minimum(lambda x: davidson(x[0].expand(len(labels)), labels, x[1]).mean(), 2)
+    fitted = minimum(lambda x: davidson(x[0].expand(len(labels)), labels, x[1]).mean(), 2)
     assert float(fitted[0]) == pytest.approx(math.log(wins / losses), abs=1e-5)
     assert float(fitted[1].exp()) == pytest.approx(ties / math.sqrt(wins * losses), abs=1e-5)
 
@@ -63,7 +64,7 @@ def test_davidson_on_two_items_has_its_closed_form(wins: int, ties: int, losses:
 def test_label_half_shrinks_davidsons_gap_as_its_docstring_says(ties: float, fitted: float) -> None:
     win, tie, loss = (_double(1.0, math.log(ties), -1.0)).softmax(0)
     label = win + tie / 2
-    found = _minimum(lambda x: bradley_terry(x, label.expand(1)).mean(), 1)
+    found = minimum(lambda x: bradley_terry(x, label.expand(1)).mean(), 1)
     assert float(found[0]) == pytest.approx(fitted, abs=5e-3)
     assert float(win + tie + loss) == pytest.approx(1.0)
 
@@ -72,7 +73,7 @@ def test_label_half_shrinks_davidsons_gap_as_its_docstring_says(ties: float, fit
 def test_davidson_doubles_the_gap_of_votes_that_disagree(gap: float) -> None:
     p = _sigmoid(gap)
     shares, labels = _double(p * p, 2 * p * (1 - p), (1 - p) ** 2), _double(1.0, 0.5, 0.0)
-    found = _minimum(lambda x: (shares * davidson(x[0].expand(3), labels, x[1])).sum(), 2)
+    found = minimum(lambda x: (shares * davidson(x[0].expand(3), labels, x[1])).sum(), 2)
     assert float(found[0]) == pytest.approx(2 * gap, abs=1e-4)
     assert float(found[1].exp()) == pytest.approx(2.0, abs=1e-4)
 
@@ -167,7 +168,7 @@ def test_cumulative_link_recovers_latents_and_cutpoints() -> None:
     cuts, latent = _double(-1.0, 0.5, 2.0), torch.randn(20_000, generator=generator, dtype=torch.float64)
     noise = torch.rand(len(latent), generator=generator, dtype=torch.float64)
     levels = (noise[:, None] > (cuts - latent[:, None]).sigmoid()).sum(1).double()
-    found = _minimum(lambda x: cumulative_link(x[0] * latent, levels, rising_cutpoints(x[1:])).mean(), 4)
+    found = minimum(lambda x: cumulative_link(x[0] * latent, levels, rising_cutpoints(x[1:])).mean(), 4)
     assert float(found[0]) == pytest.approx(1.0, abs=0.05)
     assert rising_cutpoints(found[1:]).tolist() == pytest.approx(cuts.tolist(), abs=0.05)
 
@@ -187,19 +188,3 @@ def test_masked_entries_count_nowhere_whatever_they_hold() -> None:
     assert value.item() == pytest.approx((2.0 + 5.0) / 2)
     value.backward()
     assert losses.grad.tolist() == [[0.25, 0.0, 0.5], [0.25, 0.0, 0.0]]
-
-
-def _minimum(loss, size: int) -> Tensor:  # type: ignore[no-untyped-def]
-    x = torch.zeros(size, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [x], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(x)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return x.detach()
