@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lodestar.client import PolicyClient, RewardClient
-from lodestar.config import RunConfig, ServeOptions
+from lodestar.config import RunConfig, ServeOptions, deciding_options
 from lodestar.data.files import DataFiles, read_demonstrations, read_prompts, read_text
 from lodestar.data.rows import encode_documents, encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
@@ -43,9 +43,6 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_ROWS = 512
 """Demonstrations or samples scored for the calibration offset."""
-_HARMLESS = ("runs_dir", "learner", "policy", "reward", "reference", "rollout", "queue", "evaluation")
-"""Sections of the configuration that a resumed run may change: they move work, not the result (the reward's sources,
-which decide it, are looked at by themselves)."""
 
 
 class Learner:
@@ -154,13 +151,12 @@ class Learner:
 
     def _digests(self, policy: Path) -> dict[str, str]:
         """What the run depends on: each option by its dotted name, data, tokenizer and models."""
-        tree = self._config.model_dump(mode="json", exclude=set(_HARMLESS))
-        digests = {f"config {key}": json.dumps(value) for key, value in _leaves(tree)}
+        options = deciding_options(self._config.model_dump(mode="json"), may_change=("evaluation",))
+        digests = {f"config {key}": json.dumps(value) for key, value in options.items()}
         digests["data"] = folder_digest(self._folder.data)
         digests["tokenizer"] = tokenizer_hash(self._tokenizer)
         digests["start and reference model"] = folder_digest(policy)
         digests["reward model"] = folder_digest(self._folder.reward_model)
-        digests["config reward.sources"] = json.dumps([s.model_dump(mode="json") for s in self._config.reward.sources])
         for source in self._config.reward_sources:
             if source.function is not None:
                 digests[f"reward function {source.name}"] = source_digest(source.function)
@@ -246,14 +242,6 @@ class Learner:
                 return ScoreItem(prompt.text, completion.text, cut_off=cut_off)
 
             return list(threads.map(sample, range(len(prompts)), prompts))
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @contextmanager
