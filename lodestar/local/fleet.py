@@ -101,8 +101,12 @@ class Fleet:
         """gRPC targets of a role's processes."""
         return tuple(f"127.0.0.1:{port}" for (name, _), (port, _) in self._ports.items() if name == role)
 
-    def start(self, role: Role, *, model: str | None = None, resume: bool = False) -> None:
-        """Starts a role's processes; :meth:`wait_ready` waits for them."""
+    def start(self, role: Role, *, model: str | None = None, resume: bool = False, follows: bool = True) -> None:
+        """Starts a role's processes; :meth:`wait_ready` waits for them.
+
+        A policy server that does not follow the learner serves ``model`` and nothing else.
+        """
+        endpoints = self.endpoints if follows else self.endpoints.model_copy(update={"weights": None})
         for (name, replica), (port, metrics_port) in self._ports.items():
             if name != role:
                 continue
@@ -115,7 +119,7 @@ class Fleet:
                 replica=replica,
                 model=model,
                 resume=resume,
-                endpoints=self.endpoints,
+                endpoints=endpoints,
             )
             row = self._board.service(f"{role}-{replica}", port)
             row.state = "starting"
@@ -160,6 +164,11 @@ class Fleet:
     def learner_finished(self) -> bool:
         """Whether the learner ended well."""
         return any(s.role == "learner" and s.child.exit_code == 0 for s in self.services)
+
+    def weight_steps(self, role: Role) -> set[int | None]:
+        """The weight steps that a role's processes serve, as they say now; None for one that does not answer."""
+        self.scrape()
+        return {s.row.weight_step if s.row.state == "ready" else None for s in self.services if s.role == role}
 
     def scrape(self) -> None:
         """Brings the board's figures up to date from the services' own metrics."""

@@ -69,7 +69,7 @@ class Learner:
         torch.set_num_threads(config.learner.threads)
         if config.deterministic:
             make_deterministic()
-        path = self._options.model or str(self._folder.sft)
+        path = self._options.start_model
         self._tokenizer = load_tokenizer(path)
         prompts = self._prompts()
         digests = self._digests(Path(path))

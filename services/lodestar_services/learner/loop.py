@@ -117,6 +117,7 @@ class LearnerLoop:
         """Called while rollouts arrive; False gives the step up."""
         if received != self._board.status.settled:
             self._board.update(settled=received)
+        self._publisher.keep_serving()
         if self._controls.checkpoint_wanted:
             self._checkpoint()
         return not self._controls.stopping
