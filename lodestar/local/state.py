@@ -135,9 +135,10 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
 def clear(folder: RunFolder) -> None:
     """Removes what runs make, and nothing else that a person may have put there."""
     ours = [
-        folder.config, folder.data, folder.sft.parent, folder.checkpoints, folder.weights, folder.served, folder.metrics,
-        folder.ledger, folder.samples, folder.report, folder.summary, folder.logs, folder.services, folder.state,
-        folder.root / "redis", folder.root / "failures", folder.root / "learner.lock", folder.root / "incarnations.txt",
+        folder.config, folder.data, folder.sft.parent, folder.checkpoints, folder.weights, folder.served,
+        folder.metrics, folder.ledger, folder.samples, folder.report, folder.summary, folder.logs, folder.services,
+        folder.state, folder.root / "redis", folder.root / "failures", folder.root / "learner.lock",
+        folder.root / "incarnations.txt",
     ]  # fmt: skip
     for path in ours:
         if path.is_dir():

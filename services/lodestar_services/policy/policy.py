@@ -48,7 +48,7 @@ WARM_TOKENS = 4
 
 
 class Policy:
-    """``await load()``, then serve; where there is a learner, ``await attach(…)`` before and ``follow(…)`` meanwhile."""
+    """``await load()``, then serve; where there is a learner, ``attach(…)`` before that and ``follow(…)`` beside it."""
 
     def __init__(self, path: str, config: RunConfig) -> None:
         self._path = path
