@@ -208,7 +208,7 @@ class Launcher:
     def _learn(self, fleet: Fleet, watcher: Watcher, judge: Evaluator, row: StageRow) -> None:
         """PPO, until the learner ends well."""
         steps = [int(path.name.rpartition("-")[2]) for path in self._folder.checkpoints.glob("step-*")]
-        watched = [row for row in self._log.results.get("watched", []) if row["step"] <= max(steps, default=0)]
+        watched = [rate for rate in self._log.results.get("watched", []) if rate["step"] <= max(steps, default=0)]
         fleet.start("reference")
         fleet.start("learner", resume=bool(steps))
         fleet.start("rollout")
@@ -225,7 +225,8 @@ class Launcher:
                     time.sleep(0.1)
         finally:
             watch.cancel()
-            self._log.record("watched", [*watched, *judge.watched])
+            by_step = {rate["step"]: rate for rate in (*watched, *judge.watched)}
+            self._log.record("watched", [by_step[step] for step in sorted(by_step)])
         ended = self._board.status
         row.detail = f"{ended.step if ended else self._config.ppo.steps} steps"
         if ended and ended.reason.startswith("stopped at"):
