@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config import Endpoints, RunConfig, ServeOptions
-from lodestar.errors import LodestarError
+from lodestar.errors import LodestarError, Terminated
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.ports import free_ports
@@ -104,8 +104,12 @@ class Fleet:
         """gRPC targets of a role's processes."""
         return tuple(f"127.0.0.1:{port}" for (name, _), (port, _) in self._ports.items() if name == role)
 
-    def start(self, role: Role, *, model: str | None = None, resume: bool = False) -> None:
-        """Starts a role's processes; :meth:`wait_ready` waits for them."""
+    def start(self, role: Role, *, model: str | None = None, resume: bool = False, follows: bool = True) -> None:
+        """Starts a role's processes; :meth:`wait_ready` waits for them.
+
+        A policy server that does not follow the learner serves ``model`` and nothing else.
+        """
+        endpoints = self.endpoints if follows else self.endpoints.model_copy(update={"weights": None})
         for (name, replica), (port, metrics_port) in self._ports.items():
             if name != role:
                 continue
@@ -118,7 +122,7 @@ class Fleet:
                 replica=replica,
                 model=model,
                 resume=resume,
-                endpoints=self.endpoints,
+                endpoints=endpoints,
             )
             row = self._board.service(f"{role}-{replica}", port)
             row.state = "starting"
@@ -163,6 +167,11 @@ class Fleet:
     def learner_finished(self) -> bool:
         """Whether the learner ended well."""
         return any(s.role == "learner" and s.child.exit_code == 0 for s in self.services)
+
+    def weight_steps(self, role: Role) -> set[int | None]:
+        """The weight steps that a role's processes serve, as they say now; None for one that does not answer."""
+        self.scrape()
+        return {s.row.weight_step if s.row.state == "ready" else None for s in self.services if s.role == role}
 
     def scrape(self) -> None:
         """Brings the board's figures up to date from the services' own metrics."""
@@ -225,7 +234,7 @@ class Fleet:
         child = service.child
         code = child.exit_code
         assert code is not None
-        if code in OWN_ERRORS or (service.role == "learner" and code > 0):
+        if code in OWN_ERRORS or (service.role == "learner" and code > 0 and code != Terminated.exit_code):
             raise child.error()
         service.counters.restarted()
         service.failures = 0 if time.monotonic() - service.born > HEALTHY_SECONDS else service.failures

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
+from lodestar.errors import Terminated
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
@@ -20,13 +21,19 @@ NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code."""
+    """Serves until the run ends or SIGTERM; the exit code.
+
+    Raises:
+        Terminated: SIGTERM came first.
+    """
     configure_logging("learner")
-    asyncio.run(_serve(options))
+    if not asyncio.run(_serve(options)):
+        raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 
 
-async def _serve(options: ServeOptions) -> None:
+async def _serve(options: ServeOptions) -> bool:
+    """Whether the run is over."""
     config = options.config
     unknown = ModelInfo(config.name, WeightVersion("", 0, ""), "")
     status = RunStatus(config.name, unknown, RunState.STARTING, 0, config.ppo.steps, 0, config.ppo.tickets)
@@ -38,11 +45,13 @@ async def _serve(options: ServeOptions) -> None:
         running = asyncio.ensure_future(compute.run(learner.run))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
-        controls.stop()
+        if not running.done():
+            controls.leave()
         try:
             await running
         except Exception as error:
             board.update(state=RunState.FAILED, reason=str(error))
+            controls.checkpointed(error)
             raise
         await asyncio.wait((stop,), timeout=LINGER_SECONDS)
         stop.cancel()
@@ -50,3 +59,4 @@ async def _serve(options: ServeOptions) -> None:
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
     await serve(ServerSpec.of("learner", options, config.learner, [Service(NAME, add)], warm=build, work=work))
+    return learner.over
