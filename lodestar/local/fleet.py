@@ -33,6 +33,9 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
 STOP_ORDER: tuple[tuple[Role, ...], ...] = (("rollout", "learner"), ("policy", "reward", "reference"))
 """Callers first, so that servers have nothing left to drain."""
+NICENESS: dict[Role, int] = {"reward": 19, "reference": 19}
+"""Scoring leaves the cores to generation, each of whose steps would wait for a thread that was put aside; what arrives
+meanwhile is scored in one larger batch (docs/log.md)."""
 
 
 @dataclass(slots=True)
@@ -218,7 +221,10 @@ class Fleet:
 
     def _fork(self, row: ServiceRow, role: Role, options: ServeOptions) -> Child:
         child = self._processes.start(
-            row.name, "lodestar.local.jobs:serve", {"role": role, "options": options.model_dump(mode="json")}
+            row.name,
+            "lodestar.local.jobs:serve",
+            {"role": role, "options": options.model_dump(mode="json")},
+            nice=NICENESS.get(role, 0),
         )
         row.pid = child.pid
         return child
