@@ -177,15 +177,14 @@ class LearnerLoop:
         try:
             if self._checkpointed != self._step:
                 with self._timed("checkpoint"):
-                    path = self._checkpoints.save(self._step, self._state())
+                    self._checkpoints.save(self._step, self._state())
                 self._checkpointed = self._step
-            else:
-                path = self._checkpoints.latest()
         except Exception as error:
             self._controls.checkpointed(error)
             raise
-        if path is not None:
-            self._controls.checkpointed(path)
+        newest = self._checkpoints.latest()
+        if newest is not None:
+            self._controls.checkpointed(newest)
 
     def _state(self) -> dict[str, Any]:
         return {
