@@ -177,7 +177,7 @@ def test_a_resumed_run_refuses_what_changed(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_and_the_last_good_state_kept(tmp_path):
-    run = config(tmp_path, "overflow", steps=4, learning_rate=1e30)
+    run = config(tmp_path, "overflow", steps=4, epochs=2, learning_rate=1e30)
     folder = prepared(run)
     with Serving(run, folder) as serving:
         serving.start()
