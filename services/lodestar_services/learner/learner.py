@@ -220,6 +220,7 @@ class Learner:
         )
         wants_reference = ppo.kl.loss_estimator == "exact"
         text = read_text(DataFiles.of(self._folder).text("train")) if ppo.ptx.coefficient else []
+        longest = min(config.data.max_tokens, self._tokenizer.model_max_length)
         return Trainer(
             ppo,
             policy,
@@ -227,7 +228,7 @@ class Learner:
             seed=config.seed,
             offset=offset,
             reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
-            pretraining=encode_documents(self._tokenizer, text),
+            pretraining=encode_documents(self._tokenizer, text, longest=longest),
             failures=self._folder.root / "failures",
             deterministic=config.deterministic,
         )

@@ -191,6 +191,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         prepare(_config({"kind": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}), RunFolder(tmp_path / "run"))
 
 
+def test_ppo_ptx_gets_its_text_without_a_pretraining_stage(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    prepare(_config(SYNTHETIC, ppo={"ptx": {"coefficient": 1.0}}), folder)
+    assert read_text(DataFiles.of(folder).text("train"))
+
+
 def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text("")
     with pytest.raises(DataError, match=r"prompts.jsonl: has no rows"):
