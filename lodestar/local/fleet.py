@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config import Endpoints, RunConfig, ServeOptions
-from lodestar.errors import LodestarError
+from lodestar.errors import Interrupted, LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.ports import free_ports
@@ -31,6 +31,8 @@ HEALTHY_SECONDS = 60.0
 """A service that lived this long has its restarts forgiven."""
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
+ENDED = (0, Interrupted.exit_code)
+"""Exit codes of a learner that has no more to do here: the run is finished, or somebody stopped it."""
 STOP_ORDER: tuple[tuple[Role, ...], ...] = (("rollout", "learner"), ("policy", "reward", "reference"))
 """Callers first, so that servers have nothing left to drain."""
 
@@ -151,15 +153,15 @@ class Fleet:
                 if time.monotonic() >= service.restart_at:
                     self._restart(service)
             elif not service.child.alive:
-                if not (service.role == "learner" and service.child.exit_code == 0):
+                if not (service.role == "learner" and service.child.exit_code in ENDED):
                     self._bury(service)
                 service.row.state = "restarting" if service.restart_at else "stopped"
             elif service.row.state in ("starting", "restarting") and self._serving(service):
                 service.row.state = "ready"
 
     def learner_finished(self) -> bool:
-        """Whether the learner ended well."""
-        return any(s.role == "learner" and s.child.exit_code == 0 for s in self.services)
+        """Whether the learner ended well, or because somebody told it to."""
+        return any(s.role == "learner" and s.child.exit_code in ENDED for s in self.services)
 
     def scrape(self) -> None:
         """Brings the board's figures up to date from the services' own metrics."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
-from lodestar.errors import LodestarError
+from lodestar.errors import Interrupted, LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
@@ -51,8 +51,11 @@ def test_a_terminated_learner_answers_checkpoints_and_resumes(tmp_path: Path) ->
             time.sleep(0.1)
             told = time.monotonic()
             os.kill(serving.service("learner-0").child.pid, signal.SIGTERM)
+            learner = serving.service("learner-0").child
             serving.finish()
             took = time.monotonic() - told
+            # 0 would end a Kubernetes Job whose pod was moved to another node.
+            assert learner.exit_code == Interrupted.exit_code
             for call in calls:
                 call.join(10)
                 assert not call.is_alive()

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
+from lodestar.errors import Interrupted
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
@@ -20,7 +21,11 @@ NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code."""
+    """Serves until the run ends or SIGTERM; the exit code.
+
+    Raises:
+        Interrupted: SIGTERM came first.
+    """
     configure_logging("learner")
     asyncio.run(_serve(options))
     return 0
@@ -33,20 +38,29 @@ async def _serve(options: ServeOptions) -> None:
     board, controls = StatusBoard(status, asyncio.get_running_loop()), Controls()
     learner = Learner(options, board, controls)
     compute = ComputeThread("learner")
+    ended = False
 
     async def work(stopping: asyncio.Event) -> None:
+        nonlocal ended
         running = asyncio.ensure_future(compute.run(learner.run))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
+        ended = running.done()
         controls.stop()
         try:
             await running
         except Exception as error:
             board.update(state=RunState.FAILED, reason=str(error))
             raise
+        ended = ended or board.status.step == board.status.total_steps
         await asyncio.wait((stop,), timeout=LINGER_SECONDS)
         stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
     await serve(ServerSpec.of("learner", options, config.learner, [Service(NAME, add)], warm=build, work=work))
+    if not ended:
+        raise Interrupted(
+            f"a signal stopped run {config.name} after step {board.status.step} of {board.status.total_steps}; "
+            "start it again with --resume"
+        )
