@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
-from lodestar.errors import Terminated
+from lodestar.errors import Interrupted
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
@@ -24,11 +24,11 @@ def main(options: ServeOptions) -> int:
     """Serves until the run ends or SIGTERM; the exit code.
 
     Raises:
-        Terminated: SIGTERM came first.
+        Interrupted: SIGTERM came first.
     """
     configure_logging("learner")
     if not asyncio.run(_serve(options)):
-        raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
+        raise Interrupted("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 
 
