@@ -14,6 +14,8 @@ from lodestar_kernels.tuning import Blocks, Key, Tuner, interpreted
 # Keys per split. Fixed, so that the order of a sum depends on its own context alone; a part costs 8·D bytes of traffic
 # per head against 4·D·SPLIT / GROUP bytes of 16-bit keys and values.
 SPLIT = 512
+REDUCE_BLOCK = 64
+"""Parts that the reduce loads at once: 128K keys are 256 parts, and every block of them waits for memory twice."""
 NO_LIMIT = 1 << 30
 
 
@@ -96,7 +98,7 @@ def run_decode(
             q_TND, k_cache_PSMD, v_cache_PSMD, out_TND, layout, scale, window)  # fmt: skip
     reduce_splits[(len(tiles), key_heads, rows)](
         part, part_lse, out_TND, layout.context_lengths_B, layout.cu_seqlens, tiles, splits, rows,
-        *out_TND.stride()[:2], GROUP=group, D=dim, BLOCK_D=padded_dim(dim), SPLIT=SPLIT, BLOCK_S=16,
+        *out_TND.stride()[:2], GROUP=group, D=dim, BLOCK_D=padded_dim(dim), SPLIT=SPLIT, BLOCK_S=REDUCE_BLOCK,
     )  # fmt: skip
 
 
