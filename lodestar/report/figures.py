@@ -284,6 +284,9 @@ def reliability(card: Row) -> Figure:
         scaled = card["calibration"]["scaled"]
         temperature = card["calibration"]["temperature"]
         says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
+    last = card["calibration"].get("scaled", card["calibration"])
+    if "ece_of_chance" in last:
+        says += f"; chance alone makes it {last['ece_of_chance']:.3f}"
         x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
         traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
