@@ -207,21 +207,26 @@ class Launcher:
 
     def _learn(self, fleet: Fleet, watcher: Watcher, judge: Evaluator, row: StageRow) -> None:
         """PPO, until the learner ends well."""
+        steps = [int(path.name.rpartition("-")[2]) for path in self._folder.checkpoints.glob("step-*")]
+        watched = [rate for rate in self._log.results.get("watched", []) if rate["step"] <= max(steps, default=0)]
         fleet.start("reference")
-        fleet.start("learner", resume=any(self._folder.checkpoints.glob("step-*")))
+        fleet.start("learner", resume=bool(steps))
         fleet.start("rollout")
         watch = judge.submit(judge.watch())
-        with watcher.following():
-            while not fleet.learner_finished():
-                self._beat(fleet)
-                if watch.done():
-                    watch.result()  # it ends by itself only when it fails
-                status = self._board.status
-                if status and status.state == "paused" and status.reason != "paused on request":
-                    raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
-                time.sleep(0.1)
-        watch.cancel()
-        self._log.record("watched", [*self._log.results.get("watched", []), *judge.watched])
+        try:
+            with watcher.following():
+                while not fleet.learner_finished():
+                    self._beat(fleet)
+                    if watch.done():
+                        watch.result()  # it ends by itself only when it fails
+                    status = self._board.status
+                    if status and status.state == "paused" and status.reason != "paused on request":
+                        raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
+                    time.sleep(0.1)
+        finally:
+            watch.cancel()
+            by_step = {rate["step"]: rate for rate in (*watched, *judge.watched)}
+            self._log.record("watched", [by_step[step] for step in sorted(by_step)])
         ended = self._board.status
         row.detail = f"{ended.step if ended else self._config.ppo.steps} steps"
         if ended and ended.reason.startswith("stopped at"):

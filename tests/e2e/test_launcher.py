@@ -152,6 +152,8 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
     assert len({service["pid"] for service in summary["services"]}) == 5
     assert all(service["rpcs"] > 0 and service["tokens"] > 0 for service in summary["services"]), summary["services"]
     assert (run / "report.html").stat().st_size > 1_000_000
+    watched = [rate["step"] for rate in json.loads((run / "state.json").read_text())["results"]["watched"]]
+    assert watched == sorted(set(watched)), "each running win rate once, though the run was stopped twice"
     samples = _samples(run)
     assert [(row["before"]["step"], row["after"]["step"]) for row in samples] == [(0, 4)] * 24
     assert not list((run / "services").iterdir())

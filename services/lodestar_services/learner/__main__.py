@@ -9,7 +9,8 @@ from lodestar.config import ServeOptions
 from lodestar.errors import Interrupted
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
+from lodestar.rpc.server import configure_logging, serve
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import learner_pb2, learner_pb2_grpc
 from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer

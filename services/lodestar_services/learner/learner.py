@@ -7,18 +7,15 @@ import json
 import logging
 import os
 import secrets
-import statistics
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lodestar.client import PolicyClient, RewardClient
 from lodestar.config import RunConfig, ServeOptions, deciding_options
-from lodestar.data.files import DataFiles, read_demonstrations, read_prompts, read_text
+from lodestar.data.files import DataFiles, read_prompts, read_text
 from lodestar.data.rows import encode_documents, encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.layout import RunFolder
@@ -26,8 +23,9 @@ from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_devic
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
-from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar.records import Prompt
 from lodestar.rewards.functions import source_digest
+from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
     check_weights,
@@ -46,9 +44,6 @@ from lodestar_services.learner.trainer import Trainer, make_deterministic
 from lodestar_services.learner.watch import OverOptimisationWatch
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_ROWS = 512
-"""Demonstrations or samples scored for the calibration offset."""
 
 
 class Learner:
@@ -207,7 +202,12 @@ class Learner:
         config, ppo = self._config, self._config.ppo
         device = str(resolve_device(config.model.device))
         policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
-        offset = float(state["trainer"]["offset"]) if state else self._offset()
+        ends, tls = self._options.endpoints, self._options.tls
+        offset = (
+            float(state["trainer"]["offset"])
+            if state
+            else calibration_offset(ppo, self._folder, self._prompts(), ends, tls)
+        )
         source = config.critic_source
         own = config.reward_model.path or self._folder.reward_model
         critic = critic_from(
@@ -232,37 +232,6 @@ class Learner:
             failures=self._folder.root / "failures",
             deterministic=config.deterministic,
         )
-
-    def _offset(self) -> float:
-        """The calibration offset of the scores, from the reward service that will give them."""
-        wanted = self._config.ppo.score.offset
-        if isinstance(wanted, float | int):
-            return float(wanted)
-        if wanted == "none":
-            return 0.0
-        items = self._samples() if wanted == "samples" else self._demonstrations()
-        with RewardClient(self._options.endpoints.reward, tls=self._options.tls) as client:
-            offset = statistics.fmean(score.score for score in client.score(items, timeout=600.0).scores)
-        log.info("calibration offset %.4f: the mean score of %d %s", offset, len(items), wanted)
-        return offset
-
-    def _demonstrations(self) -> list[ScoreItem]:
-        rows = read_demonstrations(DataFiles.of(self._folder).demonstrations("train"))[:CALIBRATION_ROWS]
-        return [ScoreItem(row.prompt, row.completion) for row in rows]
-
-    def _samples(self) -> list[ScoreItem]:
-        """Samples of the start model, which every policy server serves until it hears of another."""
-        ppo, prompts = self._config.ppo, self._prompts()[:CALIBRATION_ROWS]
-        policy = PolicyClient(self._options.endpoints.policy, tls=self._options.tls)
-        with policy as client, ThreadPoolExecutor(64) as threads:
-
-            def sample(seed: int, prompt: Prompt) -> ScoreItem:
-                options = SamplingParams(max_tokens=ppo.max_tokens, temperature=ppo.temperature, seed=seed)
-                completion = client.generate(prompt.token_ids, options, timeout=600.0).completions[0]
-                cut_off = completion.finish_reason is not FinishReason.EOS
-                return ScoreItem(prompt.text, completion.text, cut_off=cut_off)
-
-            return list(threads.map(sample, range(len(prompts)), prompts))
 
 
 @contextmanager

@@ -82,6 +82,8 @@ class LearnerLoop:
             NonFinite: a loss, gradient or reward is not a number; the step is undone and its batch saved.
         """
         self._publish()
+        if self._checkpointed < 0:
+            self._checkpoint()  # what was drawn or asked for at the start, such as the offset, is not asked for again
         while self._step < self._ppo.steps and not (self._controls.stopping or self._over_optimisation.ends_run):
             self._hold()
             began = time.perf_counter()

@@ -6,7 +6,8 @@ from functools import partial
 
 from lodestar.config import ServeOptions
 from lodestar.layout import RunFolder
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
 from lodestar.weights.grpc import GrpcSource
 from lodestar_services.policy.policy import Policy

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from lodestar.config import ServeOptions
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import reference_pb2, reference_pb2_grpc
 from lodestar_services.reference.reference import Reference
 from lodestar_services.reference.servicer import ReferenceServicer

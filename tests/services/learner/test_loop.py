@@ -255,6 +255,17 @@ async def test_stale_rollouts_are_used_up_to_the_limit(start):
     assert verify_ledger(run.folder.ledger, tickets=4, steps=6) == []
 
 
+async def test_the_start_is_checkpointed_before_the_first_step(start):
+    run = start("first")
+    run.controls.stop()
+    await run.finish()
+    state = load_checkpoint(run.folder.checkpoints / "step-000000")
+    assert (state["step"], state["journal"]) == (0, {"metrics": 0, "ledger": 0})
+    rest = start("first", incarnation="bbbb")
+    await rest.finish()
+    assert [row["step"] for row in rest.curve()] == [1, 2, 3, 4, 5, 6]
+
+
 async def test_a_pause_holds_the_run_and_a_checkpoint_can_be_had_meanwhile(start):
     run = start("paused")
     run.controls.pause()
