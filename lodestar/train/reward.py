@@ -122,7 +122,9 @@ def _start(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerB
                 "reward_model.score_tokens", f"must be {read}, as {training.start} was trained, or start unset"
             )
         return model
-    model = scalar_from_causal_lm(start_model(config, tokenizer, folder.sft, folder.pretrained), tokenizer, seed, training.heads)
+    model = scalar_from_causal_lm(
+        start_model(config, tokenizer, folder.sft, folder.pretrained), tokenizer, seed, training.heads
+    )
     model.config.score_tokens = training.score_tokens
     if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
         with torch.no_grad():
