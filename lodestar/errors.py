@@ -17,7 +17,7 @@
     ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
     ├── SourceFailed              ABORTED              exit 1   a reward function's own fault; names the source
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
-    ├── Interrupted                ABORTED              exit 75  SIGTERM came before the run's end; --resume goes on
+    ├── Terminated                ABORTED              exit 75  SIGTERM came before the run's end; --resume goes on
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
 
 One interceptor (lodestar.rpc.interceptors) converts them on the way out, and lodestar.rpc.channel converts
@@ -147,7 +147,7 @@ class RunPaused(LodestarError):
     exit_code: ClassVar[int] = 4
 
 
-class Interrupted(LodestarError):
+class Terminated(LodestarError):
     """A learner was told to leave before its run was over; started again with --resume it goes on."""
 
     status: ClassVar[str] = "ABORTED"

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config import Endpoints, RunConfig, ServeOptions
-from lodestar.errors import Interrupted, LodestarError
+from lodestar.errors import Terminated, LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.ports import free_ports
@@ -234,7 +234,7 @@ class Fleet:
         child = service.child
         code = child.exit_code
         assert code is not None
-        if code in OWN_ERRORS or (service.role == "learner" and code > 0 and code != Interrupted.exit_code):
+        if code in OWN_ERRORS or (service.role == "learner" and code > 0 and code != Terminated.exit_code):
             raise child.error()
         service.counters.restarted()
         service.failures = 0 if time.monotonic() - service.born > HEALTHY_SECONDS else service.failures

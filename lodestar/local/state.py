@@ -120,7 +120,7 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
             f"{folder.root} holds a run already: --resume goes on with it, --fresh starts over, name=… makes another"
         )
     if resume:
-        _refuse_changes(folder, config, may_change)
+        refuse_changes(folder, config, may_change)
         folder.config.write_text(dump(config), encoding="utf-8")
         return folder
     if held:
@@ -147,7 +147,12 @@ def clear(folder: RunFolder) -> None:
             path.unlink(missing_ok=True)
 
 
-def _refuse_changes(folder: RunFolder, config: RunConfig, may_change: tuple[str, ...]) -> None:
+def refuse_changes(folder: RunFolder, config: RunConfig, may_change: tuple[str, ...] = ()) -> None:
+    """Compares a configuration with the one that the run's folder began with.
+
+    Raises:
+        ResumeRefused: names the options that differ and may not.
+    """
     before = deciding_options(yaml.safe_load(folder.config.read_text(encoding="utf-8")), may_change)
     now = deciding_options(config.model_dump(mode="json"), may_change)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -11,7 +11,7 @@ from pathlib import Path
 from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
-from lodestar.errors import Interrupted, LodestarError
+from lodestar.errors import Terminated, LodestarError
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
@@ -51,7 +51,7 @@ def test_a_terminated_learner_answers_checkpoints_and_its_successor_goes_on(tmp_
             time.sleep(0.1)
             learner = serving.service("learner-0").child
             os.kill(learner.pid, signal.SIGTERM)
-            assert learner.wait(GRACE_SECONDS) == Interrupted.exit_code
+            assert learner.wait(GRACE_SECONDS) == Terminated.exit_code
             for call in calls:
                 call.join(10)
                 assert not call.is_alive()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import RunConfig
+from lodestar.data.rows import encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
@@ -115,6 +116,10 @@ class Policy:
     def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of plain text."""
         return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def prompt_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled."""
+        return encode_prompts(self._tokenizer, [text])[0]
 
     def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
         """Token ids of a chat in the model's template, up to where the assistant's answer begins.
