@@ -50,7 +50,7 @@ class Start:
 @contextlib.contextmanager
 def process_group() -> Iterator[int]:
     """This process's rank. Joins torchrun's group while the context lasts; without torchrun there is rank 0 alone."""
-    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":  # schedulers set WORLD_SIZE too
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
     gpu = torch.cuda.is_available()
