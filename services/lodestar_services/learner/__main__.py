@@ -12,7 +12,6 @@ from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import configure_logging, serve
 from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import learner_pb2, learner_pb2_grpc
-from lodestar_services.learner.distributed import follow, process_group
 from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
@@ -23,18 +22,13 @@ NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code. Under torchrun the ranks after the first compute only.
+    """Serves until the run ends or SIGTERM; the exit code.
 
     Raises:
         Terminated: SIGTERM came first.
     """
     configure_logging("learner")
-    with process_group() as rank:
-        if rank > 0:
-            follow(options)
-            return 0
-        over = asyncio.run(_serve(options))
-    if not over:
+    if not asyncio.run(_serve(options)):
         raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 

@@ -15,17 +15,16 @@ from typing import Any
 import torch
 
 from lodestar.config import RunConfig, ServeOptions, deciding_options
-from lodestar.data.files import DataFiles, read_prompts
-from lodestar.data.rows import encode_prompts
+from lodestar.data.files import DataFiles, read_prompts, read_text
+from lodestar.data.rows import encode_documents, encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_tokenizer
+from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
 from lodestar.rewards.functions import source_digest
-from lodestar_services.learner.assembly import make_trainer, set_threads
 from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
@@ -35,13 +34,13 @@ from lodestar_services.learner.checkpoint import (
     refuse_changes,
 )
 from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.distributed import LeadingTrainer, Start, Word
+from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
-from lodestar_services.learner.trainer import Trainer
+from lodestar_services.learner.trainer import Trainer, make_deterministic
 from lodestar_services.learner.watch import OverOptimisationWatch
 
 log = logging.getLogger(__name__)
@@ -70,14 +69,15 @@ class Learner:
         """
         config, ppo = self._config, self._config.ppo
         self._open.enter_context(_sole_learner(self._folder))
-        set_threads(config)
+        torch.set_num_threads(config.learner.threads)
+        if config.deterministic:
+            make_deterministic()
         path = self._options.start_model
         self._tokenizer = load_tokenizer(path)
         prompts = self._prompts()
         digests = self._digests(Path(path))
         checkpoints = Checkpoints(self._folder.checkpoints, config.learner.keep_checkpoints)
-        newest = checkpoints.latest()
-        state = self._saved(newest, digests)
+        state = self._saved(checkpoints, digests)
         incarnation = self._begin_incarnation()
 
         queue = RedisLearnerQueue(self._redis_url(), tls=self._options.tls)
@@ -91,7 +91,7 @@ class Learner:
             max_failed_fraction=ppo.max_failed_fraction,
             reconcile_seconds=config.queue.reconcile_seconds,
         )
-        self._trainer = self._make_trainer(state, newest)
+        self._trainer = self._make_trainer(path, state)
         watch = OverOptimisationWatch(ppo.watch, config.watched_source)
         if state:
             self._trainer.load_state_dict(state["trainer"])
@@ -173,7 +173,8 @@ class Learner:
                 digests[f"reward source {source.name}, model {path}"] = folder_digest(Path(path))
         return digests
 
-    def _saved(self, newest: Path | None, digests: dict[str, str]) -> dict[str, Any] | None:
+    def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
+        newest = checkpoints.latest()
         if newest is None:
             return None
         if not self._options.resume:
@@ -197,20 +198,40 @@ class Learner:
         sync(path.parent)
         return incarnation
 
-    def _make_trainer(self, state: dict[str, Any] | None, checkpoint: Path | None) -> Trainer:
-        """On every rank: the others are told what they need, and build theirs meanwhile."""
-        if state:
-            offset = float(state["trainer"]["offset"])
-        else:
-            ends, tls = self._options.endpoints, self._options.tls
-            offset = calibration_offset(self._config.ppo, self._folder, self._prompts(), ends, tls)
-        word = Word()
-        word.send(Start(offset, checkpoint))
-        self._open.callback(word.send, None)
-        trainer = make_trainer(self._options, self._tokenizer, offset, LeadingTrainer)
-        assert isinstance(trainer, LeadingTrainer)
-        trainer.word = word
-        return trainer
+    def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
+        config, ppo = self._config, self._config.ppo
+        device = str(resolve_device(config.model.device))
+        policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
+        ends, tls = self._options.endpoints, self._options.tls
+        offset = (
+            float(state["trainer"]["offset"])
+            if state
+            else calibration_offset(ppo, self._folder, self._prompts(), ends, tls)
+        )
+        source = config.critic_source
+        own = config.reward_model.path or self._folder.reward_model
+        critic = critic_from(
+            ppo.critic,
+            reward_model_path=None if source is None else source.paths[0] if source.paths else own,
+            policy=policy,
+            tokenizer=self._tokenizer,
+            offset=offset,
+            seed=config.seed,
+        )
+        wants_reference = ppo.kl.loss_estimator == "exact"
+        text = read_text(DataFiles.of(self._folder).text("train")) if ppo.ptx.coefficient else []
+        longest = min(config.data.max_tokens, self._tokenizer.model_max_length)
+        return Trainer(
+            ppo,
+            policy,
+            critic,
+            seed=config.seed,
+            offset=offset,
+            reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
+            pretraining=encode_documents(self._tokenizer, text, longest=longest),
+            failures=self._folder.root / "failures",
+            deterministic=config.deterministic,
+        )
 
 
 @contextmanager
