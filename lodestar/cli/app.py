@@ -163,6 +163,9 @@ def serve(
         bool | None, typer.Option("--reflection/--no-reflection", help="gRPC reflection; unset: on loopback only.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="learner: go on from the newest checkpoint.")] = False,
+    linger: Annotated[
+        float, typer.Option(help="learner: seconds to stay after the last step, for scrapers and watchers.")
+    ] = 2.5,
 ) -> None:
     """One service in this process, until it is told to stop."""
     from lodestar.cli.serve import serve
@@ -187,6 +190,7 @@ def serve(
             insecure=insecure,
             reflection=reflection,
             resume=resume,
+            linger_seconds=linger,
             endpoints=endpoints | {"weights": weights},
         )
     )
@@ -308,12 +312,19 @@ def submit(
     namespace: Namespace = "lodestar",
     context: Context = None,
     image: Annotated[str | None, typer.Option(help="Image to run; unset is the overlay's.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Reward servers that serve this run's model already: dns:///NAME.NAMESPACE:50051")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="Reference servers that do.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the objects and create nothing.")] = False,
     follow: Follow = False,
+    plain: Plain = False,
+    tls: Tls = None,
 ) -> None:
     """A run on Kubernetes: a fleet of its own, from the same YAML as on a laptop."""
     from lodestar.cli.cluster import submit_run
 
+    shared = {"reward": reward, "reference": reference}
     submit_run(
         config,
         overrides or [],
@@ -321,17 +332,27 @@ def submit(
         namespace=namespace,
         context=context,
         image=image,
+        shared={role: target for role, target in shared.items() if target},
         dry_run=dry_run,
         follow=follow,
+        plain=plain,
+        tls=tls,
     )
 
 
 @app.command()
-def status(run: RunName, namespace: Namespace = "lodestar", context: Context = None, follow: Follow = False) -> None:
-    """What a submitted run's processes are doing, and what is wrong with them."""
+def status(
+    run: RunName,
+    namespace: Namespace = "lodestar",
+    context: Context = None,
+    follow: Follow = False,
+    plain: Plain = False,
+    tls: Tls = None,
+) -> None:
+    """What a submitted run's processes are doing, and what is wrong with them; the live view with -f."""
     from lodestar.cli.cluster import show_status
 
-    show_status(run, namespace=namespace, context=context, follow=follow)
+    show_status(run, namespace=namespace, context=context, follow=follow, plain=plain, tls=tls)
 
 
 @app.command()

@@ -15,8 +15,6 @@ from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
 
-LINGER_SECONDS = 2.5
-"""After the last step: time for whoever scrapes or watches to see how the run ended."""
 NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
@@ -53,7 +51,7 @@ async def _serve(options: ServeOptions) -> None:
             board.update(state=RunState.FAILED, reason=str(error))
             raise
         ended = ended or board.status.step == board.status.total_steps
-        await asyncio.wait((stop,), timeout=LINGER_SECONDS)
+        await asyncio.wait((stop,), timeout=options.linger_seconds)
         stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
