@@ -17,7 +17,7 @@
     ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
     ├── SourceFailed              ABORTED              exit 1   a reward function's own fault; names the source
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
-    ├── Interrupted               ABORTED              exit 75  a signal came before the run's end; start it again
+    ├── Terminated                ABORTED              exit 143 SIGTERM came before the run's end; --resume goes on
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
 
 One interceptor (lodestar.rpc.interceptors) converts them on the way out, and lodestar.rpc.channel converts
@@ -147,12 +147,11 @@ class RunPaused(LodestarError):
     exit_code: ClassVar[int] = 4
 
 
-class Interrupted(LodestarError):
-    """SIGTERM came before the run's last step. What was done is in a checkpoint, and whoever started the process may
-    start it again: exit status 75 is EX_TEMPFAIL, and 0 would say that the run is finished."""
+class Terminated(LodestarError):
+    """A learner was told to leave before its run was over; started again with --resume it goes on."""
 
     status: ClassVar[str] = "ABORTED"
-    exit_code: ClassVar[int] = 75
+    exit_code: ClassVar[int] = 143  # 128 + SIGTERM: whoever supervises it must not take this for the end
 
 
 class NonFinite(LodestarError):

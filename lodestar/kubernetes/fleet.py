@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lodestar.config import RunConfig, dump
-from lodestar.errors import ConfigError, FailedPrecondition, Interrupted, ModelError, NonFinite, RunPaused
+from lodestar.errors import ConfigError, FailedPrecondition, ModelError, NonFinite, RunPaused, Terminated
 from lodestar.kubernetes.addresses import certify, mounted_secrets, observe, reach
 
 Manifest = dict[str, Any]
@@ -207,7 +207,7 @@ def _as_job(stateful_set: Manifest) -> Manifest:
     template = stateful_set["spec"]["template"]
     template["spec"]["restartPolicy"] = "Never"
     moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [Interrupted.exit_code]}}
+    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [Terminated.exit_code]}}
     hopeless = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": HOPELESS}}
     return {
         "apiVersion": "batch/v1",

@@ -12,7 +12,7 @@ from kubernetes.config import ConfigException
 from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
-from lodestar.errors import FailedPrecondition, Interrupted, InvalidArgument, LodestarError, Unavailable
+from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, Terminated, Unavailable
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _container_problem(status: Any, container: Any) -> str | None:
     if ended is not None and ended.reason == "OOMKilled":
         limit = (container.resources.limits or {}).get("memory", "none")
         return f"{status.name} ran out of memory (limit {limit}); raise the limit or make batches and cache smaller"
-    if status.state.terminated is not None and ended.exit_code not in (0, Interrupted.exit_code):
+    if status.state.terminated is not None and ended.exit_code not in (0, Terminated.exit_code):
         return f"{status.name} ended with exit status {ended.exit_code}; lodestar logs says why"
     if waiting is None:
         return None

@@ -210,7 +210,7 @@ def test_a_moved_learner_is_no_failure_and_a_hopeless_one_is_not_tried_again(fle
     assert spec["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy wants it"
     moved, stopped, hopeless = spec["podFailurePolicy"]["rules"]
     assert (moved["action"], moved["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [75])
+    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [143])
     assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4])
 
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
-from lodestar.errors import Interrupted
+from lodestar.errors import Terminated
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
@@ -22,43 +22,39 @@ def main(options: ServeOptions) -> int:
     """Serves until the run ends or SIGTERM; the exit code.
 
     Raises:
-        Interrupted: SIGTERM came first.
+        Terminated: SIGTERM came first.
     """
     configure_logging("learner")
-    asyncio.run(_serve(options))
+    if not asyncio.run(_serve(options)):
+        raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 
 
-async def _serve(options: ServeOptions) -> None:
+async def _serve(options: ServeOptions) -> bool:
+    """Whether the run is over."""
     config = options.config
     unknown = ModelInfo(config.name, WeightVersion("", 0, ""), "")
     status = RunStatus(config.name, unknown, RunState.STARTING, 0, config.ppo.steps, 0, config.ppo.tickets)
     board, controls = StatusBoard(status, asyncio.get_running_loop()), Controls()
     learner = Learner(options, board, controls)
     compute = ComputeThread("learner")
-    ended = False
 
     async def work(stopping: asyncio.Event) -> None:
-        nonlocal ended
         running = asyncio.ensure_future(compute.run(learner.run))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
-        ended = running.done()
-        controls.stop()
+        if not running.done():
+            controls.leave()
         try:
             await running
         except Exception as error:
             board.update(state=RunState.FAILED, reason=str(error))
+            controls.checkpointed(error)
             raise
-        ended = ended or board.status.step == board.status.total_steps
         await asyncio.wait((stop,), timeout=options.linger_seconds)
         stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
     await serve(ServerSpec.of("learner", options, config.learner, [Service(NAME, add)], warm=build, work=work))
-    if not ended:
-        raise Interrupted(
-            f"a signal stopped run {config.name} after step {board.status.step} of {board.status.total_steps}; "
-            "start it again with --resume"
-        )
+    return learner.over

@@ -17,18 +17,24 @@ from typing import Any
 import torch
 
 from lodestar.client import PolicyClient, RewardClient
-from lodestar.config import RunConfig, ServeOptions
+from lodestar.config import RunConfig, ServeOptions, deciding_options
 from lodestar.data.files import DataFiles, read_demonstrations, read_prompts, read_text
 from lodestar.data.rows import encode_documents, encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
 from lodestar.model.tokenizers import tokenizer_hash
-from lodestar.model.weights import save_model
+from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
 from lodestar.rewards.functions import source_digest
-from lodestar_services.learner.checkpoint import Checkpoints, folder_digest, load_checkpoint, refuse_changes
+from lodestar_services.learner.checkpoint import (
+    Checkpoints,
+    check_weights,
+    folder_digest,
+    load_checkpoint,
+    refuse_changes,
+)
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.journal import Journal
@@ -43,9 +49,6 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_ROWS = 512
 """Demonstrations or samples scored for the calibration offset."""
-_HARMLESS = ("runs_dir", "learner", "policy", "reward", "reference", "rollout", "queue", "evaluation")
-"""Sections of the configuration that a resumed run may change: they move work, not the result (the reward's sources,
-which decide it, are looked at by themselves)."""
 
 
 class Learner:
@@ -59,6 +62,8 @@ class Learner:
         self._controls = controls
         self._open = ExitStack()
         self._loop: LearnerLoop
+        self.over = False
+        """Whether the run has ended, and not this start of the learner alone."""
 
     def build(self) -> None:
         """Loads everything, resumes from the newest checkpoint when asked to, and opens the queue.
@@ -72,7 +77,7 @@ class Learner:
         torch.set_num_threads(config.learner.threads)
         if config.deterministic:
             make_deterministic()
-        path = self._options.model or str(self._folder.sft)
+        path = self._options.start_model
         self._tokenizer = load_tokenizer(path)
         prompts = self._prompts()
         digests = self._digests(Path(path))
@@ -95,6 +100,7 @@ class Learner:
         watch = OverOptimisationWatch(ppo.watch, config.watched_source)
         if state:
             self._trainer.load_state_dict(state["trainer"])
+            check_weights(state, self._trainer.policy)
             collector.load_state_dict(state["collector"])
             watch.load_state_dict(state["watch"])
         publisher = WeightPublisher(
@@ -118,6 +124,7 @@ class Learner:
             checkpoints=checkpoints,
             watch=watch,
             digests=digests,
+            keep_policy=self._keep_policy,
             board=self._board,
             controls=self._controls,
             step=state["step"] if state else 0,
@@ -125,17 +132,21 @@ class Learner:
         self._board.update(step=state["step"] if state else 0)
 
     def run(self) -> None:
-        """The loop; then the trained policy, its moving average when there is one, in RunFolder.policy."""
+        """The loop, on the training thread."""
         try:
             self._loop.run()
-            policy = self._trainer.policy
-            if average := self._trainer.average_weights():
-                with torch.no_grad():
-                    for name, parameter in policy.named_parameters():
-                        parameter.copy_(average[name])
-            save_model(policy, self._tokenizer, self._folder.policy)
+            self.over = self._loop.over
         finally:
             self.close()
+
+    def _keep_policy(self) -> None:
+        """Writes the trained policy, its moving average when there is one, to RunFolder.policy."""
+        policy = self._trainer.policy
+        if average := self._trainer.average_weights():
+            with torch.no_grad():
+                for name, parameter in policy.named_parameters():
+                    parameter.copy_(average[name])
+        save_model(policy, self._tokenizer, self._folder.policy)
 
     def close(self) -> None:
         """Gives back the queue, the weights server and the lock."""
@@ -154,13 +165,12 @@ class Learner:
 
     def _digests(self, policy: Path) -> dict[str, str]:
         """What the run depends on: each option by its dotted name, data, tokenizer and models."""
-        tree = self._config.model_dump(mode="json", exclude=set(_HARMLESS))
-        digests = {f"config {key}": json.dumps(value) for key, value in _leaves(tree)}
+        options = deciding_options(self._config.model_dump(mode="json"), may_change=("evaluation",))
+        digests = {f"config {key}": json.dumps(value) for key, value in options.items()}
         digests["data"] = folder_digest(self._folder.data)
         digests["tokenizer"] = tokenizer_hash(self._tokenizer)
         digests["start and reference model"] = folder_digest(policy)
         digests["reward model"] = folder_digest(self._folder.reward_model)
-        digests["config reward.sources"] = json.dumps([s.model_dump(mode="json") for s in self._config.reward.sources])
         for source in self._config.reward_sources:
             if source.function is not None:
                 digests[f"reward function {source.name}"] = source_digest(source.function)
@@ -170,8 +180,13 @@ class Learner:
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
         newest = checkpoints.latest()
-        if newest is None or not self._options.resume:
+        if newest is None:
             return None
+        if not self._options.resume:
+            raise FailedPrecondition(
+                f"{newest.parent} holds checkpoints, the newest {newest.name}: --resume goes on from it; "
+                "to start over, give the run another name, or delete them"
+            )
         state = load_checkpoint(newest)
         refuse_changes(state["digests"], digests)
         log.info("resuming from %s", newest)
@@ -185,6 +200,7 @@ class Learner:
             file.write(incarnation + "\n")
             file.flush()
             os.fsync(file.fileno())
+        sync(path.parent)
         return incarnation
 
     def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
@@ -246,14 +262,6 @@ class Learner:
                 return ScoreItem(prompt.text, completion.text, cut_off=cut_off)
 
             return list(threads.map(sample, range(len(prompts)), prompts))
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from lodestar.config import RunConfig
@@ -197,7 +198,6 @@ def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_hub_reader_takes_a_local_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     source = tmp_path / "source" / "helpful"
     source.mkdir(parents=True)
@@ -209,6 +209,5 @@ def test_the_hub_reader_takes_a_local_data_set(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_hub_data_set_that_is_not_there_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     with pytest.raises(DataError, match="nowhere: cannot be loaded"):
         prepare(_config({"kind": "hub", "root": str(tmp_path / "nowhere")}), RunFolder(tmp_path / "run"))
