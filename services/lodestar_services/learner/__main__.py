@@ -11,6 +11,7 @@ from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
 from lodestar.v1 import learner_pb2, learner_pb2_grpc
+from lodestar_services.learner.followers import follow, rank_here
 from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
@@ -19,11 +20,14 @@ NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code.
+    """Serves until the run ends or SIGTERM; the exit code. Ranks after the first only compute.
 
     Raises:
         Terminated: SIGTERM came first.
     """
+    if rank := rank_here():
+        configure_logging(f"learner-{rank}")
+        return follow(options)
     configure_logging("learner")
     if not asyncio.run(_serve(options)):
         raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
