@@ -268,6 +268,28 @@ def test_the_queues_volume_goes_with_the_fleet(workloads: Workloads, overlay: st
     assert retention == {"whenDeleted": "Delete", "whenScaled": "Retain"}
 
 
+def test_the_learner_of_several_nodes_meets_the_same_standard(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+    pod_of: Callable[[Manifest], Manifest | None],
+    workloads: Workloads,
+) -> None:
+    objects = compose(("gpu", "learner-jobset", "networkpolicies", "tls"))
+    (ranks,) = [pod for m in objects if m["kind"] == "JobSet" and (pod := pod_of(m)) is not None]
+    one = workloads("gpu")["learner"][1]
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "serviceAccountName"):
+        assert ranks["spec"][key] == one["spec"][key], key
+    assert ranks["spec"]["terminationGracePeriodSeconds"] == one["spec"]["terminationGracePeriodSeconds"]
+    (container,), (single,) = ranks["spec"]["containers"], one["spec"]["containers"]
+    for key in ("securityContext", "startupProbe", "livenessProbe"):
+        assert container[key] == single[key], key
+    ports = {port["name"]: port["containerPort"] for port in single["ports"]}
+    assert ports.items() <= {port["name"]: port["containerPort"] for port in container["ports"]}.items()
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert (requests["memory"], requests["nvidia.com/gpu"]) == (limits["memory"], limits["nvidia.com/gpu"])
+    selecting = [m for m in objects if m["kind"] == "NetworkPolicy" and m["spec"]["podSelector"].get("matchLabels")]
+    assert any(selects(m["spec"]["podSelector"]["matchLabels"], ranks) for m in selecting)
+
+
 def test_pods_that_are_applied_by_hand_meet_the_same_standard(repository: Path, workloads: Workloads) -> None:
     (redis,) = workloads("cpu-dev")["redis"][1]["spec"]["containers"]
     _, learner = workloads("cpu-dev")["learner"]
