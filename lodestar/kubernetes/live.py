@@ -110,6 +110,7 @@ class _Progress:
         self._tls = tls
         self._ended = threading.Event()
         self._complained = ""
+        self._learner: LearnerClient | None = None
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def __enter__(self) -> None:
@@ -117,7 +118,9 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(2 * _RETRY_SECONDS)
+        if (learner := self._learner) is not None:
+            learner.close()  # ends the stream, and kubectl with it
+        self._thread.join(2 * _RETRY_SECONDS + 1.0)
 
     def _follow(self) -> None:
         while not self._ended.wait(_RETRY_SECONDS):
@@ -128,6 +131,7 @@ class _Progress:
                     forwarded(self._cluster, self.pod, GRPC_PORT) as port,
                     LearnerClient(f"localhost:{port}", tls=self._tls) as learner,
                 ):
+                    self._learner = learner
                     for status in learner.watch():
                         self._board.update_status(status)
                         self._complained = ""
@@ -135,6 +139,10 @@ class _Progress:
                             return
             except LodestarError as error:
                 self._complain(error)
+            except ValueError:  # the channel was closed under us
+                return
+            finally:
+                self._learner = None
 
     def _complain(self, error: LodestarError) -> None:
         """Once per reason: the fleet is shown all the same."""

@@ -6,7 +6,7 @@ import datetime
 import getpass
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def submit(cluster: Cluster, fleet: Fleet) -> None:
         for manifest in fleet.objects:
             created = cluster.create(manifest)
         _bind(cluster, fleet, created)
-    except LodestarError:
+    except (LodestarError, KeyboardInterrupt):
         _delete(cluster, fleet.run)
         raise
 
@@ -258,6 +258,7 @@ def _claim(cluster: Cluster, fleet: Fleet) -> None:
         )
     lease["metadata"]["resourceVersion"] = held.metadata.resource_version
     cluster.replace("Lease", name, lease)
+    _delete(cluster, fleet.run, [kind for kind in _KINDS if kind != "Lease"])  # what it had made
 
 
 def _refuse_second_learner(cluster: Cluster, run: str) -> None:
@@ -287,10 +288,10 @@ def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
     cluster.replace("Lease", name, lease)
 
 
-def _delete(cluster: Cluster, run: str) -> int:
+def _delete(cluster: Cluster, run: str, kinds: Sequence[str] = _KINDS) -> int:
     selector = selector_of(run)
     deleted = 0
-    for kind in _KINDS:
+    for kind in kinds:
         for found in cluster.list(kind, selector):
             if kind == "Certificate":
                 name = found["metadata"]["name"]

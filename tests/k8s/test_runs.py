@@ -176,8 +176,10 @@ def test_a_lease_whose_submission_died_is_taken_over(
     labels = {"lodestar.dev/run": "mine", "app.kubernetes.io/managed-by": "lodestar"}
     lease = {"metadata": {"name": "run-mine", "labels": labels}, "spec": {"holderIdentity": "gone@host"} | renewed}
     server.put("leases", lease)
+    server.put("services", {"metadata": {"name": "policy-mine", "labels": labels}})
     submit(cluster, fleet)
     assert server.objects["leases", "run-mine"]["spec"]["holderIdentity"] != "gone@host"
+    assert server.objects["services", "policy-mine"]["spec"]["clusterIP"] == "None", "not the dead submission's"
 
 
 def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Cluster, fleet: Fleet) -> None:
