@@ -52,9 +52,11 @@ _RETRY_SECONDS = 1.0
 class Cluster:
     """A namespace of a cluster. Errors come as LodestarError, saying what was tried and what to do."""
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api: client.ApiClient, namespace: str, context: str | None = None) -> None:
         self._api = api
         self.namespace = namespace
+        self.context = context
+        """Of the kubeconfig; None is the current one."""
 
     @classmethod
     def connect(cls, namespace: str, context: str | None = None) -> Cluster:
@@ -71,7 +73,7 @@ class Cluster:
                 if context is not None:
                     raise
                 load_incluster_config(client_configuration=configuration)
-            return cls(client.ApiClient(configuration), namespace)
+            return cls(client.ApiClient(configuration), namespace, context)
 
     def create(self, manifest: Manifest) -> Any:
         """Creates an object of a kind that belongs to a run."""

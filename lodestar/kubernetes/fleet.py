@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lodestar.config import RunConfig, dump
-from lodestar.errors import ConfigError, FailedPrecondition, Terminated, ModelError, NonFinite, RunPaused
+from lodestar.errors import ConfigError, FailedPrecondition, ModelError, NonFinite, RunPaused, Terminated
 from lodestar.kubernetes.addresses import certify, mounted_secrets, observe, reach
 
 Manifest = dict[str, Any]

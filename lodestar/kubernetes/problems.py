@@ -9,9 +9,10 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
+from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
-from lodestar.errors import FailedPrecondition, Terminated, InvalidArgument, LodestarError, Unavailable
+from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, Terminated, Unavailable
 
 
 @contextmanager
@@ -25,6 +26,12 @@ def explained(doing: str) -> Iterator[None]:
         ) from error
     except ApiException as error:
         raise explain(error, doing) from error
+    except ValidationError as error:  # the client's own look at what it is about to send
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]).removeprefix("body.")
+        raise InvalidArgument(
+            where, f"could not {doing}: {first['msg']}; the overlay does not fit this client's version"
+        ) from error
     except HTTPError as error:
         raise Unavailable(
             f"could not {doing}: the cluster cannot be reached ({error}); check kubectl cluster-info"

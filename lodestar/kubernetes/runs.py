@@ -6,7 +6,7 @@ import datetime
 import getpass
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,18 @@ class WorkloadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StageStatus:
+    """A container of the learner's newest pod: ``StageStatus("train-sft", started=1.7e9, ended=None)``."""
+
+    name: str
+    """``train-sft`` and ``train-reward``; ``lodestar`` is PPO."""
+    started: float | None
+    """Unix time; None while it waits."""
+    ended: float | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class FleetStatus:
     """A run's fleet as the cluster sees it; what the run itself does, its LearnerService says."""
 
@@ -55,6 +67,10 @@ class FleetStatus:
     """The learner's Job has succeeded."""
     failed: str
     """Why the learner's Job was given up; empty otherwise."""
+    learner: str
+    """The learner's newest pod; empty while there is none."""
+    stages: tuple[StageStatus, ...]
+    """Of that pod, in their order."""
 
 
 def submit(cluster: Cluster, fleet: Fleet) -> None:
@@ -71,7 +87,7 @@ def submit(cluster: Cluster, fleet: Fleet) -> None:
         for manifest in fleet.objects:
             created = cluster.create(manifest)
         _bind(cluster, fleet, created)
-    except LodestarError:
+    except (LodestarError, KeyboardInterrupt):
         _delete(cluster, fleet.run)
         raise
 
@@ -95,11 +111,15 @@ def status(cluster: Cluster, run: str) -> FleetStatus:
     (job,) = jobs
     workloads.append(_workload(cluster, job, int(job.status.ready or 0), int(not job.status.succeeded), pods))
     failures = [c.message for c in job.status.conditions or () if c.type == "Failed" and c.status == "True"]
+    learners = [pod for pod in pods if pod.metadata.labels.get(COMPONENT_LABEL) == "learner"]
+    newest = _newest(learners) if learners else None
     return FleetStatus(
         run,
         tuple(sorted(workloads, key=lambda workload: workload.role)),
         finished=bool(job.status.succeeded),
         failed=failures[0] if failures else "",
+        learner=newest.metadata.name if newest else "",
+        stages=_stages(newest) if newest else (),
     )
 
 
@@ -152,6 +172,22 @@ def _started(pod: Any) -> list[Any]:
     """Statuses of the pod's containers that run or have run, in the order in which they start."""
     statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
     return [s for s in statuses if s.state.running or s.state.terminated or s.last_state.terminated]
+
+
+def _stages(pod: Any) -> tuple[StageStatus, ...]:
+    stages = []
+    for found in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())):
+        ended, running = found.state.terminated, found.state.running
+        began = getattr(running or ended, "started_at", None)
+        stages.append(
+            StageStatus(
+                found.name,
+                began.timestamp() if began else None,
+                ended.finished_at.timestamp() if ended and ended.finished_at else None,
+                ended.exit_code if ended else None,
+            )
+        )
+    return tuple(stages)
 
 
 def _age(pod: Any) -> Any:
@@ -222,6 +258,7 @@ def _claim(cluster: Cluster, fleet: Fleet) -> None:
         )
     lease["metadata"]["resourceVersion"] = held.metadata.resource_version
     cluster.replace("Lease", name, lease)
+    _delete(cluster, fleet.run, [kind for kind in _KINDS if kind != "Lease"])  # what it had made
 
 
 def _refuse_second_learner(cluster: Cluster, run: str) -> None:
@@ -251,10 +288,10 @@ def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
     cluster.replace("Lease", name, lease)
 
 
-def _delete(cluster: Cluster, run: str) -> int:
+def _delete(cluster: Cluster, run: str, kinds: Sequence[str] = _KINDS) -> int:
     selector = selector_of(run)
     deleted = 0
-    for kind in _KINDS:
+    for kind in kinds:
         for found in cluster.list(kind, selector):
             if kind == "Certificate":
                 name = found["metadata"]["name"]

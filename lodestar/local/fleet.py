@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config import Endpoints, RunConfig, ServeOptions
-from lodestar.errors import Terminated, LodestarError
+from lodestar.errors import LodestarError, Terminated
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.ports import free_ports

@@ -11,7 +11,7 @@ from pathlib import Path
 from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
-from lodestar.errors import Terminated, LodestarError
+from lodestar.errors import LodestarError, Terminated
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run

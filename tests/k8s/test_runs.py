@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +18,6 @@ from lodestar.kubernetes import Cluster, Fleet, cancel, logs, render, status, su
 
 OVERLAYS = Path(__file__).parents[2] / "k8s" / "overlays"
 PODS = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner"}
-
-_spec = importlib.util.spec_from_file_location("api_server", Path(__file__).parent / "api_server.py")
-assert _spec is not None
-assert _spec.loader is not None
-api_server = importlib.util.module_from_spec(_spec)
-sys.modules["api_server"] = api_server
-_spec.loader.exec_module(api_server)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +35,8 @@ def tls_fleet(kustomize: object, tmp_path_factory: pytest.TempPathFactory) -> Fl
 
 
 @pytest.fixture
-def server() -> Iterator[Any]:
-    with api_server.ApiServer() as running:
-        yield running
+def server(api: Any) -> Any:
+    return api
 
 
 @pytest.fixture
@@ -63,7 +53,7 @@ def pod(name: str = "learner-mine-x", **status: Any) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": dict(PODS)},
-        "spec": {"containers": [container]},
+        "spec": {"initContainers": [container | {"name": "train-sft"}], "containers": [container]},
         "status": status,
     }
 
@@ -144,6 +134,15 @@ def test_submitting_creates_valid_objects_and_cancelling_removes_them(
     submit(cluster, fleet)
     assert server.names("jobs") == {"learner-mine"}
     assert server.names("deployments") == {f"{role}-mine" for role in ("policy", "reward", "reference", "rollout")}
+    for manifest in fleet.objects:
+        (stored,) = [
+            m
+            for m in server.objects.values()
+            if (m.get("kind"), m["metadata"]["name"]) == (manifest["kind"], manifest["metadata"]["name"])
+        ]
+        assert {key: stored[key] for key in manifest if key != "metadata"} == {
+            key: value for key, value in manifest.items() if key != "metadata"
+        }, "the client changed it on the way"
     lease = server.objects["leases", "run-mine"]
     assert lease["metadata"]["ownerReferences"][0]["uid"] == server.objects["jobs", "learner-mine"]["metadata"]["uid"]
     cancel(cluster, "mine")
@@ -177,8 +176,10 @@ def test_a_lease_whose_submission_died_is_taken_over(
     labels = {"lodestar.dev/run": "mine", "app.kubernetes.io/managed-by": "lodestar"}
     lease = {"metadata": {"name": "run-mine", "labels": labels}, "spec": {"holderIdentity": "gone@host"} | renewed}
     server.put("leases", lease)
+    server.put("services", {"metadata": {"name": "policy-mine", "labels": labels}})
     submit(cluster, fleet)
     assert server.objects["leases", "run-mine"]["spec"]["holderIdentity"] != "gone@host"
+    assert server.objects["services", "policy-mine"]["spec"]["clusterIP"] == "None", "not the dead submission's"
 
 
 def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Cluster, fleet: Fleet) -> None:
@@ -211,7 +212,7 @@ def test_a_moved_learner_is_no_failure_and_a_hopeless_one_is_not_tried_again(fle
     assert spec["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy wants it"
     moved, stopped, hopeless = spec["podFailurePolicy"]["rules"]
     assert (moved["action"], moved["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [75])
+    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [143])
     assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4])
 
 
