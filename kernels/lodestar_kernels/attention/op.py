@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
-from lodestar_kernels.attention.reference import packed_attention
+from lodestar_kernels.attention.reference import packed_attention, takes_varlen
 from lodestar_kernels.backend import Backend, choose_backend
 
 
@@ -44,7 +44,7 @@ def attention(
         layout = PackedLayout.from_cu_seqlens(cu_seqlens)
     _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, scale, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
-    if choose_backend(backend, q_TND) == "triton" and layout.tokens:
+    if _backend(backend, q_TND, causal, window, per_sequence) == "triton" and layout.tokens:
         from lodestar_kernels.attention.flash import FlashAttention
 
         _check_triton(q_TND, k_TMD, v_TMD, layout)
@@ -55,6 +55,16 @@ def attention(
     return packed_attention(
         q_TND, k_TMD, v_TMD, layout, causal=causal, scale=scale, window=window, per_sequence=per_sequence
     )
+
+
+def _backend(asked: Backend | None, q_TND: Tensor, causal: bool, window: int | None, per_sequence: bool) -> Backend:
+    """Triton where it may run, unless torch was measured to be faster on this device and nobody asked."""
+    chosen = choose_backend(asked, q_TND)
+    if asked is not None or chosen == "torch" or per_sequence or not takes_varlen(q_TND):
+        return chosen
+    from lodestar_kernels.attention.flash import BACKEND, problem_key
+
+    return BACKEND.choose(problem_key(q_TND, causal, window is not None))
 
 
 def _check(
