@@ -17,6 +17,7 @@
     ├── QueueUnavailable          UNAVAILABLE          exit 1   Redis cannot be reached
     ├── SourceFailed              ABORTED              exit 1   a reward function's own fault; names the source
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
+    ├── Terminated                ABORTED              exit 143 SIGTERM came before the run's end; --resume goes on
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
 
 One interceptor (lodestar.rpc.interceptors) converts them on the way out, and lodestar.rpc.channel converts
@@ -144,6 +145,13 @@ class RunPaused(LodestarError):
 
     status: ClassVar[str] = "ABORTED"
     exit_code: ClassVar[int] = 4
+
+
+class Terminated(LodestarError):
+    """A learner was told to leave before its run was over; started again with --resume it goes on."""
+
+    status: ClassVar[str] = "ABORTED"
+    exit_code: ClassVar[int] = 143  # 128 + SIGTERM: whoever supervises it must not take this for the end
 
 
 class NonFinite(LodestarError):

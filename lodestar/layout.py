@@ -58,6 +58,11 @@ class RunFolder:
         return self.root / "weights"
 
     @property
+    def served(self) -> Path:
+        """The last verified weights of each policy server, one folder per replica."""
+        return self.root / "policy"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object per PPO step."""
         return self.root / "metrics.jsonl"

@@ -456,6 +456,8 @@ class RunState(StrEnum):
     PAUSED = "paused"
     FINISHED = "finished"
     FAILED = "failed"
+    STOPPED = "stopped"
+    """The learner's process was told to leave; the run goes on when it is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,7 +475,7 @@ class RunStatus:
     batch: int
     """Tickets the step needs."""
     reason: str = ""
-    """Why the run is paused or failed."""
+    """Why the run is paused, stopped or failed, or ended before its last step."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The last step's, by the names of metrics.jsonl."""
     eta_seconds: float = 0.0

@@ -28,6 +28,7 @@ def main() -> None:
     options.add_argument("--iterations", type=int, required=True)
     options.add_argument("--batch", type=int, required=True)
     options.add_argument("--tokens", type=int, required=True)
+    options.add_argument("--learning-rate", type=float, required=True)
     options.add_argument("--stop-at-eos", action="store_true")
     arguments = options.parse_args()
     folder, batch = arguments.folder, arguments.batch
@@ -58,7 +59,7 @@ def main() -> None:
             local_rollout_forward_batch_size=batch,
             num_sample_generations=0,
             stop_token="eos" if arguments.stop_at_eos else None,
-            learning_rate=1e-5,
+            learning_rate=arguments.learning_rate,
             temperature=1.0,
             use_cpu=True,
             bf16=False,

@@ -8,11 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from lodestar.config import dump, load_config
+from lodestar.config import RunConfig, dump, load_config
+from lodestar.data.files import DataFiles
 from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
 from lodestar.local.jobs import run_stage
 from lodestar.local.lock import locked
+from lodestar.local.state import refuse_changes
+
+_OTHERS = tuple(RunConfig.model_fields.keys() - {"seed", "data", "model"})
+"""Sections that the run's data do not depend on."""
 
 
 class Bars:
@@ -37,7 +42,11 @@ class Bars:
 
 
 def train(stage: str, path: Path, overrides: Sequence[str]) -> None:
-    """Runs the stage, and the data stage before it when the run has no data yet."""
+    """Runs the stage, and the data stage before it when the run has no data yet.
+
+    Raises:
+        ResumeRefused: the run's data were made with another seed, data or model section.
+    """
     config = load_config(path, overrides)
     if stage in ("pretrain", "sft") and getattr(config, stage) is None:
         raise ConfigError(stage, f"is not set in {path}; add a section {stage}: {{}}")
@@ -50,9 +59,12 @@ def train(stage: str, path: Path, overrides: Sequence[str]) -> None:
         TimeRemainingColumn(),
     )
     with locked(folder.root), Progress(*columns, TextColumn("[dim]{task.fields[figures]}")) as progress:
-        if not folder.config.exists():
+        if folder.config.exists():
+            refuse_changes(folder, config, _OTHERS)
+        else:
             folder.config.write_text(dump(config), encoding="utf-8")
-        for step in ([] if folder.data.exists() else ["data"]) + [stage]:
+        complete = DataFiles.of(folder).counts.exists()  # the data stage writes it last
+        for step in ([] if complete else ["data"]) + [stage]:
             run_stage(step, config, folder, Bars(progress))
     made = {"pretrain": folder.pretrained, "sft": folder.sft, "reward": folder.reward_model}[stage]
     Console(highlight=False).print(f"[green]✓[/] {made}")

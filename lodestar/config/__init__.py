@@ -4,6 +4,7 @@ from lodestar.config.base import Section
 from lodestar.config.data import ArchitectureConfig, DataConfig, LoraConfig, ModelConfig, TokenizerConfig
 from lodestar.config.load import dump, load_config, parse_overrides
 from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig, WatchConfig
+from lodestar.config.resume import deciding_options
 from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import EvaluationConfig, RunConfig
 from lodestar.config.serve import Endpoints, ServeOptions
@@ -43,6 +44,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainingConfig",
     "WatchConfig",
+    "deciding_options",
     "dump",
     "load_config",
     "parse_overrides",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lodestar.config.base import Section
 from lodestar.config.run import RunConfig
+from lodestar.layout import RunFolder
 
 
 class Endpoints(Section):
@@ -60,3 +61,12 @@ class ServeOptions(Section):
     """learner: go on from the newest checkpoint."""
     endpoints: Endpoints = Endpoints()
     """The rest of the fleet."""
+
+    @property
+    def start_model(self) -> str:
+        """What the policy starts from and the reference is: ``model``, else the last supervised stage's output, else
+        the model that the run brings along."""
+        folder = RunFolder(self.run_dir)
+        stages = ((self.config.sft, folder.sft), (self.config.pretrain, folder.pretrained))
+        made = next((str(output) for stage, output in stages if stage is not None), None)
+        return self.model or made or self.config.model.path or str(folder.sft)

@@ -15,7 +15,7 @@ class TrainingConfig(Section):
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the data at most."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Stop after this long, at an evaluation; unset has no limit."""
+    """Time for steps and held-out evaluations, the last one included; unset has no limit."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Tokens per optimizer step, packed; a prompt that several completions share is counted with each."""
     learning_rate: float = Field(default=2e-3, gt=0)

@@ -32,9 +32,9 @@ from lodestar.data.rows import encode_prompts, encode_rows
 from lodestar.data.schema import Example
 from lodestar.data.synthetic import draw_corpus
 from lodestar.data.tokenizer import template, train_tokenizer
-from lodestar.errors import DataError
+from lodestar.errors import ConfigError, DataError
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_tokenizer
+from lodestar.model.loading import context_tokens, load_tokenizer
 from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
 
@@ -48,13 +48,16 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
 
     Raises:
         DataError: missing, empty or unusable files; with ``data.strict`` the first bad row.
-        ConfigError: a tokenizer that cannot be made as configured.
-        ModelError: ``model.path`` has no usable tokenizer.
+        ConfigError: a tokenizer that cannot be made as configured, or prompts longer than the model's context.
+        ModelError: ``model.path`` has no usable tokenizer or configuration.
     """
     progress = progress or Silent()
     progress.start("data", 4)
     files, bad = DataFiles.of(folder), BadRows(strict=config.data.strict)
-    tokenizer = load_tokenizer(config.model.path) if config.model.path else None
+    tokenizer = None
+    if config.model.path is not None:
+        tokenizer = load_tokenizer(config.model.path)
+        _check_context(config, config.model.path)
     chat = ChatFormat(tokenizer) if tokenizer else ChatFormat.of_template(template(config.model.tokenizer.kind))
     corpus = read_corpus(config, chat, bad)
     if config.data.shuffle_labels:
@@ -62,7 +65,8 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     progress.advance()
     prompts = corpus.every_prompt()
     splits = split_families((prompt.family for prompt in prompts), config.data.held_out_fraction, config.seed)
-    text = documents(config.data, corpus, splits, config.seed) if config.pretrain else {}
+    reads_text = config.pretrain is not None or config.ppo.ptx.coefficient > 0
+    text = documents(config.data, corpus, splits, config.seed) if reads_text else {}
     if tokenizer is None:
         context = config.model.architecture.context_tokens
         texts = _tokenizer_texts(corpus, splits, text.get("train", []) if config.data.text else [])
@@ -81,6 +85,16 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     progress.advance()
     progress.metrics({name: float(count) for name, count in counts.items()})
     return counts
+
+
+def _check_context(config: RunConfig, path: str) -> None:
+    """Prompt and response must fit the model; for one made from nothing the configuration's validator sees to it."""
+    wanted, context = config.data.max_prompt_tokens + config.ppo.max_tokens, context_tokens(path)
+    if context is not None and wanted > context:
+        raise ConfigError(
+            "data.max_prompt_tokens",
+            f"with ppo.max_tokens it is {wanted}, beyond the {context} tokens that {path} takes",
+        )
 
 
 def read_corpus(config: RunConfig, chat: ChatFormat, bad: BadRows) -> Corpus:

@@ -49,9 +49,12 @@ def encode_rows(
     return [Scored(head + tail, prompt_tokens=len(head)) for head, tail in zip(heads, tails, strict=True)]
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[Tokens]:
-    """Plain text to model from its first token to EOS: a prompt without an end, so BOS and EOS as above."""
-    return [(*row, _eos(tokenizer)) for row in encode_prompts(tokenizer, documents)]
+def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], *, longest: int) -> list[Tokens]:
+    """Plain text to model from its first token to EOS (a prompt without an end, so BOS and EOS as above), cut into
+    pieces of 2 … ``longest`` tokens."""
+    rows = [(*row, _eos(tokenizer)) for row in encode_prompts(tokenizer, documents)]
+    pieces = (row[start : start + longest] for row in rows for start in range(0, len(row), longest))
+    return [piece for piece in pieces if len(piece) > 1]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from lodestar.client import AsyncPolicyClient, AsyncRewardClient
@@ -97,15 +97,16 @@ class Evaluator:
             "reward_before": _mean([reply.score for reply in before]),
         }
 
-    async def final(self) -> dict[str, Any]:
-        """Samples the trained policy on the same prompts and completes samples.jsonl."""
+    async def final(self, step: int) -> dict[str, Any]:
+        """Samples the trained policy, that of PPO step ``step``, on the same prompts and completes samples.jsonl."""
         row = self._board.stage("evaluation")
-        after = [one for (one,) in await self._replies(self._prompts, "after", 1, _showing(row))]
+        replies = await self._replies(self._prompts, "after", 1, _showing(row))
+        after = [replace(one, step=step) for (one,) in replies]  # a policy loaded from its folder calls itself step 0
         rows = self._samples()
         write_jsonl(self._folder.samples, (s | {"after": asdict(a)} for s, a in zip(rows, after, strict=True)))
         rate = self._against_baseline(after, rows)
         row.detail = f"win rate {rate.value:.1%}"
-        self._board.win_rate = {"step": self._config.ppo.steps, **asdict(rate)}
+        self._board.win_rate = {"step": step, **asdict(rate)}
         return {"win_rate": asdict(rate), "reward_after": _mean([reply.score for reply in after])}
 
     async def watch(self) -> None:

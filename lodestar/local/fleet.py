@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config import Endpoints, RunConfig, ServeOptions
-from lodestar.errors import LodestarError
+from lodestar.errors import LodestarError, Terminated
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.ports import free_ports
@@ -33,6 +33,9 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
 STOP_ORDER: tuple[tuple[Role, ...], ...] = (("rollout", "learner"), ("policy", "reward", "reference"))
 """Callers first, so that servers have nothing left to drain."""
+NICENESS: dict[Role, int] = {"reward": 19, "reference": 19}
+"""Scoring leaves the cores to generation, each of whose steps would wait for a thread that was put aside; what arrives
+meanwhile is scored in one larger batch (docs/log.md)."""
 
 
 @dataclass(slots=True)
@@ -101,8 +104,12 @@ class Fleet:
         """gRPC targets of a role's processes."""
         return tuple(f"127.0.0.1:{port}" for (name, _), (port, _) in self._ports.items() if name == role)
 
-    def start(self, role: Role, *, model: str | None = None, resume: bool = False) -> None:
-        """Starts a role's processes; :meth:`wait_ready` waits for them."""
+    def start(self, role: Role, *, model: str | None = None, resume: bool = False, follows: bool = True) -> None:
+        """Starts a role's processes; :meth:`wait_ready` waits for them.
+
+        A policy server that does not follow the learner serves ``model`` and nothing else.
+        """
+        endpoints = self.endpoints if follows else self.endpoints.model_copy(update={"weights": None})
         for (name, replica), (port, metrics_port) in self._ports.items():
             if name != role:
                 continue
@@ -115,7 +122,7 @@ class Fleet:
                 replica=replica,
                 model=model,
                 resume=resume,
-                endpoints=self.endpoints,
+                endpoints=endpoints,
             )
             row = self._board.service(f"{role}-{replica}", port)
             row.state = "starting"
@@ -160,6 +167,11 @@ class Fleet:
     def learner_finished(self) -> bool:
         """Whether the learner ended well."""
         return any(s.role == "learner" and s.child.exit_code == 0 for s in self.services)
+
+    def weight_steps(self, role: Role) -> set[int | None]:
+        """The weight steps that a role's processes serve, as they say now; None for one that does not answer."""
+        self.scrape()
+        return {s.row.weight_step if s.row.state == "ready" else None for s in self.services if s.role == role}
 
     def scrape(self) -> None:
         """Brings the board's figures up to date from the services' own metrics."""
@@ -209,7 +221,10 @@ class Fleet:
 
     def _fork(self, row: ServiceRow, role: Role, options: ServeOptions) -> Child:
         child = self._processes.start(
-            row.name, "lodestar.local.jobs:serve", {"role": role, "options": options.model_dump(mode="json")}
+            row.name,
+            "lodestar.local.jobs:serve",
+            {"role": role, "options": options.model_dump(mode="json")},
+            nice=NICENESS.get(role, 0),
         )
         row.pid = child.pid
         return child
@@ -219,7 +234,7 @@ class Fleet:
         child = service.child
         code = child.exit_code
         assert code is not None
-        if code in OWN_ERRORS or (service.role == "learner" and code > 0):
+        if code in OWN_ERRORS or (service.role == "learner" and code > 0 and code != Terminated.exit_code):
             raise child.error()
         service.counters.restarted()
         service.failures = 0 if time.monotonic() - service.born > HEALTHY_SECONDS else service.failures

@@ -5,7 +5,7 @@ included. The standard library's forkserver does the same but leaves its socket'
 killed, and tells exit codes only through resources of its own, so this one speaks a small protocol over an inherited
 socket: a JSON object per line.
 
-    → {"id": 1, "name": "policy-0", "target": "module:function", "argument": {…}, "log": "path"}
+    → {"id": 1, "name": "policy-0", "target": "module:function", "argument": {…}, "log": "path", "nice": 0}
     ← {"ready": threads}    once, after the imports: threads of this process, which must be 1 for a fork to be sound
     ← {"id": 1, "pid": 4711}
     ← {"id": 1, "status": 0}    exit code, or minus the signal that ended it
@@ -171,6 +171,7 @@ def run(request: dict[str, Any]) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
+    os.nice(request["nice"])
     module, _, function = request["target"].partition(":")
     try:
         status = getattr(importlib.import_module(module), function)(request["argument"])

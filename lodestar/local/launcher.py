@@ -33,7 +33,7 @@ from lodestar.local.progress import ProgressReader
 from lodestar.local.redis_server import RedisServer
 from lodestar.local.signals import interruptible
 from lodestar.local.state import RunLog, open_folder
-from lodestar.local.summary import write_summary
+from lodestar.local.summary import read_jsonl, write_summary
 from lodestar.local.watcher import Watcher
 
 SERVED_STAGES = ("baseline", "ppo", "evaluation")
@@ -185,55 +185,67 @@ class Launcher:
             yield fleet
 
     def _serve_and_learn(self, fleet: Fleet, left: list[str]) -> None:
-        ppo_done = "ppo" not in left
-        baseline_done = "baseline" not in left
+        learns = "ppo" in left
         with Watcher(fleet, self._board) as watcher, Evaluator(self._config, self._folder, fleet, self._board) as judge:
-            fleet.start("policy", model=str(self._folder.policy) if ppo_done and baseline_done else None)
+            if learns or "baseline" in left:
+                fleet.start("policy", follows=learns)
             fleet.start("reward")
             fleet.wait_ready(("policy", "reward"))
-            if not baseline_done:
+            if "baseline" in left:
                 with self._stage("baseline", []):
                     self._log.record("baseline", self._beat_until(fleet, judge.submit(judge.baseline())))
-            if not ppo_done:
+            if learns:
                 with self._stage("ppo", [self._folder.policy]) as row:
                     self._learn(fleet, watcher, judge, row)
             if "evaluation" in left:
                 with self._stage("evaluation", []):
-                    self._serve_final_policy(fleet)
-                    self._log.record("evaluation", self._beat_until(fleet, judge.submit(judge.final())))
-            fleet.scrape()
-            if not ppo_done:
+                    step = self._serve_final_policy(fleet)
+                    self._log.record("evaluation", self._beat_until(fleet, judge.submit(judge.final(step))))
+            if learns:
+                fleet.scrape()
                 self._log.record("services", watcher.services())
 
     def _learn(self, fleet: Fleet, watcher: Watcher, judge: Evaluator, row: StageRow) -> None:
         """PPO, until the learner ends well."""
+        steps = [int(path.name.rpartition("-")[2]) for path in self._folder.checkpoints.glob("step-*")]
+        watched = [rate for rate in self._log.results.get("watched", []) if rate["step"] <= max(steps, default=0)]
         fleet.start("reference")
-        fleet.start("learner", resume=any(self._folder.checkpoints.glob("step-*")))
+        fleet.start("learner", resume=bool(steps))
         fleet.start("rollout")
         watch = judge.submit(judge.watch())
-        with watcher.following():
-            while not fleet.learner_finished():
-                self._beat(fleet)
-                if watch.done():
-                    watch.result()  # it ends by itself only when it fails
-                status = self._board.status
-                if status and status.state == "paused" and status.reason != "paused on request":
-                    raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
-                time.sleep(0.1)
-        watch.cancel()
-        self._log.record("watched", [*self._log.results.get("watched", []), *judge.watched])
+        try:
+            with watcher.following():
+                while not fleet.learner_finished():
+                    self._beat(fleet)
+                    if watch.done():
+                        watch.result()  # it ends by itself only when it fails
+                    status = self._board.status
+                    if status and status.state == "paused" and status.reason != "paused on request":
+                        raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
+                    time.sleep(0.1)
+        finally:
+            watch.cancel()
+            by_step = {rate["step"]: rate for rate in (*watched, *judge.watched)}
+            self._log.record("watched", [by_step[step] for step in sorted(by_step)])
         ended = self._board.status
         row.detail = f"{ended.step if ended else self._config.ppo.steps} steps"
         if ended and ended.reason.startswith("stopped at"):
             self._board.say(ended.reason, "warning")
+        fleet.scrape()
+        self._log.record("services", watcher.services())  # again after the evaluation, which may be interrupted
         fleet.stop(("rollout", "learner", "reference"))
 
-    def _serve_final_policy(self, fleet: Fleet) -> None:
-        """The policy server may have missed the last version, or never been told of it: serve what was saved."""
-        if self._board.service("policy-0", 0).weight_step != self._config.ppo.steps:
+    def _serve_final_policy(self, fleet: Fleet) -> int:
+        """Makes sure that what is judged is what was saved, and returns its step.
+
+        A policy server may have missed the last version, or serve another than the moving average that was saved.
+        """
+        step = int(read_jsonl(self._folder.metrics)[-1]["step"])
+        if self._config.ppo.ema is not None or fleet.weight_steps("policy") != {step}:
             fleet.stop(("policy",))
-            fleet.start("policy", model=str(self._folder.policy))
+            fleet.start("policy", model=str(self._folder.policy), follows=False)
             fleet.wait_ready(("policy",))
+        return step
 
     def _beat(self, fleet: Fleet) -> None:
         """What must go on while the launcher waits for anything."""

@@ -166,10 +166,10 @@ class Processes:
         self._reader.join()
         self._channel.close()
 
-    def start(self, name: str, target: str, argument: dict[str, Any]) -> Child:
+    def start(self, name: str, target: str, argument: dict[str, Any], *, nice: int = 0) -> Child:
         """Forks a child that calls ``target`` (``module:function``) with the argument and logs to logs/NAME.log.
 
-        Waits for the fork server's imports when they are not done.
+        Waits for the fork server's imports when they are not done. ``nice`` is added to the child's niceness, 0 … 19.
 
         Raises:
             LodestarError: the fork server is gone.
@@ -178,7 +178,14 @@ class Processes:
         with self._lock:
             number = len(self._children) + 1
             self._children[number] = child
-        request = {"id": number, "name": name, "target": target, "argument": argument, "log": str(child.log)}
+        request = {
+            "id": number,
+            "name": name,
+            "target": target,
+            "argument": argument,
+            "log": str(child.log),
+            "nice": nice,
+        }
         try:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:

@@ -12,16 +12,9 @@ from typing import Any
 
 import yaml
 
-from lodestar.config import RunConfig, dump
+from lodestar.config import RunConfig, deciding_options, dump
 from lodestar.errors import DataError, FailedPrecondition, ResumeRefused
 from lodestar.layout import RunFolder
-
-MAY_CHANGE = ("runs_dir", "policy", "reward", "reference", "learner", "rollout", "queue")
-"""Keys and sections that say where and how fast a run happens, not what it computes."""
-
-
-_NEVER = "reward.sources"
-"""Inside a section that may change, what decides the result."""
 
 
 class RunLog:
@@ -112,7 +105,7 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
     """The run's folder, emptied or checked as asked, with config.yaml in it.
 
     Args:
-        may_change: keys, or sections, whose change does not stand in the way of resuming.
+        may_change: further keys, or sections, whose change does not stand in the way of resuming.
 
     Raises:
         FailedPrecondition: it holds a run and neither resume nor fresh was said, or there is nothing to resume.
@@ -127,7 +120,7 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
             f"{folder.root} holds a run already: --resume goes on with it, --fresh starts over, name=… makes another"
         )
     if resume:
-        _refuse_changes(folder, config, (*MAY_CHANGE, *may_change))
+        refuse_changes(folder, config, may_change)
         folder.config.write_text(dump(config), encoding="utf-8")
         return folder
     if held:
@@ -142,9 +135,10 @@ def open_folder(config: RunConfig, *, resume: bool, fresh: bool, may_change: tup
 def clear(folder: RunFolder) -> None:
     """Removes what runs make, and nothing else that a person may have put there."""
     ours = [
-        folder.config, folder.data, folder.sft.parent, folder.checkpoints, folder.weights, folder.metrics,
-        folder.ledger, folder.samples, folder.report, folder.summary, folder.logs, folder.services, folder.state,
-        folder.root / "redis", folder.root / "failures", folder.root / "learner.lock", folder.root / "incarnations.txt",
+        folder.config, folder.data, folder.sft.parent, folder.checkpoints, folder.weights, folder.served,
+        folder.metrics, folder.ledger, folder.samples, folder.report, folder.summary, folder.logs, folder.services,
+        folder.state, folder.root / "redis", folder.root / "failures", folder.root / "learner.lock",
+        folder.root / "incarnations.txt",
     ]  # fmt: skip
     for path in ours:
         if path.is_dir():
@@ -153,22 +147,15 @@ def clear(folder: RunFolder) -> None:
             path.unlink(missing_ok=True)
 
 
-def _refuse_changes(folder: RunFolder, config: RunConfig, may_change: tuple[str, ...]) -> None:
-    before = _flat(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    now = _flat(config.model_dump(mode="json"))
-    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    changed = [
-        key for key in differing if key == _NEVER or not any(f"{key}.".startswith(f"{free}.") for free in may_change)
-    ]
+def refuse_changes(folder: RunFolder, config: RunConfig, may_change: tuple[str, ...] = ()) -> None:
+    """Compares a configuration with the one that the run's folder began with.
+
+    Raises:
+        ResumeRefused: names the options that differ and may not.
+    """
+    before = deciding_options(yaml.safe_load(folder.config.read_text(encoding="utf-8")), may_change)
+    now = deciding_options(config.model_dump(mode="json"), may_change)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         changes = ", ".join(f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in changed)
         raise ResumeRefused(f"the configuration changed since {folder.root} began: {changes}; set it back, or --fresh")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return leaves

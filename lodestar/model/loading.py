@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = [
     "apply_lora",
+    "context_tokens",
     "load_causal_lm",
     "load_classifier",
     "load_scalar_model",
@@ -114,13 +115,31 @@ def load_classifier(
     return model, True, False
 
 
-def _is_encoder(path: str | Path) -> bool:
-    """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
+def context_tokens(path: str | Path) -> int | None:
+    """The longest sequence that a model was made for, by its config.json; None where that says nothing.
+
+    Raises:
+        ModelError: there is no configuration that can be read.
+    """
+    shape = _shape(path).get_text_config()
+    return cast("int | None", getattr(shape, "max_position_embeddings", None))
+
+
+def _shape(path: str | Path) -> Any:
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+            return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _is_encoder(path: str | Path) -> bool:
+    """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
+    shape = _shape(path)
+    with quiet_transformers():
+        try:
             with torch.device("meta"):
-                model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+                model = AutoModelForSequenceClassification.from_config(shape)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     return not isinstance(getattr(model, "score", None), nn.Linear)

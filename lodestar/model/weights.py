@@ -60,7 +60,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path)
             shutil.rmtree(old)
         else:
             temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -68,8 +68,8 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path)
 def sync_folder(folder: Path) -> None:
     """fsync every file below ``folder``, and the folder."""
     for file in sorted(folder.rglob("*")):
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
 
 
 def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -82,7 +82,8 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
         tokenizer.save_pretrained(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """fsync of one file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,1 +1,1 @@
-"""The rollout queue: a port (port.py) and its adapters (redis.py for runs, memory.py for tests and notebooks)."""
+"""The rollout queue: a port (port.py) and its adapters (redis/ for runs, memory.py for tests and notebooks)."""

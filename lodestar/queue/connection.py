@@ -23,6 +23,8 @@ RETRY_SECONDS = 30.0
 """How long Redis may be away before QueueUnavailable."""
 SOCKET_SECONDS = 10.0
 """A reply slower than this counts as a lost connection; blocking reads stay well below."""
+BLOCK_SECONDS = 1.0
+"""Longest blocking read; also how often, at least, a worker looks for abandoned claims and a new incarnation."""
 WORKER_CONNECTIONS = 16
 """Sockets of one worker; its calls queue for them."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
@@ -132,6 +134,16 @@ def connect_async(url: str, tls: Path | None = None) -> Any:
     if pool.connection_class is redis.asyncio.SSLConnection:
         pool.connection_class = _FollowingConnection
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+def no_group(error: redis.ResponseError) -> bool:
+    """The streams are gone; UNBLOCKED is what Redis 7 tells a reader that waits while they go."""
+    return "NOGROUP" in str(error) or "UNBLOCKED" in str(error)
+
+
+def milliseconds(seconds: float) -> int | None:
+    """BLOCK's argument; None does not block, where 0 would block for ever."""
+    return round(1000 * seconds) or None
 
 
 def redacted(url: str) -> str:

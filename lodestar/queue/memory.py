@@ -3,7 +3,7 @@
     broker = MemoryBroker()
     learner, worker = MemoryLearnerQueue(broker), MemoryWorkerQueue(broker, "demo", "worker-0")
 
-The learner's side may live in a thread and the workers' in an event loop. What a run uses is redis.py.
+The learner's side may live in a thread and the workers' in an event loop. What a run uses is redis/.
 """
 
 from __future__ import annotations

@@ -1,64 +1,16 @@
-"""The report's pictures as plotly figures (plain dictionaries of data and layout).
-
-Colours are names such as ``@accent``: the page replaces them with those of its light or dark theme.
-"""
+"""A run's pictures: what the report draws of its steps, its samples and its stages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
 
 from lodestar.evaluation import best_of_n_kl
+from lodestar.report.drawing import LEGEND, Figure, axes, horizontal, marks, number, proportions, vertical
 from lodestar.report.facts import Facts, Row
 
-Trace = dict[str, Any]
 STEP_STAGES = ("collect", "optimise", "publish", "checkpoint")
 STEP_COLOURS = ("@tint", "@accent", "@second", "@muted")
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One picture: what plotly draws and what a reader who does not see it is told."""
-
-    id: str
-    title: str
-    says: str
-    """The picture in a sentence, for its caption and for screen readers."""
-    data: list[Trace]
-    layout: Row = field(default_factory=dict)
-    height: int = 300
-    latest: str = ""
-    """A small multiple's last value."""
-    alternative: Row = field(default_factory=dict)
-    """Label → x values of the first traces, for a picture with two x axes to choose from."""
-
-
-def axes(x: str = "", **more: Any) -> Row:
-    """Layout shared by all pictures: hairlines, no frame, little ink."""
-    axis = {
-        "zeroline": False,
-        "showline": False,
-        "ticks": "",
-        "gridcolor": "@rule",
-        "automargin": True,
-        "exponentformat": "e",
-    }
-    layout: Row = {
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "@font", "size": 12, "color": "@muted"},
-        "hoverlabel": {"bgcolor": "@card", "bordercolor": "@rule", "font": {"color": "@ink", "family": "@font"}},
-        "showlegend": False,
-        "xaxis": {**axis, "showgrid": False, "title": {"text": x, "standoff": 8}},
-        "yaxis": axis,
-    }
-    for name, value in more.items():
-        layout[name] = layout[name] | value if isinstance(layout.get(name), dict) else value
-    return layout
 
 
 def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Figure:
@@ -96,12 +48,12 @@ def win_rates(facts: Facts) -> Figure | None:
     rows += [(f"best of {n}", rate) for n, rate in facts.results.get("baseline", {}).get("best_of_n", {}).items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
-    dots = _proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
+    dots = proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
     layout = axes(
         "share of prompts won against the SFT model",
         xaxis={"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25, "showgrid": True},
         yaxis={"showgrid": False, "range": [-0.5, len(rows) - 0.3]},
-        shapes=[_vertical(0.5)],
+        shapes=[vertical(0.5)],
     )
     says = (
         f"PPO wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model for comparison."
@@ -138,7 +90,7 @@ def running_win_rate(facts: Facts) -> Figure | None:
         "customdata": [rate["n"] for rate in rates],
         "hovertemplate": "step %{x}: %{y:.1%} of %{customdata}<extra></extra>",
     }
-    layout = axes("PPO step", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[_horizontal(0.5)])
+    layout = axes("PPO step", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[horizontal(0.5)])
     says = f"From {rates[0]['value']:.0%} after step {x[0]} to {rates[-1]['value']:.0%}; the band is the 95% interval."
     return Figure("running-win-rate", "Win rate while PPO went on", says, [band, line], layout)
 
@@ -164,11 +116,11 @@ def score_against_kl(facts: Facts) -> Figure | None:
     best = facts.results.get("baseline", {}).get("best_of_n_score", {})
     if best:
         nats = [best_of_n_kl(int(n)) for n in best]
-        traces.append(_points("best of n", nats, [score - facts.offset for score in best.values()], list(best)))
+        traces.append(marks("best of n", nats, [score - facts.offset for score in best.values()], list(best)))
         alternatives.append([math.sqrt(value) for value in nats])
     if "reward_after" in facts.results.get("evaluation", {}):
         after = facts.results["evaluation"]["reward_after"] - facts.offset
-        traces.append(_points("PPO, held-out prompts", kl[-1:], [after], ["final"], "star"))
+        traces.append(marks("PPO, held-out prompts", kl[-1:], [after], ["final"], "star"))
         alternatives.append([math.sqrt(kl[-1])])
     layout = axes("KL to the SFT model, nats per sequence", showlegend=True, legend=LEGEND)
     says = (
@@ -217,7 +169,7 @@ def over_optimisation(facts: Facts) -> Figure | None:
     alarmed = next((row for row in steps if row.get("over_optimised")), None)
     if alarmed:
         at = alarmed["score"] - steps[0]["score"]
-        star = _points("alarm", [alarmed["kl_root"]], [at], [f"step {alarmed['step']}"], "star")
+        star = marks("alarm", [alarmed["kl_root"]], [at], [f"step {alarmed['step']}"], "star")
         traces.append(star)
         by_step.append([alarmed["step"]])
     says += (
@@ -233,93 +185,6 @@ def over_optimisation(facts: Facts) -> Figure | None:
         height=340,
         alternative={"step": by_step},
     )
-
-
-LEGEND: Row = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "@muted"}}
-
-
-def accuracies(card: Row) -> Figure:
-    """The reward model's held-out accuracy beside what it must beat."""
-    named = [("reward model", card["accuracy"], "@accent")]
-    named += [(name.replace("_", " "), rate, "@second") for name, rate in card.get("baselines", {}).items()]
-    labels, rates, colours = (list(column) for column in zip(*reversed(named), strict=True))
-    dots = _proportions(labels, rates, colours)
-    layout = axes(
-        "accuracy on held-out pairs",
-        xaxis={"range": [0.25, 1.02], "tickformat": ".0%", "showgrid": True, "dtick": 0.25},
-        yaxis={"showgrid": False, "range": [-0.5, len(named) - 0.3]},
-        shapes=[_vertical(0.5)],
-    )
-    rate = card["accuracy"]
-    says = f"{rate['value']:.1%} of {rate['n']} pairs without ties, 95% interval {rate['low']:.1%}–{rate['high']:.1%}."
-    return Figure("rm-accuracy", "Accuracy", says, [dots], layout, height=90 + 56 * len(named))
-
-
-def reliability(card: Row) -> Figure:
-    """Predicted against observed preference."""
-    bins = card["calibration"]["bins"]
-    most = max((one["n"] for one in bins), default=1)
-    diagonal = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [0.5, 1],
-        "y": [0.5, 1],
-        "line": {"color": "@muted", "width": 1, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    dots = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "x": [one["predicted"] for one in bins],
-        "y": [one["observed"] for one in bins],
-        "line": {"color": "@accent", "width": 1.5},
-        "marker": {"color": "@accent", "size": [6 + 12 * math.sqrt(one["n"] / most) for one in bins], "opacity": 0.85},
-        "customdata": [one["n"] for one in bins],
-        "hovertemplate": "says %{x:.0%}, is %{y:.0%} (%{customdata} pairs)<extra></extra>",
-    }
-    layout = axes("what the model says", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
-    says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}"
-    traces = [diagonal, dots]
-    if "scaled" in card["calibration"]:
-        scaled = card["calibration"]["scaled"]
-        temperature = card["calibration"]["temperature"]
-        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
-        x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
-        colour = {"color": "@second"}
-        traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
-    return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
-
-
-def histogram(card: Row) -> Figure:
-    """Scores of held-out completions."""
-    scores = card["scores"]
-    edges = scores["edges"]
-    bars = {
-        "type": "bar",
-        "x": [(low + high) / 2 for low, high in pairwise(edges)],
-        "y": scores["counts"],
-        "width": [0.92 * (high - low) for low, high in pairwise(edges)],
-        "marker": {"color": "@accent"},
-        "hovertemplate": "%{x:.3g}: %{y}<extra></extra>",
-    }
-    says = f"Mean {scores['mean']:.2f}, standard deviation {scores['standard_deviation']:.2f}."
-    return Figure("rm-histogram", "Scores, completions per bin", says, [bars], axes("score of a held-out completion"))
-
-
-def score_by_length(card: Row) -> Figure:
-    """Whether the reward model likes length."""
-    bins = card["score_by_length"]["bins"]
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "x": [one["tokens"] for one in bins],
-        "y": [one["score"] for one in bins],
-        "line": {"color": "@accent", "width": 1.8},
-        "marker": {"size": 7},
-        "hovertemplate": "%{x:.0f} tokens: %{y:.3g}<extra></extra>",
-    }
-    says = f"Correlation {card['score_by_length']['correlation']:+.2f} with the completion's tokens."
-    return Figure("rm-length", "Mean score against length", says, [line], axes("tokens of the completion"))
 
 
 def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
@@ -390,65 +255,3 @@ def step_seconds(steps: Sequence[Row]) -> Figure | None:
     share = ", ".join(f"{name} {total[name] / sum(total.values()):.0%}" for name in stages)
     layout = axes("PPO step", barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
     return Figure("step-seconds", "Seconds of each PPO step", f"{share}.", bars, layout)
-
-
-def number(value: float) -> str:
-    """Three significant digits, without exponents where a reader needs none."""
-    plain = value == 0 or 1e-3 <= abs(value) < 1e5
-    text = f"{value:,.0f}" if abs(value) >= 1000 and plain else f"{value:.3g}" if plain else f"{value:.1e}"
-    return text.replace("-", "−") if plain else text
-
-
-def intervals(rates: Sequence[Row], **style: float) -> Row:
-    """Error bars from ``low`` to ``high`` around each ``value``."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [rate["high"] - rate["value"] for rate in rates],
-        "arrayminus": [rate["value"] - rate["low"] for rate in rates],
-        "color": "@muted",
-        **style,
-    }
-
-
-def _proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Trace:
-    """Dots with their intervals, one per label."""
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": [rate["value"] for rate in rates],
-        "y": labels,
-        "text": [f"{rate['value']:.1%}" for rate in rates],
-        "textposition": "top center",
-        "textfont": {"color": "@ink"},
-        "marker": {"size": 11, "color": colours},
-        "error_x": intervals(rates, thickness=1.5, width=0),
-        "customdata": [[rate["low"], rate["high"], rate["n"]] for rate in rates],
-        "hovertemplate": "%{x:.1%} (%{customdata[0]:.1%}–%{customdata[1]:.1%}) of %{customdata[2]}<extra></extra>",
-    }
-
-
-def _points(name: str, x: list[float], y: list[float], labels: list[str], symbol: str = "diamond") -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "name": name,
-        "x": x,
-        "y": y,
-        "text": labels,
-        "textposition": "bottom center" if symbol == "star" else "top center",
-        "textfont": {"color": "@ink", "size": 11},
-        "marker": {"size": 14 if symbol == "star" else 9, "symbol": symbol, "color": "@second"},
-        "hovertemplate": f"{name} %{{text}}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>",
-    }
-
-
-def _vertical(x: float) -> Row:
-    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _DOTTED}
-
-
-def _horizontal(y: float) -> Row:
-    return {"type": "line", "y0": y, "y1": y, "xref": "paper", "x0": 0, "x1": 1, "line": _DOTTED}
-
-
-_DOTTED: Row = {"color": "@muted", "width": 1, "dash": "dot"}

@@ -9,8 +9,8 @@ from typing import Any
 from lodestar.layout import RunFolder
 from lodestar.report import figures
 from lodestar.report.card import card_pictures
+from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, judgement, read_facts
-from lodestar.report.figures import Figure
 from lodestar.report.metrics import GROUPS
 from lodestar.report.shell import assets, template
 

@@ -11,8 +11,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from lodestar.report.drawing import Figure
 from lodestar.report.facts import Row
-from lodestar.report.figures import Figure
 
 _FILES = resources.files("lodestar.report")
 

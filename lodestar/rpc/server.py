@@ -19,25 +19,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lodestar import metrics
-from lodestar.config import ServeOptions
-from lodestar.config.services import ServerConfig
 from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
 from lodestar.rpc.access import Gate, Tokens
 from lodestar.rpc.binding import bind, export_metrics, is_loopback
 from lodestar.rpc.interceptors import CallInterceptor
+from lodestar.rpc.spec import ServerSpec
 from lodestar.rpc.state import ServiceState
 from lodestar.rpc.tls import TlsFolder
 
@@ -54,106 +52,6 @@ _OPTIONS = (
     ("grpc.max_connection_age_ms", 300 * _SECOND),
     ("grpc.max_connection_age_grace_ms", 600 * _SECOND),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """One gRPC service: ``Service("lodestar.v1.RewardService", partial(add_RewardServiceServicer_to_server, it))``.
-
-    Streaming methods of the servicer are async generators, unary ones coroutines.
-    """
-
-    name: str
-    add: Callable[[grpc.aio.Server], None]
-
-
-class Health:
-    """grpc.health.v1 by name; a name may also stand for less than a service (``…PolicyService/training``)."""
-
-    def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-
-    async def set(self, name: str, *, serving: bool) -> None:
-        """What a probe of the name hears from now on. Ignored once the server drains."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.servicer.set(name, status)
-
-
-async def _nothing() -> None:
-    """A service with nothing to load."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """What to serve and where."""
-
-    role: str
-    services: Sequence[Service]
-    """May be empty: a process without calls of its own still has health, metrics and a state file."""
-    run_dir: Path
-    warm: Callable[[], Awaitable[None]] = _nothing
-    """Loads the model; health turns SERVING when it returns, and what it raises ends the process."""
-    work: Callable[[asyncio.Event], Awaitable[None]] | None = None
-    """Runs beside the server once it is warm; the server ends when it returns or raises. The event is set on
-    SIGTERM; the work has ``drain_seconds`` to return before it is cancelled."""
-    replica: int = 0
-    host: str = "127.0.0.1"
-    port: int = 0
-    metrics_port: int | None = 0
-    """None exports no metrics."""
-    caller_port: int | None = None
-    health_port: int | None = None
-    max_message_bytes: int = 16 * 2**20
-    drain_seconds: float = 20.0
-    tls: Path | None = None
-    """See ServeOptions.tls; required on addresses that other machines reach, unless ``insecure``."""
-    tokens: Path | None = None
-    insecure: bool = False
-    bind_seconds: float = 0.0
-    """How long to wait for a predecessor that is about to free the port."""
-    reflection: bool | None = None
-    """None: on loopback only."""
-    health: Health = field(default_factory=Health)
-
-    @classmethod
-    def of(
-        cls,
-        role: str,
-        options: ServeOptions,
-        section: ServerConfig | None,
-        services: Sequence[Service],
-        *,
-        warm: Callable[[], Awaitable[None]] = _nothing,
-        work: Callable[[asyncio.Event], Awaitable[None]] | None = None,
-        health: Health | None = None,
-    ) -> ServerSpec:
-        """The spec of one process as ``lodestar serve`` describes it; no section for one that answers no calls."""
-        section = section or ServerConfig()
-        return cls(
-            role=role,
-            services=services,
-            run_dir=options.run_dir,
-            warm=warm,
-            work=work,
-            replica=options.replica,
-            host=options.host,
-            port=options.port,
-            metrics_port=options.metrics_port,
-            caller_port=options.caller_port,
-            health_port=options.health_port,
-            max_message_bytes=section.max_message_bytes,
-            drain_seconds=section.drain_seconds,
-            tls=options.tls,
-            tokens=options.tokens,
-            insecure=options.insecure,
-            reflection=options.reflection,
-            health=health or Health(),
-        )
-
-    @property
-    def name(self) -> str:
-        """``policy-0``."""
-        return f"{self.role}-{self.replica}"
 
 
 def run(spec: ServerSpec) -> int:

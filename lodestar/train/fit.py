@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from lodestar.config import TrainingConfig
 from lodestar.errors import NonFinite
 from lodestar.train.batches import plan
+from lodestar.train.clock import Clock
 from lodestar.train.progress import Progress
 from lodestar.train.saved import Saved, load_saved, save
 from lodestar.train.schedule import adamw, warmup_cosine
@@ -66,8 +66,9 @@ def fit(
 ) -> Fit:
     """Minimise an objective and leave in ``model`` the weights with the least held-out loss.
 
-    The state is written at every evaluation; if ``state_file`` is there, the stage goes on from it. With
-    ``max_seconds`` the learning rate also falls with time, so that a stage cut short by the clock has decayed too.
+    The state is written at every evaluation; if ``state_file`` is there, the stage goes on from it. ``max_seconds``
+    holds for steps and evaluations together: one that would leave no time for another before the last is skipped. The
+    learning rate then also falls with time, so that a stage cut short by the clock has decayed too.
 
     Args:
         identity: digests of all that the state depends on, by the name a person knows it by.
@@ -81,27 +82,31 @@ def fit(
     optimizer = adamw(model.parameters(), config)
     progress.start(name, len(batches))
     state = load_saved(state_file, identity, model, optimizer)
+    clock = Clock(config.max_seconds, *(state.seconds, state.evaluation_seconds) if state else (0.0, 0.0))
     if state is None:
         state = Saved(best=_weights(model))
         _evaluate(state, model, objective, progress, losses=[])
+        clock.evaluated()
     progress.advance(state.step)
-    began = time.monotonic() - state.seconds
     losses: list[float] = []
     stopped = "epochs"
     while state.step < len(batches):
-        elapsed = time.monotonic() - began
-        done = max(state.step / len(batches), elapsed / config.max_seconds if config.max_seconds else 0.0)
+        done = max(state.step / len(batches), clock.share)
         losses.append(_step(model, objective, optimizer, batches[state.step], config, done))
+        clock.stepped()
         state.step += 1
         progress.advance()
-        state.seconds = time.monotonic() - began
-        late = config.max_seconds is not None and state.seconds >= config.max_seconds
-        if state.step % every and state.step < len(batches) and not late:
+        late = not clock.allows(evaluations=1)
+        due = state.step % every == 0 and clock.allows(evaluations=2)
+        if not (due or late or state.step == len(batches)):
             continue
+        state.seconds = clock.seconds
         _evaluate(state, model, objective, progress, losses)
         losses.clear()
+        clock.evaluated()
+        state.seconds, state.evaluation_seconds = clock.seconds, clock.evaluation
         save(state_file, identity, state, model, optimizer)
-        if late or state.since_best >= config.patience:
+        if state.step < len(batches) and (late or state.since_best >= config.patience):
             stopped = "max_seconds" if late else "patience"
             break
     model.load_state_dict(state.best, strict=False)

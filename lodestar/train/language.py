@@ -61,13 +61,10 @@ def pretrain(config: RunConfig, folder: RunFolder, progress: Progress | None = N
     """
     assert config.pretrain is not None, "the run does not pretrain"
     files, tokenizer = DataFiles.of(folder), policy_tokenizer(config, folder)
+    longest = min(config.data.max_tokens, tokenizer.model_max_length)
     train, held_out = (
-        [
-            piece
-            for document in encode_documents(tokenizer, read_text(files.text(split)))
-            for piece in _pieces(document, min(config.data.max_tokens, tokenizer.model_max_length))
-        ]
-        for split in ("train", "held_out")
+        [Scored(piece, prompt_tokens=1) for piece in encode_documents(tokenizer, read_text(text), longest=longest)]
+        for text in (files.text("train"), files.text("held_out"))
     )
     return _run("pretrain", config.pretrain, config, folder, folder.pretrained, train, held_out, (), progress)
 
@@ -117,9 +114,3 @@ def _run(
     save_model(trained, tokenizer, output)
     state_file(output).unlink(missing_ok=True)
     return result
-
-
-def _pieces(document: Sequence[int], longest: int) -> list[Scored]:
-    """A document cut to the context; every token but a piece's first is predicted."""
-    cuts = [tuple(document[start : start + longest]) for start in range(0, len(document), longest)]
-    return [Scored(cut, prompt_tokens=1) for cut in cuts if len(cut) > 1]

@@ -91,7 +91,7 @@ def _train(
     progress: Progress,
 ) -> tuple[Any, Fit]:
     training: RewardTrainingConfig = config.reward_model
-    language_model = start_model(config, tokenizer, folder.sft)
+    language_model = start_model(config, tokenizer, folder.sft, folder.pretrained)
     model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
     model.config.score_tokens = training.score_tokens
     if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
@@ -124,7 +124,7 @@ def _member(
 ) -> Any:
     """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
     output = folder.reward_model.with_name(f"{folder.reward_model.name}-{number + 1}")
-    start = start_model(config, tokenizer, folder.sft)
+    start = start_model(config, tokenizer, folder.sft, folder.pretrained)
     settings = json.dumps(identity(config.reward_model, config.seed + number, start, train, held_out))
     finished = output / "identity.json"
     if finished.exists() and finished.read_text(encoding="utf-8") == settings:

@@ -26,7 +26,9 @@ class Saved:
     """Evaluations since then."""
     step: int = 0
     seconds: float = 0.0
-    """Time spent training, over all starts."""
+    """Time spent on steps and evaluations, over all starts."""
+    evaluation_seconds: float = 0.0
+    """Time that the last evaluation took."""
     history: list[dict[str, float]] = field(default_factory=list)
 
 

@@ -17,6 +17,7 @@ class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_STATE_PAUSED: _ClassVar[RunState]
     RUN_STATE_FINISHED: _ClassVar[RunState]
     RUN_STATE_FAILED: _ClassVar[RunState]
+    RUN_STATE_STOPPED: _ClassVar[RunState]
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_STARTING: RunState
 RUN_STATE_COLLECTING: RunState
@@ -24,6 +25,7 @@ RUN_STATE_OPTIMISING: RunState
 RUN_STATE_PAUSED: RunState
 RUN_STATE_FINISHED: RunState
 RUN_STATE_FAILED: RunState
+RUN_STATE_STOPPED: RunState
 
 class RunStatus(_message.Message):
     __slots__ = ("run", "model", "state", "reason", "step", "total_steps", "settled", "batch", "metrics", "eta_seconds")

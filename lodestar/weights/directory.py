@@ -17,7 +17,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from lodestar.errors import Unavailable
+from lodestar.errors import ModelError, Unavailable
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import convert
 from lodestar.v1 import weights_pb2
@@ -99,6 +99,10 @@ def read_manifest(path: Path) -> WeightManifest:
 
     Raises:
         FileNotFoundError: there is none.
+        ModelError: it is damaged.
     """
-    message = json_format.Parse(path.read_text(encoding="utf-8"), weights_pb2.WeightManifest())
+    try:
+        message = json_format.Parse(path.read_bytes(), weights_pb2.WeightManifest())
+    except json_format.ParseError as error:
+        raise ModelError(f"{path} is no weight manifest: {error}") from error
     return convert.weight_manifest_from_proto(message)

@@ -8,7 +8,6 @@ reported and tried again; the server goes on with the version it holds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lodestar import metrics
-from lodestar.errors import LodestarError, Unavailable
+from lodestar.errors import LodestarError, ModelError, Unavailable
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.weights.directory import read_manifest, write_manifest
 from lodestar.weights.port import WeightSource
@@ -77,14 +76,19 @@ class WeightFollower:
             await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
             failures += 1
 
+    async def close(self) -> None:
+        """Closes the source."""
+        await self._source.close()
+
     async def _overtake(self, pending: asyncio.Task[None] | None) -> None:
         """Abandons a fetch, but lets a swap that began end: half of one would leave no version at all."""
         if pending is None:
             return
         if not self._applying:
             pending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pending
+        await asyncio.wait([pending])  # which, unlike awaiting the task, does not cancel it when we are cancelled
+        if not pending.cancelled():
+            pending.result()
 
     async def _take(self, manifest: WeightManifest) -> None:
         """Fetches, verifies and serves one version, trying again until it is overtaken."""
@@ -98,8 +102,8 @@ class WeightFollower:
                     await self._serve(manifest, await self._fetch(manifest))
                 self.refusal = ""
                 return
-            except LodestarError as error:
-                self._refuse("fetch" if isinstance(error, Unavailable) else "verify", error)
+            except (LodestarError, OSError) as error:  # OSError: a full disk has room again some time
+                self._refuse("verify" if isinstance(error, ModelError) else "fetch", error)
                 await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
 
     async def _fetch(self, manifest: WeightManifest) -> dict[str, Tensor]:
@@ -125,7 +129,7 @@ class WeightFollower:
         metrics.WEIGHT_STEP.set(manifest.version.step)
         log.info("serving weights of step %d (incarnation %s)", manifest.version.step, manifest.version.incarnation)
 
-    def _refuse(self, reason: str, error: LodestarError) -> None:
+    def _refuse(self, reason: str, error: Exception) -> None:
         self.refusal = str(error)
         metrics.WEIGHTS_REFUSED.labels(reason).inc()
         log.warning("weights refused (%s): %s", reason, error)

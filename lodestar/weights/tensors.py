@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,11 +62,14 @@ def load_verified(folder: Path, manifest: WeightManifest) -> dict[str, Tensor]:
     """The tensors of fetched files, once each agrees with the manifest's digest.
 
     Raises:
-        ModelError: a tensor is missing, unexpected or differs.
+        ModelError: a file is damaged, or a tensor is missing, unexpected or differs.
     """
     tensors: dict[str, Tensor] = {}
     for file in manifest.files:
-        tensors.update(load_file(folder / file.name))
+        try:
+            tensors.update(load_file(folder / file.name))
+        except SafetensorError as error:
+            raise ModelError(f"weights of step {manifest.version.step}: {file.name} is damaged: {error}") from error
     digests = digests_of(tensors)
     names = digests.keys() | manifest.tensors.keys()
     wrong = sorted(name for name in names if digests.get(name) != manifest.tensors.get(name))

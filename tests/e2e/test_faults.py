@@ -18,7 +18,7 @@ from lodestar_services.learner.ledger import read_ledger, verify_ledger
 
 from lodestar.client import LearnerClient
 from lodestar.config import RunConfig
-from lodestar.errors import LodestarError
+from lodestar.errors import LodestarError, NonFinite
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
@@ -174,6 +174,18 @@ def test_a_resumed_run_refuses_what_changed(tmp_path):
         serving.start(resume=True)
         with pytest.raises(LodestarError, match=r"config ppo.clip \(0.2 → 0.3\), reward model \("):
             _finish_within(serving, 60)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_and_the_last_good_state_kept(tmp_path):
+    run = config(tmp_path, "overflow", steps=4, learning_rate=1e30)
+    folder = prepared(run)
+    with Serving(run, folder) as serving:
+        serving.start()
+        with pytest.raises(NonFinite, match=r"step 0 was undone: .* Its rollouts are in .*step-000000\.json"):
+            _finish_within(serving, 60)
+        assert serving.service("learner-0").child.exit_code == 3
+    assert len(json.loads((folder.root / "failures" / "step-000000.json").read_text())) == BATCH
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000000"]
 
 
 def _finish_within(serving: Serving, seconds: float) -> None:

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
+
+from lodestar.local.tiny import llama, tokenizer
+from lodestar.model.weights import save_model
 
 LODESTAR = Path(sys.executable).with_name("lodestar")
 TINY = {
@@ -69,6 +73,16 @@ def _until_step(run: Path, step: int) -> None:
         time.sleep(0.02)
 
 
+def _told_until(launcher: subprocess.Popen[str], words: str) -> str:
+    assert launcher.stdout is not None
+    told = ""
+    for line in launcher.stdout:
+        told += line
+        if words in line:
+            return told
+    raise AssertionError(f"it ended without {words!r}: {told}")
+
+
 def _descendants(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     found = psutil.Process(launcher.pid).children(recursive=True)
     assert len(found) >= 8, "fork server, Redis, five services and the weights server"
@@ -78,6 +92,10 @@ def _descendants(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
 def _all_gone(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _samples(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
 
 
 def _temporary_files() -> set[str]:
@@ -110,10 +128,17 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
         killed.kill()
     _all_gone(processes)
 
+    with _start(config, "--resume") as late:
+        told = _told_until(late, "evaluation: starts")
+        late.send_signal(signal.SIGINT)
+        late.communicate(timeout=30)
+    assert late.returncode == 128 + signal.SIGINT
+    assert "sft: starts" not in told
+
     with _start(config, "--resume") as finished:
         told, said = finished.communicate(timeout=60)
     assert finished.returncode == 0, said
-    assert "sft: starts" not in told
+    assert "ppo: starts" not in told
     assert "win rate" in told
     assert _temporary_files() <= before
 
@@ -127,8 +152,50 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
     assert len({service["pid"] for service in summary["services"]}) == 5
     assert all(service["rpcs"] > 0 and service["tokens"] > 0 for service in summary["services"]), summary["services"]
     assert (run / "report.html").stat().st_size > 1_000_000
-    assert len((run / "samples.jsonl").read_text().splitlines()) == 24
+    watched = [rate["step"] for rate in json.loads((run / "state.json").read_text())["results"]["watched"]]
+    assert watched == sorted(set(watched)), "each running win rate once, though the run was stopped twice"
+    samples = _samples(run)
+    assert [(row["before"]["step"], row["after"]["step"]) for row in samples] == [(0, 4)] * 24
     assert not list((run / "services").iterdir())
+
+    again = subprocess.run([LODESTAR, "eval", config, "--plain"], capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+    repeated = _samples(run)
+    assert [(row["before"]["step"], row["after"]["step"]) for row in repeated] == [(0, 4)] * 24
+    same = sum(row["before"]["text"] == old["before"]["text"] for row, old in zip(repeated, samples, strict=True))
+    assert same >= 20, "the SFT model is asked again, with the same seeds; rounding may move a sample"
+
+
+@pytest.mark.timeout(120)
+def test_a_model_and_preferences_of_ones_own_need_no_sft(tmp_path: Path) -> None:
+    """The README's configuration, small."""
+    words = tokenizer(64)
+    save_model(llama(hidden=32, layers=2, vocab=64, eos_bias=2.0), words, tmp_path / "mine")
+    source = tmp_path / "preferences"
+    source.mkdir()
+    rows = [{"prompt": f"t{i} t5", "chosen": f"t7 t{3 + i % 9}", "rejected": "t8 t9 t9"} for i in range(3, 60)] * 2
+    (source / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "name": "own",
+                "runs_dir": str(tmp_path),
+                "model": {"path": str(tmp_path / "mine")},
+                "sft": None,
+                "data": {"kind": "jsonl", "root": str(source)},
+                "reward_model": {"epochs": 1.0},
+                "ppo": {"steps": 2, "batch": 8, "max_tokens": 8, "ema": 0.9},
+                "evaluation": {"judge": "reward", "prompts": 4, "best_of": [2], "watch_every": 0},
+            }
+        )
+    )
+    with _start(config) as run:
+        _, said = run.communicate(timeout=100)
+    assert run.returncode == 0, said
+    assert json.loads((tmp_path / "own" / "summary.json").read_text())["steps"] == 2
+    assert {row["after"]["step"] for row in _samples(tmp_path / "own")} == {2}
+    assert not (tmp_path / "own" / "models" / "sft").exists()
 
 
 def test_port_and_folder_conflicts_are_told_in_a_sentence(tmp_path: Path) -> None:

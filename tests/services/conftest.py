@@ -27,7 +27,8 @@ from lodestar.model.loading import new_causal_lm, save_model, scalar_from_causal
 from lodestar.records import FinishReason, GenerationChunk, ModelInfo, WeightVersion
 from lodestar.rpc import convert
 from lodestar.rpc.channel import serving
-from lodestar.rpc.server import Server, ServerSpec, Service
+from lodestar.rpc.server import Server
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.rpc.state import ServiceState
 from lodestar.v1 import policy_pb2, policy_pb2_grpc
 

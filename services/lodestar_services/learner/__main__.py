@@ -6,10 +6,13 @@ import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
+from lodestar.errors import Terminated
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, serve
+from lodestar.rpc.server import configure_logging, serve
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import learner_pb2, learner_pb2_grpc
+from lodestar_services.learner.distributed import follow, process_group
 from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
@@ -20,13 +23,24 @@ NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code."""
+    """Serves until the run ends or SIGTERM; the exit code. Under torchrun the ranks after the first compute only.
+
+    Raises:
+        Terminated: SIGTERM came first.
+    """
     configure_logging("learner")
-    asyncio.run(_serve(options))
+    with process_group() as rank:
+        if rank > 0:
+            follow(options)
+            return 0
+        over = asyncio.run(_serve(options))
+    if not over:
+        raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 
 
-async def _serve(options: ServeOptions) -> None:
+async def _serve(options: ServeOptions) -> bool:
+    """Whether the run is over."""
     config = options.config
     unknown = ModelInfo(config.name, WeightVersion("", 0, ""), "")
     status = RunStatus(config.name, unknown, RunState.STARTING, 0, config.ppo.steps, 0, config.ppo.tickets)
@@ -38,11 +52,13 @@ async def _serve(options: ServeOptions) -> None:
         running = asyncio.ensure_future(compute.run(learner.run))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
-        controls.stop()
+        if not running.done():
+            controls.leave()
         try:
             await running
         except Exception as error:
             board.update(state=RunState.FAILED, reason=str(error))
+            controls.checkpointed(error)
             raise
         await asyncio.wait((stop,), timeout=LINGER_SECONDS)
         stop.cancel()
@@ -50,3 +66,4 @@ async def _serve(options: ServeOptions) -> None:
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
     await serve(ServerSpec.of("learner", options, config.learner, [Service(NAME, add)], warm=build, work=work))
+    return learner.over

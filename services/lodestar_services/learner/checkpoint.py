@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.errors import LodestarError, ResumeRefused
-from lodestar.model.weights import sync_folder
+from lodestar.model.weights import sync, sync_folder, tensor_digests, weights_digest
+
+_NAME = re.compile(r"step-\d+")
 
 
 class Checkpoints:
@@ -41,16 +44,18 @@ class Checkpoints:
         target = self._folder / f"step-{step:06d}"
         partial = self._folder / f".{target.name}.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            for leftover in self._folder.glob(".step-*"):  # of a start that was killed
+                shutil.rmtree(leftover)
             partial.mkdir(parents=True)
             tensors: dict[str, Tensor] = {}
             tree = _without_tensors(state, "", tensors)
             save_file(tensors, partial / "tensors.safetensors")
             (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
             sync_folder(partial)
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                _discard(target)
             partial.rename(target)
-            sync_folder(self._folder)
+            sync(self._folder)
         except Exception as error:  # safetensors raises its own type for a full disk
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.latest()
@@ -61,12 +66,13 @@ class Checkpoints:
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_STEP.set(step)
         for old in self.all()[: -self._keep]:
-            shutil.rmtree(old)
+            _discard(old)
         return target
 
     def all(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        return sorted(self._folder.glob("step-*"))
+        steps = {path: _NAME.fullmatch(path.name) for path in self._folder.glob("step-*")}
+        return sorted((path for path, found in steps.items() if found), key=lambda path: int(path.name[len("step-") :]))
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -78,6 +84,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     tree = json.loads((path / "state.json").read_text(encoding="utf-8"))
     state: dict[str, Any] = _with_tensors(tree, load_file(path / "tensors.safetensors"))
     return state
+
+
+def check_weights(state: Mapping[str, Any], policy: Any) -> None:
+    """Compares the policy that a checkpoint brought back with the manifest under which it was published.
+
+    Raises:
+        ResumeRefused: they differ: the files were damaged, or another model's weights were put there.
+    """
+    published, restored = state["weights"]["version"]["digest"], weights_digest(tensor_digests(policy))
+    if restored != published:
+        raise ResumeRefused(
+            f"the checkpoint of step {state['step']} is damaged: its policy hashes to {restored[:12]}, and "
+            f"{published[:12]} was published; delete it to resume from an older one"
+        )
 
 
 def refuse_changes(saved: Mapping[str, str], present: Mapping[str, str]) -> None:
@@ -95,13 +115,20 @@ def refuse_changes(saved: Mapping[str, str], present: Mapping[str, str]) -> None
 
 
 def folder_digest(folder: Path) -> str:
-    """Hex sha256 over the names and contents of a model's or data set's files; empty text for a missing folder."""
+    """Hex sha256 over the names and contents of a model's or data set's files; that of nothing for a missing folder."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _discard(checkpoint: Path) -> None:
+    """Deletes one; killed half-way, it leaves nothing that could be taken for a whole one."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.old")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def _short(value: str | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from lodestar import metrics
-from lodestar.errors import RunPaused
+from lodestar.errors import NonFinite, RunPaused
 from lodestar.queue.port import DeadLetter, Delivery, LearnerQueue
 from lodestar.records import LedgerEntry, Outcome, Prompt, Rollout, Ticket
 from lodestar_services.learner.tickets import TicketSchedule
@@ -116,6 +116,7 @@ class Collector:
 
         Raises:
             RunPaused: too many of the step's tickets failed; the last error is in the message.
+            NonFinite: likewise, and the last error was a score or log-prob that is no number.
             QueueUnavailable: Redis stayed away longer than its retry budget.
             FailedPrecondition: another learner opened the run.
         """
@@ -235,7 +236,7 @@ class Collector:
         return not is_ours or version.step < rollout.ticket.min_step
 
     def _pause_if_due(self, step: int) -> None:
-        """Raises RunPaused once per reason: whoever resumes the run accepts what has failed so far."""
+        """Raises once per reason: whoever resumes the run accepts what has failed so far."""
         state = self._steps[step]
         complaint, state.complaint = state.complaint, ""
         if state.failed - state.tolerated > self._max_failed_fraction * len(state.places):
@@ -245,7 +246,7 @@ class Collector:
                 f"ppo.max_failed_fraction {self._max_failed_fraction:g} allows; the last error: {state.last_error}"
             )
         if complaint:
-            raise RunPaused(complaint)
+            raise NonFinite(complaint) if state.last_error.startswith(NonFinite.status) else RunPaused(complaint)
 
     def _look_after_queue(self) -> None:
         """Now and then: exports the depth, and issues again when contents are lost or nothing has come for long."""

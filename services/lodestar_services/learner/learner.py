@@ -7,45 +7,44 @@ import json
 import logging
 import os
 import secrets
-import statistics
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lodestar.client import PolicyClient, RewardClient
-from lodestar.config import RunConfig, ServeOptions
-from lodestar.data.files import DataFiles, read_demonstrations, read_prompts, read_text
-from lodestar.data.rows import encode_documents, encode_prompts
+from lodestar.config import RunConfig, ServeOptions, deciding_options
+from lodestar.data.files import DataFiles, read_prompts
+from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
+from lodestar.model.loading import load_tokenizer
 from lodestar.model.tokenizers import tokenizer_hash
-from lodestar.model.weights import save_model
+from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
-from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar.records import Prompt
 from lodestar.rewards.functions import source_digest
-from lodestar_services.learner.checkpoint import Checkpoints, folder_digest, load_checkpoint, refuse_changes
+from lodestar_services.learner.assembly import make_trainer, set_threads
+from lodestar_services.learner.calibration import calibration_offset
+from lodestar_services.learner.checkpoint import (
+    Checkpoints,
+    check_weights,
+    folder_digest,
+    load_checkpoint,
+    refuse_changes,
+)
 from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.critic import critic_from
+from lodestar_services.learner.distributed import LeadingTrainer, Start, Word
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
-from lodestar_services.learner.trainer import Trainer, make_deterministic
+from lodestar_services.learner.trainer import Trainer
 from lodestar_services.learner.watch import OverOptimisationWatch
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_ROWS = 512
-"""Demonstrations or samples scored for the calibration offset."""
-_HARMLESS = ("runs_dir", "learner", "policy", "reward", "reference", "rollout", "queue", "evaluation")
-"""Sections of the configuration that a resumed run may change: they move work, not the result (the reward's sources,
-which decide it, are looked at by themselves)."""
 
 
 class Learner:
@@ -59,6 +58,8 @@ class Learner:
         self._controls = controls
         self._open = ExitStack()
         self._loop: LearnerLoop
+        self.over = False
+        """Whether the run has ended, and not this start of the learner alone."""
 
     def build(self) -> None:
         """Loads everything, resumes from the newest checkpoint when asked to, and opens the queue.
@@ -69,15 +70,14 @@ class Learner:
         """
         config, ppo = self._config, self._config.ppo
         self._open.enter_context(_sole_learner(self._folder))
-        torch.set_num_threads(config.learner.threads)
-        if config.deterministic:
-            make_deterministic()
-        path = self._options.model or str(self._folder.sft)
+        set_threads(config)
+        path = self._options.start_model
         self._tokenizer = load_tokenizer(path)
         prompts = self._prompts()
         digests = self._digests(Path(path))
         checkpoints = Checkpoints(self._folder.checkpoints, config.learner.keep_checkpoints)
-        state = self._saved(checkpoints, digests)
+        newest = checkpoints.latest()
+        state = self._saved(newest, digests)
         incarnation = self._begin_incarnation()
 
         queue = RedisLearnerQueue(self._redis_url(), tls=self._options.tls)
@@ -91,10 +91,11 @@ class Learner:
             max_failed_fraction=ppo.max_failed_fraction,
             reconcile_seconds=config.queue.reconcile_seconds,
         )
-        self._trainer = self._make_trainer(path, state)
+        self._trainer = self._make_trainer(state, newest)
         watch = OverOptimisationWatch(ppo.watch, config.watched_source)
         if state:
             self._trainer.load_state_dict(state["trainer"])
+            check_weights(state, self._trainer.policy)
             collector.load_state_dict(state["collector"])
             watch.load_state_dict(state["watch"])
         publisher = WeightPublisher(
@@ -118,6 +119,7 @@ class Learner:
             checkpoints=checkpoints,
             watch=watch,
             digests=digests,
+            keep_policy=self._keep_policy,
             board=self._board,
             controls=self._controls,
             step=state["step"] if state else 0,
@@ -125,17 +127,21 @@ class Learner:
         self._board.update(step=state["step"] if state else 0)
 
     def run(self) -> None:
-        """The loop; then the trained policy, its moving average when there is one, in RunFolder.policy."""
+        """The loop, on the training thread."""
         try:
             self._loop.run()
-            policy = self._trainer.policy
-            if average := self._trainer.average_weights():
-                with torch.no_grad():
-                    for name, parameter in policy.named_parameters():
-                        parameter.copy_(average[name])
-            save_model(policy, self._tokenizer, self._folder.policy)
+            self.over = self._loop.over
         finally:
             self.close()
+
+    def _keep_policy(self) -> None:
+        """Writes the trained policy, its moving average when there is one, to RunFolder.policy."""
+        policy = self._trainer.policy
+        if average := self._trainer.average_weights():
+            with torch.no_grad():
+                for name, parameter in policy.named_parameters():
+                    parameter.copy_(average[name])
+        save_model(policy, self._tokenizer, self._folder.policy)
 
     def close(self) -> None:
         """Gives back the queue, the weights server and the lock."""
@@ -154,13 +160,12 @@ class Learner:
 
     def _digests(self, policy: Path) -> dict[str, str]:
         """What the run depends on: each option by its dotted name, data, tokenizer and models."""
-        tree = self._config.model_dump(mode="json", exclude=set(_HARMLESS))
-        digests = {f"config {key}": json.dumps(value) for key, value in _leaves(tree)}
+        options = deciding_options(self._config.model_dump(mode="json"), may_change=("evaluation",))
+        digests = {f"config {key}": json.dumps(value) for key, value in options.items()}
         digests["data"] = folder_digest(self._folder.data)
         digests["tokenizer"] = tokenizer_hash(self._tokenizer)
         digests["start and reference model"] = folder_digest(policy)
         digests["reward model"] = folder_digest(self._folder.reward_model)
-        digests["config reward.sources"] = json.dumps([s.model_dump(mode="json") for s in self._config.reward.sources])
         for source in self._config.reward_sources:
             if source.function is not None:
                 digests[f"reward function {source.name}"] = source_digest(source.function)
@@ -168,10 +173,14 @@ class Learner:
                 digests[f"reward source {source.name}, model {path}"] = folder_digest(Path(path))
         return digests
 
-    def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
-        newest = checkpoints.latest()
-        if newest is None or not self._options.resume:
+    def _saved(self, newest: Path | None, digests: dict[str, str]) -> dict[str, Any] | None:
+        if newest is None:
             return None
+        if not self._options.resume:
+            raise FailedPrecondition(
+                f"{newest.parent} holds checkpoints, the newest {newest.name}: --resume goes on from it; "
+                "to start over, give the run another name, or delete them"
+            )
         state = load_checkpoint(newest)
         refuse_changes(state["digests"], digests)
         log.info("resuming from %s", newest)
@@ -185,75 +194,23 @@ class Learner:
             file.write(incarnation + "\n")
             file.flush()
             os.fsync(file.fileno())
+        sync(path.parent)
         return incarnation
 
-    def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
-        config, ppo = self._config, self._config.ppo
-        device = str(resolve_device(config.model.device))
-        policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
-        offset = float(state["trainer"]["offset"]) if state else self._offset()
-        source = config.critic_source
-        own = config.reward_model.path or self._folder.reward_model
-        critic = critic_from(
-            ppo.critic,
-            reward_model_path=None if source is None else source.paths[0] if source.paths else own,
-            policy=policy,
-            tokenizer=self._tokenizer,
-            offset=offset,
-            seed=config.seed,
-        )
-        wants_reference = ppo.kl.loss_estimator == "exact"
-        text = read_text(DataFiles.of(self._folder).text("train")) if ppo.ptx.coefficient else []
-        return Trainer(
-            ppo,
-            policy,
-            critic,
-            seed=config.seed,
-            offset=offset,
-            reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
-            pretraining=encode_documents(self._tokenizer, text),
-            failures=self._folder.root / "failures",
-            deterministic=config.deterministic,
-        )
-
-    def _offset(self) -> float:
-        """The calibration offset of the scores, from the reward service that will give them."""
-        wanted = self._config.ppo.score.offset
-        if isinstance(wanted, float | int):
-            return float(wanted)
-        if wanted == "none":
-            return 0.0
-        items = self._samples() if wanted == "samples" else self._demonstrations()
-        with RewardClient(self._options.endpoints.reward, tls=self._options.tls) as client:
-            offset = statistics.fmean(score.score for score in client.score(items, timeout=600.0).scores)
-        log.info("calibration offset %.4f: the mean score of %d %s", offset, len(items), wanted)
-        return offset
-
-    def _demonstrations(self) -> list[ScoreItem]:
-        rows = read_demonstrations(DataFiles.of(self._folder).demonstrations("train"))[:CALIBRATION_ROWS]
-        return [ScoreItem(row.prompt, row.completion) for row in rows]
-
-    def _samples(self) -> list[ScoreItem]:
-        """Samples of the start model, which every policy server serves until it hears of another."""
-        ppo, prompts = self._config.ppo, self._prompts()[:CALIBRATION_ROWS]
-        policy = PolicyClient(self._options.endpoints.policy, tls=self._options.tls)
-        with policy as client, ThreadPoolExecutor(64) as threads:
-
-            def sample(seed: int, prompt: Prompt) -> ScoreItem:
-                options = SamplingParams(max_tokens=ppo.max_tokens, temperature=ppo.temperature, seed=seed)
-                completion = client.generate(prompt.token_ids, options, timeout=600.0).completions[0]
-                cut_off = completion.finish_reason is not FinishReason.EOS
-                return ScoreItem(prompt.text, completion.text, cut_off=cut_off)
-
-            return list(threads.map(sample, range(len(prompts)), prompts))
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+    def _make_trainer(self, state: dict[str, Any] | None, checkpoint: Path | None) -> Trainer:
+        """On every rank: the others are told what they need, and build theirs meanwhile."""
+        if state:
+            offset = float(state["trainer"]["offset"])
         else:
-            yield f"{prefix}{key}", value
+            ends, tls = self._options.endpoints, self._options.tls
+            offset = calibration_offset(self._config.ppo, self._folder, self._prompts(), ends, tls)
+        word = Word()
+        word.send(Start(offset, checkpoint))
+        self._open.callback(word.send, None)
+        trainer = make_trainer(self._options, self._tokenizer, offset, LeadingTrainer)
+        assert isinstance(trainer, LeadingTrainer)
+        trainer.word = word
+        return trainer
 
 
 @contextmanager

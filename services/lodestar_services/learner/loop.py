@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from lodestar import metrics
 from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.errors import NonFinite, RunPaused
-from lodestar.records import Rollout, RunState, WeightVersion
+from lodestar.records import Rollout, RunState, WeightManifest
 from lodestar_services.learner.checkpoint import Checkpoints
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import Journal
@@ -48,10 +48,12 @@ class LearnerLoop:
         checkpoints: Checkpoints,
         watch: OverOptimisationWatch,
         digests: Mapping[str, str],
+        keep_policy: Callable[[], None],
         board: StatusBoard,
         controls: Controls,
         step: int = 0,
     ) -> None:
+        """``keep_policy`` writes what was trained to where its user finds it; called once the run is over."""
         self._ppo = ppo
         self._section = section
         self._collector = collector
@@ -61,11 +63,15 @@ class LearnerLoop:
         self._checkpoints = checkpoints
         self._over_optimisation = watch
         self._digests = digests
+        self._keep_policy = keep_policy
         self._board = board
         self._controls = controls
         self._step = step
         self._checkpointed = step if step else -1
-        self._version = WeightVersion("", 0, "")
+        self.over = False
+        """Whether the run, and not this process alone, has ended."""
+        self._manifest: WeightManifest | None = None
+        """Of the weights of the present step."""
         self._seconds: dict[str, float] = {}
         """By stage, of the step in progress."""
 
@@ -76,6 +82,8 @@ class LearnerLoop:
             NonFinite: a loss, gradient or reward is not a number; the step is undone and its batch saved.
         """
         self._publish()
+        if self._checkpointed < 0:
+            self._checkpoint()  # what was drawn or asked for at the start, such as the offset, is not asked for again
         while self._step < self._ppo.steps and not (self._controls.stopping or self._over_optimisation.ends_run):
             self._hold()
             began = time.perf_counter()
@@ -97,7 +105,12 @@ class LearnerLoop:
                 self._checkpoint()
         self._checkpoint()
         self._collector.withdraw()
-        self._board.update(state=RunState.FINISHED, reason=self._ending())
+        self.over = not self._controls.leaving or self._step == self._ppo.steps or self._over_optimisation.ends_run
+        if self.over:
+            self._keep_policy()
+            self._board.update(state=RunState.FINISHED, reason=self._ending())
+        else:
+            self._board.update(state=RunState.STOPPED, reason="told to leave; --resume goes on from its checkpoint")
 
     def _ending(self) -> str:
         """Why the run ended before its last step; empty when it did not."""
@@ -117,6 +130,7 @@ class LearnerLoop:
         """Called while rollouts arrive; False gives the step up."""
         if received != self._board.status.settled:
             self._board.update(settled=received)
+        self._publisher.keep_serving()
         if self._controls.checkpoint_wanted:
             self._checkpoint()
         return not self._controls.stopping
@@ -128,9 +142,8 @@ class LearnerLoop:
 
     def _publish(self) -> None:
         with self._timed("publish"):
-            manifest = self._publisher.publish(self._trainer.policy, self._step)
-        self._version = manifest.version
-        self._board.update(model=self._publisher.model_info(manifest))
+            self._manifest = self._publisher.publish(self._trainer.policy, self._step)
+        self._board.update(model=self._publisher.model_info(self._manifest))
 
     def _record(self, rollouts: list[Rollout], figures: dict[str, float], seconds: float) -> None:
         """The step counts from here on, as far as the next checkpoint carries it."""
@@ -139,10 +152,11 @@ class LearnerLoop:
         figures |= self._over_optimisation.observe(rollouts, figures)
         metrics.TOKENS_TRAINED.inc(tokens)
         settled = self._collector.settle(self._step - 1)
+        assert self._manifest is not None
         row = {
             "step": self._step,
-            "incarnation": self._version.incarnation,
-            "digest": self._version.digest,
+            "incarnation": self._manifest.version.incarnation,
+            "digest": self._manifest.version.digest,
             "time": time.time(),
             "seconds": self._seconds,
             "tickets": self._collector.totals(),
@@ -158,9 +172,8 @@ class LearnerLoop:
         left = self._ppo.steps - self._step
         self._board.update(step=self._step, metrics=figures, eta_seconds=left * seconds)
 
-    def _checkpoint(self) -> Path | None:
+    def _checkpoint(self) -> None:
         """Writes the state between two steps, once per step; answers whoever asked for it."""
-        path: Path | None = None
         try:
             if self._checkpointed != self._step:
                 with self._timed("checkpoint"):
@@ -169,12 +182,10 @@ class LearnerLoop:
             else:
                 path = self._checkpoints.latest()
         except Exception as error:
-            if self._controls.checkpoint_wanted:
-                self._controls.checkpointed(error)
+            self._controls.checkpointed(error)
             raise
-        if path is not None and self._controls.checkpoint_wanted:
+        if path is not None:
             self._controls.checkpointed(path)
-        return path
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -182,6 +193,7 @@ class LearnerLoop:
             "trainer": self._trainer.state_dict(),
             "collector": self._collector.state_dict(),
             "watch": self._over_optimisation.state_dict(),
+            "weights": self._manifest and asdict(self._manifest),
             "journal": self._journal.sync(),
             "digests": dict(self._digests),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ from lodestar.model.weights import named_tensors
 from lodestar.records import ModelInfo, WeightManifest
 from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.tensors import publish
+
+log = logging.getLogger(__name__)
 
 
 class WeightPublisher:
@@ -37,7 +40,7 @@ class WeightPublisher:
         self._tokenizer_hash = tokenizer_hash
         self._keep = keep
         self.server: subprocess.Popen[str] | None = None
-        """The process that serves; it is started again when it dies."""
+        """The process that serves."""
         self._options: ServeOptions | None = None
         self._listener: threading.Thread | None = None
 
@@ -88,13 +91,22 @@ class WeightPublisher:
         """The published policy as replies name it."""
         return ModelInfo(self._run, manifest.version, self._tokenizer_hash)
 
-    def _notify(self) -> None:
-        if self.server is None or self._options is None:
+    def keep_serving(self) -> None:
+        """Starts the server process again when it has died; it finds what is announced on disk.
+
+        To be called while the learner waits for rollouts: who could not fetch the weights makes none.
+        """
+        if self.server is None or self._options is None or self.server.poll() is None:
             return
-        if self.server.poll() is not None:  # it died: its port is free, start it again
-            self.close()
-            self.serve(self._options)
-        self._say("announced")
+        log.warning("the weights server ended with exit code %s; starting it again", self.server.returncode)
+        self.close()
+        self.serve(self._options)  # its port is free
+
+    def _notify(self) -> None:
+        self.keep_serving()
+        if self.server is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died just now: its successor needs no telling
+                self._say("announced")
 
     def _say(self, line: str) -> None:
         assert self.server is not None

@@ -13,6 +13,8 @@ from typing import Any
 from lodestar import metrics
 from lodestar.records import RunState, RunStatus
 
+_ENDS = (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
+
 
 class StatusBoard:
     """The run's status, written by the training thread and watched by the server's event loop."""
@@ -40,14 +42,14 @@ class StatusBoard:
         self._changed = asyncio.Event()
 
     async def watch(self) -> AsyncIterator[RunStatus]:
-        """The status at once and after every change, until the run has ended; slow watchers skip some."""
+        """The status at once and after every change, until the learner ends; slow watchers skip some."""
         seen: RunStatus | None = None
         while True:
             changed, status = self._changed, self._status
             if status is not seen:
                 seen = status
                 yield status
-                if status.state in (RunState.FINISHED, RunState.FAILED):
+                if status.state in _ENDS:
                     return
             else:
                 await changed.wait()
@@ -59,7 +61,7 @@ class Controls:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._paused = False
-        self._stop = False
+        self._stop = self._leave = False
         self._checkpoint_wanted = False
         self._checkpoints: list[Path | BaseException] = []
 
@@ -80,6 +82,17 @@ class Controls:
             self._stop = True
             self._condition.notify_all()
 
+    def leave(self) -> None:
+        """Ends this process likewise, but not the run, unless its end was wanted before."""
+        with self._condition:
+            self._leave = not self._stop
+        self.stop()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process is to end before its run."""
+        return self._leave
+
     @property
     def paused(self) -> bool:
         """Whether a pause is wanted."""
@@ -87,7 +100,7 @@ class Controls:
 
     @property
     def stopping(self) -> bool:
-        """Whether the end is wanted."""
+        """Whether the end is wanted, of the run or of this process."""
         return self._stop
 
     @property
@@ -120,8 +133,10 @@ class Controls:
         return result
 
     def checkpointed(self, result: Path | BaseException) -> None:
-        """The loop's answer to request_checkpoint."""
+        """The loop's answer to request_checkpoint; nothing when nobody waits."""
         with self._condition:
+            if not self._checkpoint_wanted:
+                return
             self._checkpoint_wanted = False
             self._checkpoints.append(result)
             self._condition.notify_all()

@@ -1,8 +1,8 @@
 """PPO's optimisation: rollouts in, new weights and metrics out. The design's section 5, step by step.
 
 An iteration is: prepare (proximal log-probs, values, rewards, advantages) → epochs × minibatches of
-(forward_backward, optim_step) → KL controller, moving average. The mathematics is in lodestar.ppo; this class holds
-what changes from step to step, and knows how to save, restore and undo it.
+(forward_backward, optim_step) → KL controller, moving average. The mathematics is in lodestar.ppo and the backward
+passes are in gradients.py; this class holds what changes from step to step, and knows how to save, restore and undo it.
 
 It is written for any number of ranks (see ranks.py): every rank calls ``step`` with the same rollouts.
 """
@@ -22,13 +22,7 @@ from torch import Tensor
 from lodestar.config import PpoConfig
 from lodestar.errors import ConfigError, NonFinite
 from lodestar.model.fused import fuse
-from lodestar.model.packed import (
-    head_logprobs,
-    lm_head,
-    response_logprobs,
-    response_states,
-    token_values,
-)
+from lodestar.model.packed import response_logprobs, token_values
 from lodestar.ppo import kl, losses
 from lodestar.ppo.ema import update_average
 from lodestar.ppo.gae import packed_gae
@@ -38,6 +32,7 @@ from lodestar.ppo.schedules import linear_decay
 from lodestar.records import Rollout
 from lodestar_services.learner.batch import Batch, Responses, save_rollouts
 from lodestar_services.learner.figures import UpdateFigures, batch_figures
+from lodestar_services.learner.gradients import Gradients
 from lodestar_services.learner.optimizer import MasterAdamW
 from lodestar_services.learner.pretraining import PretrainingText
 from lodestar_services.learner.ranks import Ranks
@@ -79,7 +74,6 @@ class Trainer:
         """Finished iterations."""
         self.offset = offset
         self._seed = seed
-        self._reference = reference
         self._failures = failures
         self._device = next(policy.parameters()).device
         self._ranks = Ranks()
@@ -87,6 +81,7 @@ class Trainer:
             model.eval()  # dropout off everywhere
             fuse(model)
             self._ranks.copy_from_first(model.parameters())
+        self._gradients = Gradients(config, policy, critic, reference, self._ranks)
         self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
         self._critic_optimizer = self._optimizer("critic", critic, config.critic.max_grad_norm)
         self._kl: kl.KlController = (
@@ -164,27 +159,10 @@ class Trainer:
         )
 
     def forward_backward(self, batch: Batch, indexes: Sequence[int], figures: UpdateFigures) -> None:
-        """Add the gradient of the minibatch ``indexes`` (sequences of the batch) to policy and critic.
-
-        The loss is divided by the minibatch's global count of response tokens; this rank computes its share of it,
-        at most ``micro_batch_tokens`` at a time.
-        """
-        tokens = int(batch.responses.lengths_B[list(indexes)].sum())
-        mine = self._ranks.share(indexes)
-        for micro in batch.responses.micro_batches(mine, self.config.micro_batch_tokens):
-            packed, rows = batch.responses.pack(micro), batch.responses.rows(micro)
-            logprobs_R, policy = self._policy_backward(batch, packed, rows, tokens)
-            value = losses.value_loss(
-                token_values(self.critic, packed),
-                batch.values_R[rows],
-                batch.returns_R[rows],
-                clip=self.config.critic.clip,
-                tokens=tokens,
-            )
-            (self.config.critic.coefficient * value.loss).backward()  # type: ignore[no-untyped-call]
-            figures.add(policy, value, logprobs_R, batch.proximal_R[rows])
+        """Add the gradient of the minibatch ``indexes`` (sequences of the batch) to policy and critic."""
+        self._gradients.add(batch, indexes, figures)
         if self._pretraining is not None:
-            self._pretraining_backward(self._pretraining)
+            self._gradients.add_pretraining(self._pretraining)
 
     def optim_step(self, learning_rate: float, critic_learning_rate: float) -> tuple[float, float]:
         """Clip, update and clear both gradients; returns their norms before clipping.
@@ -264,50 +242,6 @@ class Trainer:
             proximal_R, responses.reference_R, shaped_B, responses.lengths_B, kl_coefficient=self._kl.coefficient
         )
         return rewards_R, clipped_B
-
-    def _policy_backward(self, batch: Batch, packed: Any, rows: Tensor, tokens: int) -> tuple[Tensor, losses.LossSums]:
-        config = self.config
-        hidden_RH = response_states(self.policy, packed)
-        logprobs_R, entropy_R = head_logprobs(
-            self.policy,
-            hidden_RH,
-            packed.targets_R,
-            temperature=config.temperature,
-            entropy=config.entropy_coefficient > 0,
-        )
-        sums = losses.policy_loss(
-            logprobs_R,
-            batch.proximal_R[rows],
-            batch.advantages_R[rows],
-            batch.weights_R[rows],
-            clip=config.clip,
-            tokens=tokens,
-        )
-        loss = sums.loss
-        if entropy_R is not None:
-            loss = loss + config.entropy_coefficient * losses.entropy_loss(entropy_R, tokens=tokens)
-        if config.kl.loss_estimator is not None:
-            if config.kl.loss_estimator == "exact":
-                kl_R = self._exact_kl(packed, hidden_RH)
-            else:
-                kl_R = kl.k2(logprobs_R, batch.responses.reference_R[rows])
-            loss = loss + config.kl.loss_coefficient * losses.kl_loss(kl_R, tokens=tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return logprobs_R.detach(), sums
-
-    def _exact_kl(self, packed: Any, hidden_RH: Tensor) -> Tensor:
-        with torch.no_grad():
-            reference_RV = lm_head(self._reference)(response_states(self._reference, packed))
-        return kl.exact_kl(lm_head(self.policy)(hidden_RH), reference_RV, temperature=self.config.temperature)
-
-    def _pretraining_backward(self, text: PretrainingText) -> None:
-        documents = text.draw()
-        tokens = sum(len(document) - 1 for document in documents)
-        mine = [documents[i] for i in self._ranks.share(range(len(documents)))]
-        for packed in text.pack(mine, self.config.micro_batch_tokens, self._device):
-            logprobs_T, _ = response_logprobs(self.policy, packed, temperature=1.0)
-            loss = self.config.ptx.coefficient * losses.language_model_loss(logprobs_T, tokens=tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
 
     def _optimizer(self, name: str, model: Any, max_norm: float) -> MasterAdamW:
         return MasterAdamW(

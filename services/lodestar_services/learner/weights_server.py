@@ -23,7 +23,8 @@ from lodestar.errors import FailedPrecondition, InvalidArgument, Unavailable
 from lodestar.layout import RunFolder
 from lodestar.records import ModelInfo, WeightManifest
 from lodestar.rpc import convert
-from lodestar.rpc.server import Server, ServerSpec, Service, configure_logging
+from lodestar.rpc.server import Server, configure_logging
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import weights_pb2, weights_pb2_grpc
 from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.grpc import CHUNK_BYTES

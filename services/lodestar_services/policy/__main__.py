@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from lodestar.config import ServeOptions
 from lodestar.layout import RunFolder
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
 from lodestar.weights.grpc import GrpcSource
 from lodestar_services.policy.policy import Policy
@@ -20,15 +20,13 @@ CONTROL = policy_control_pb2.DESCRIPTOR.services_by_name["PolicyControlService"]
 def main(options: ServeOptions) -> int:
     """Serves until SIGTERM; the exit code."""
     configure_logging(f"policy-{options.replica}")
-    folder = RunFolder(options.run_dir)
-    policy = Policy(options.model or str(folder.sft), options.config)
+    policy = Policy(options.start_model, options.config)
 
-    async def work(stopping: asyncio.Event) -> None:
-        if options.endpoints.weights is None:
-            await stopping.wait()
-        else:
+    async def warm() -> None:
+        await policy.load()
+        if options.endpoints.weights is not None:
             source = GrpcSource(options.endpoints.weights, options.config.name, tls=options.tls)
-            await policy.follow(source, folder.root / "policy" / str(options.replica), stopping)
+            await policy.attach(source, RunFolder(options.run_dir).served / str(options.replica))
 
     services = [
         Service(NAME, partial(policy_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyServicer(policy))),
@@ -38,6 +36,6 @@ def main(options: ServeOptions) -> int:
         ),
     ]
     try:
-        return run(ServerSpec.of("policy", options, options.config.policy, services, warm=policy.load, work=work))
+        return run(ServerSpec.of("policy", options, options.config.policy, services, warm=warm, work=policy.follow))
     finally:
         policy.stop()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import RunConfig
+from lodestar.data.rows import encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
@@ -48,7 +49,7 @@ WARM_TOKENS = 4
 
 
 class Policy:
-    """``await load()``, then serve; ``await follow(source, …)`` beside it."""
+    """``await load()``, then serve; where there is a learner, ``attach(…)`` before that and ``follow(…)`` beside it."""
 
     def __init__(self, path: str, config: RunConfig) -> None:
         self._path = path
@@ -116,6 +117,10 @@ class Policy:
         """Token ids of plain text."""
         return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
+    def prompt_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled."""
+        return encode_prompts(self._tokenizer, [text])[0]
+
     def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
         """Token ids of a chat in the model's template, up to where the assistant's answer begins.
 
@@ -162,10 +167,16 @@ class Policy:
         return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy)
 
     # --- weights -----------------------------------------------------------------------------------------------
-    async def follow(self, source: WeightSource, cache: Path, stopping: asyncio.Event) -> None:
-        """Keep to the versions that the run's learner announces until ``stopping`` is set."""
+    async def attach(self, source: WeightSource, cache: Path) -> None:
+        """Serve the last verified version that ``cache`` holds, if any. To be awaited before anybody is answered."""
         self._follower = WeightFollower(source, cache, self._config.name, self.engine.version, self.apply)
         await self._follower.restore()
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Keep to the versions that the attached source announces until ``stopping`` is set."""
+        if self._follower is None:
+            await stopping.wait()
+            return
         following = asyncio.create_task(self._follower.run())
         stopped = asyncio.create_task(stopping.wait())
         try:
@@ -174,7 +185,7 @@ class Policy:
             stopped.cancel()
             following.cancel()
             await asyncio.wait([following, stopped])
-            await source.close()
+            await self._follower.close()
         if not following.cancelled():
             following.result()
 

@@ -85,7 +85,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         if kind == "chat":
             return self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "prompt.chat")
         if kind == "text":
-            return self._policy.tokenize(request.text, add_special_tokens=True)
+            return self._policy.prompt_ids(request.text)
         raise InvalidArgument("prompt", "is missing; set text, chat or tokens")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from lodestar.config import ServeOptions
-from lodestar.layout import RunFolder
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import reference_pb2, reference_pb2_grpc
 from lodestar_services.reference.reference import Reference
 from lodestar_services.reference.servicer import ReferenceServicer
@@ -17,7 +17,7 @@ NAME = reference_pb2.DESCRIPTOR.services_by_name["ReferenceService"].full_name
 def main(options: ServeOptions) -> int:
     """Serves until SIGTERM; the exit code."""
     configure_logging(f"reference-{options.replica}")
-    reference = Reference(options.model or str(RunFolder(options.run_dir).sft), options.config)
+    reference = Reference(options.start_model, options.config)
     add = partial(reference_pb2_grpc.add_ReferenceServiceServicer_to_server, ReferenceServicer(reference))
     section = options.config.reference
     return run(ServerSpec.of("reference", options, section, [Service(NAME, add)], warm=reference.load))

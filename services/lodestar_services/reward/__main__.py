@@ -6,7 +6,8 @@ from functools import partial
 
 from lodestar.config import ServeOptions
 from lodestar.layout import RunFolder
-from lodestar.rpc.server import ServerSpec, Service, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import reward_pb2, reward_pb2_grpc
 from lodestar_services.reward.reward import Reward
 from lodestar_services.reward.servicer import RewardServicer

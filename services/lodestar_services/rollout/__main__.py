@@ -12,7 +12,8 @@ from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncReward
 from lodestar.config import ServeOptions
 from lodestar.errors import ConfigError, LodestarError
 from lodestar.queue.redis import RedisWorkerQueue
-from lodestar.rpc.server import ServerSpec, configure_logging, run
+from lodestar.rpc.server import configure_logging, run
+from lodestar.rpc.spec import ServerSpec
 from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 

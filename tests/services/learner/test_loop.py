@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lodestar_services.learner.checkpoint import Checkpoints, load_checkpoint
+from lodestar_services.learner.checkpoint import Checkpoints, check_weights, load_checkpoint
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.ledger import read_ledger, verify_ledger
@@ -30,7 +30,7 @@ from lodestar_services.learner.watch import OverOptimisationWatch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from lodestar.config import LearnerConfig, PpoConfig
-from lodestar.errors import NonFinite
+from lodestar.errors import NonFinite, ResumeRefused
 from lodestar.layout import RunFolder
 from lodestar.model.attention import NAME
 from lodestar.model.packed import PackedBatch, response_logprobs
@@ -157,6 +157,8 @@ class Run:
         model = ModelInfo("run", WeightVersion("", 0, ""), "")
         self.board = StatusBoard(RunStatus("run", model, RunState.STARTING, 0, config.steps, 0, config.tickets), loop)
         self.controls = Controls()
+        self.kept: list[RunState] = []
+        """The state in which the trained policy was written, once it was."""
         self.journal = Journal(self.folder, state["journal"] if state else None)
         self.loop = LearnerLoop(
             ppo=config,
@@ -170,6 +172,7 @@ class Run:
             checkpoints=checkpoints,
             watch=self.watch,
             digests={},
+            keep_policy=lambda: self.kept.append(self.board.status.state),
             board=self.board,
             controls=self.controls,
             step=state["step"] if state else 0,
@@ -212,6 +215,7 @@ async def test_a_run_learns_and_leaves_one_ledger_line_per_ticket(start):
     assert curve[-1]["score"] > curve[0]["score"]
     assert verify_ledger(run.folder.ledger, tickets=4, steps=6) == []
     assert run.board.status.state is RunState.FINISHED
+    assert run.kept == [RunState.OPTIMISING], "whoever hears that the run is finished finds the policy"
     assert curve[-1]["tickets"] == {
         "issued": 24, "trained": 24, "failed": 0, "superseded": 0, "duplicates_refused": 0
     }  # fmt: skip
@@ -251,6 +255,17 @@ async def test_stale_rollouts_are_used_up_to_the_limit(start):
     assert verify_ledger(run.folder.ledger, tickets=4, steps=6) == []
 
 
+async def test_the_start_is_checkpointed_before_the_first_step(start):
+    run = start("first")
+    run.controls.stop()
+    await run.finish()
+    state = load_checkpoint(run.folder.checkpoints / "step-000000")
+    assert (state["step"], state["journal"]) == (0, {"metrics": 0, "ledger": 0})
+    rest = start("first", incarnation="bbbb")
+    await rest.finish()
+    assert [row["step"] for row in rest.curve()] == [1, 2, 3, 4, 5, 6]
+
+
 async def test_a_pause_holds_the_run_and_a_checkpoint_can_be_had_meanwhile(start):
     run = start("paused")
     run.controls.pause()
@@ -277,6 +292,35 @@ async def test_a_stop_checkpoints_and_a_resumed_run_goes_on_from_there(start):
     await rest.finish()
     assert [row["step"] for row in rest.curve()] == [1, 2, 3, 4, 5, 6]
     assert verify_ledger(rest.folder.ledger, tickets=4, steps=6) == []
+
+
+async def test_a_learner_told_to_leave_checkpoints_and_does_not_end_its_run(start):
+    run = start("left")
+    finishing = asyncio.create_task(run.finish())
+    while run.board.status.step < 3:
+        await asyncio.sleep(0.005)
+    run.controls.leave()
+    await asyncio.wait_for(finishing, 30)
+    assert (run.loop.over, run.kept, run.board.status.state) == (False, [], RunState.STOPPED)
+    assert load_checkpoint(Checkpoints(run.folder.checkpoints, 2).latest())["step"] == len(run.curve()) < 6
+    rest = start("left", incarnation="bbbb")
+    await rest.finish()
+    assert (rest.loop.over, rest.board.status.state) == (True, RunState.FINISHED)
+    assert verify_ledger(rest.folder.ledger, tickets=4, steps=6) == []
+
+
+async def test_a_checkpoint_holds_the_manifest_of_its_weights(start):
+    run = start("manifest")
+    await run.finish()
+    state = load_checkpoint(Checkpoints(run.folder.checkpoints, 2).latest())
+    announced = WeightDirectory(run.folder.weights).announced()
+    assert state["weights"]["version"] == {"incarnation": "aaaa", "step": 6, "digest": announced.version.digest}
+    assert state["weights"]["tensors"] == announced.tensors
+    check_weights(state, run.trainer.policy)
+    with torch.no_grad():
+        next(run.trainer.policy.parameters()).view(-1)[0] += 1
+    with pytest.raises(ResumeRefused, match="checkpoint of step 6 is damaged: its policy hashes to"):
+        check_weights(state, run.trainer.policy)
 
 
 async def test_a_reward_that_is_no_number_undoes_the_step_and_saves_its_batch(start):

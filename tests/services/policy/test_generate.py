@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from lodestar.client import PolicyClient, PolicyControlClient, ReferenceClient
+from lodestar.data.rows import encode_prompts
 from lodestar.errors import DeadlineExceeded, InvalidArgument, TokenizerMismatch, VersionUnavailable
+from lodestar.model.loading import load_tokenizer
 from lodestar.records import FinishReason, Scored, WeightVersion
 
 PROMPT = (1, 5, 8, 9)
@@ -49,6 +51,15 @@ def test_samples_differ_and_a_seed_repeats_them(client: PolicyClient) -> None:
     assert len({c.token_ids for c in one.completions}) == 4
     assert one.prompt_tokens == 4
     assert {c.finish_reason for c in one.completions} == {FinishReason.LENGTH}
+
+
+def test_text_is_encoded_as_training_encodes_it(client: PolicyClient, tiny_models: Any) -> None:
+    tokenizer = load_tokenizer(tiny_models.sft)
+    plain, templated = "t5 t6", f"{tokenizer.bos_token}t5 t6"  # a chat template may write BOS itself
+    assert encode_prompts(tokenizer, [plain]) == encode_prompts(tokenizer, [templated])
+    answers = [client.generate(text, max_tokens=8, seed=3) for text in (plain, templated)]
+    assert answers[0].prompt_tokens == len(encode_prompts(tokenizer, [plain])[0]) == answers[1].prompt_tokens
+    assert answers[0].completions == answers[1].completions
 
 
 def test_training_logprobs_are_those_of_the_logprobs_call_and_of_the_reference(

@@ -12,7 +12,7 @@ import pytest
 
 from lodestar.rpc.access import Role, add_token
 from lodestar.rpc.certificates import Authority
-from lodestar.rpc.server import ServerSpec, Service
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.rpc.state import ServiceState
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc
 

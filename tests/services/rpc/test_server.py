@@ -22,7 +22,8 @@ from lodestar.client import AsyncPolicyClient, PolicyClient
 from lodestar.errors import ConfigError, LodestarError, ModelError, Unavailable
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.channel import serving
-from lodestar.rpc.server import Server, ServerSpec, serve
+from lodestar.rpc.server import Server, serve
+from lodestar.rpc.spec import ServerSpec
 from lodestar.rpc.state import ServiceState
 
 NAME = "lodestar.v1.PolicyService"

@@ -243,3 +243,73 @@ async def test_weights_travel_over_mutual_tls_to_the_fleet_alone(tmp_path):
         await anext(aiter(stranger.watch()))
     await stranger.close()
     await asyncio.to_thread(published.close)
+
+
+async def test_a_weights_server_killed_before_anybody_fetched_is_started_again(learner, tmp_path):
+    published, port = learner
+    manifest = await asyncio.to_thread(published.publish, model(1), 1)
+    published.server.kill()
+    published.server.wait()
+    await asyncio.to_thread(published.keep_serving)
+    source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
+    following = asyncio.create_task(follower(source, tmp_path, served).run())
+    assert await served.next() == manifest.version
+    following.cancel()
+    await source.close()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("left", [0, 5, 200])
+async def test_a_damaged_cache_is_not_served_and_does_not_stop_the_server(tmp_path, file, left):
+    published = publisher(tmp_path / "weights")
+    cache = published._directory.folder(published.publish(model(4), 4).version)
+    (cache / file).write_bytes((cache / file).read_bytes()[:left])
+    served = Served()
+    await WeightFollower(DirectorySource(tmp_path), cache, "here", NOTHING, served.apply).restore()
+    assert served.versions == []
+
+
+async def test_a_disk_that_was_full_is_told_and_tried_again(tmp_path):
+    published = publisher(tmp_path / "weights")
+    manifest = published.publish(model(4), 4)
+
+    class FullAtFirst(DirectorySource):
+        told = ""
+
+        async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
+            if not self.told:
+                self.told = "once"
+                raise OSError(28, "No space left on device")
+            self.told = following.refusal
+            await super().fetch(manifest, folder)
+
+    source, served = FullAtFirst(tmp_path / "weights"), Served()
+    following = follower(source, tmp_path, served)
+    running = asyncio.create_task(following.run())
+    assert await served.next() == manifest.version
+    assert "No space left on device" in source.told
+    await asyncio.sleep(0)
+    assert following.refusal == ""
+    running.cancel()
+
+
+async def test_stopping_lets_a_swap_end_that_a_newer_version_waits_for(tmp_path):
+    published = publisher(tmp_path / "weights")
+    published.publish(model(1), 1)
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def apply(manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
+        begun.set()
+        await may_end.wait()
+        ended.set()
+
+    source = DirectorySource(tmp_path / "weights")
+    following = asyncio.create_task(WeightFollower(source, tmp_path / "cache", "here", NOTHING, apply).run())
+    await asyncio.wait_for(begun.wait(), 10)
+    published.publish(model(2), 2)
+    await asyncio.sleep(0.3)  # the follower has heard of it and waits for the swap
+    following.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(following, 10)
+    assert ended.is_set()

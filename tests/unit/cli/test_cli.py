@@ -59,7 +59,10 @@ def test_the_launcher_loads_no_torch() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for command in ("demo", "run", "serve", "train", "eval", "chat", "generate", "report", "config check"):
+    runs = ["demo", "run", "serve", "train", "eval", "report", "chat", "generate"]
+    others = ["rank", "card", "data check", "data split", "config check", "config schema", "certs dev", "certs token"]
+    cluster = ["submit", "status", "logs", "cancel"]
+    for command in (*runs, *others, *cluster):
         done = CliRunner().invoke(app, [*command.split(), "--help"])
         assert done.exit_code == 0, done.output
         assert "Usage:" in done.output
@@ -91,6 +94,8 @@ def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path
     [
         ("name: a\n", ("ppo.steps=many",), "ppo.steps: Input should be a valid integer"),
         ("name: a\n", ("ppo.top_p=0.9",), "top_p and top_k must stay 1 and 0 for training"),
+        ("name: a\n", ("data.max_prompt_tokens=250",), "data.max_prompt_tokens + ppo.max_tokens is 314, beyond"),
+        ("name: a\n", ("ppo.kl.reward_estimator=k3",), "only k1 may enter the reward"),
         ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),
         ("- a\n- b\n", (), "holds no mapping of options"),
         ("name: [a\n", (), "is not YAML"),

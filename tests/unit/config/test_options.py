@@ -1,5 +1,6 @@
 """The number of options is a budget: a new one is added here on purpose, with a reason in docs/log.md."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,13 @@ def test_every_configuration_that_ships_loads(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
     root = [] if given.get("data", {}).get("root") or given["data"]["kind"] == "synthetic" else ["data.root=somewhere"]
     assert load_config(path, root).name == given["name"]
+
+
+def test_the_readmes_configurations_load() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    run, *more = [yaml.safe_load(block) for block in blocks]
+    assert RunConfig.model_validate(run).sft is None
+    assert len(more) == 1
+    for sections in more:
+        merged = {name: {**run.get(name, {}), **section} for name, section in sections.items()}
+        assert len(RunConfig.model_validate(run | merged).reward.sources) == 3

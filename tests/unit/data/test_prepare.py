@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from lodestar.config import RunConfig
@@ -190,6 +191,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         prepare(_config({"kind": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}), RunFolder(tmp_path / "run"))
 
 
+def test_ppo_ptx_gets_its_text_without_a_pretraining_stage(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    prepare(_config(SYNTHETIC, ppo={"ptx": {"coefficient": 1.0}}), folder)
+    assert read_text(DataFiles.of(folder).text("train"))
+
+
 def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text("")
     with pytest.raises(DataError, match=r"prompts.jsonl: has no rows"):
@@ -197,7 +204,6 @@ def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_hub_reader_takes_a_local_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     source = tmp_path / "source" / "helpful"
     source.mkdir(parents=True)
@@ -209,6 +215,5 @@ def test_the_hub_reader_takes_a_local_data_set(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_hub_data_set_that_is_not_there_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     with pytest.raises(DataError, match="nowhere: cannot be loaded"):
         prepare(_config({"kind": "hub", "root": str(tmp_path / "nowhere")}), RunFolder(tmp_path / "run"))

@@ -51,12 +51,21 @@ def test_bos_that_a_template_wrote_is_not_doubled(tokenizer: PreTrainedTokenizer
 
 
 def test_documents_run_from_bos_to_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    (row,) = encode_documents(tokenizer, ["the sky"])
+    (row,) = encode_documents(tokenizer, ["the sky"], longest=64)
     assert (row[0], row[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def test_no_rows_give_no_rows(tokenizer: PreTrainedTokenizerBase) -> None:
     assert encode_rows(tokenizer, [], []) == []
+
+
+def test_long_documents_are_cut_and_nothing_is_lost_but_a_last_token_alone() -> None:
+    (whole,) = encode_documents(BPE, ["the sky is blue today"], longest=64)
+    pieces = encode_documents(BPE, ["the sky is blue today"], longest=4)
+    assert {len(piece) for piece in pieces[:-1]} == {4}
+    joined = tuple(token for piece in pieces for token in piece)
+    assert joined in (whole, whole[:-1])
+    assert all(len(piece) > 1 for piece in pieces)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

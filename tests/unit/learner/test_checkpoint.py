@@ -46,6 +46,32 @@ def test_only_the_newest_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
     assert checkpoints.latest() == tmp_path / "step-000015"
 
 
+def test_what_killed_starts_left_half_done_is_removed_and_never_taken_for_whole(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for name in (".step-000020.partial", ".step-000001.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{")
+    (tmp_path / "step-000009.copy").mkdir()  # a person's
+    checkpoints.save(5, STATE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000009.copy"]
+    assert checkpoints.latest() == tmp_path / "step-000005"
+
+
+def test_the_newest_is_told_by_number(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (999_999, 1_000_000):
+        checkpoints.save(step, STATE)
+    assert checkpoints.latest() == tmp_path / "step-1000000"
+
+
+def test_a_step_that_is_saved_again_replaces_the_old_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(5, STATE)
+    checkpoints.save(5, STATE | {"step": 8})
+    assert load_checkpoint(tmp_path / "step-000005")["step"] == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 KiB; needs the right to mount one."""

@@ -48,6 +48,16 @@ def test_a_paused_loop_goes_on_when_resumed_or_stopped():
         assert not waiting.is_alive()
 
 
+def test_leaving_stops_the_loop_and_not_a_run_whose_end_was_wanted_before():
+    controls = Controls()
+    controls.leave()
+    assert (controls.stopping, controls.leaving) == (True, True)
+    stopped = Controls()
+    stopped.stop()
+    stopped.leave()
+    assert (stopped.stopping, stopped.leaving) == (True, False)
+
+
 def test_whoever_asks_for_a_checkpoint_gets_its_path_or_its_failure():
     controls = Controls()
     for answer in (Path("step-000003"), LodestarError("disk full")):

@@ -21,6 +21,7 @@ def code(argument): return argument["code"]
 def refuse(argument): raise ConfigError("ppo.steps", "must be positive")
 def crash(argument): raise KeyError("missing")
 def sleep(argument): time.sleep(100)
+def niceness(argument): return os.nice(0)
 def imports(argument): return 0 if argument["module"] in sys.modules else 9
 def grandchild(argument):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
@@ -55,6 +56,11 @@ def test_children_find_the_heavy_imports_done_and_start_at_once(processes: Proce
     child = processes.start("imports", "jobs_for_tests:imports", {"module": "torch"})
     assert time.monotonic() - began < 1.0
     assert child.wait(10) == 0
+
+
+def test_a_child_can_yield_its_cores_to_others(processes: Processes) -> None:
+    polite = processes.start("polite", "jobs_for_tests:niceness", {}, nice=5)
+    assert polite.wait(30) == min(os.nice(0) + 5, 19)
 
 
 def test_exit_codes_and_signals_arrive(processes: Processes) -> None:

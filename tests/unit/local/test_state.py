@@ -42,10 +42,12 @@ def test_fresh_removes_what_the_run_made_and_nothing_else(tmp_path: Path) -> Non
     folder = open_folder(_config(tmp_path), resume=False, fresh=False)
     folder.sft.mkdir(parents=True)
     folder.metrics.write_text("{}\n")
+    (folder.served / "0").mkdir(parents=True)
     (folder.root / "notes.txt").write_text("mine")
     open_folder(_config(tmp_path), resume=False, fresh=True)
     assert not folder.sft.exists()
     assert not folder.metrics.exists()
+    assert not folder.served.exists(), "a policy server would take the old run's weights for this one's"
     assert (folder.root / "notes.txt").read_text() == "mine"
 
 

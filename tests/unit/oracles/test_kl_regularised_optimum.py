@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lodestar_services.learner import gradients as gradients_module
 from lodestar_services.learner import trainer as trainer_module
 from lodestar_services.learner.trainer import Trainer
 
@@ -85,5 +86,6 @@ def test_oracle_sees_a_value_read_one_late(monkeypatch: pytest.MonkeyPatch) -> N
     def late(critic, batch):  # type: ignore[no-untyped-def]
         return packed.scalar_head(critic)(packed.hidden_states(critic, batch)[batch.states_R + 1])[:, 0]
 
-    monkeypatch.setattr(trainer_module, "token_values", late)
+    for module in (trainer_module, gradients_module):
+        monkeypatch.setattr(module, "token_values", late)
     assert sequence_divergence(0) > 0.1

@@ -5,6 +5,7 @@ import math
 import random
 
 import pytest
+from sklearn import linear_model
 
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.calibration import (
@@ -82,7 +83,6 @@ def test_the_bag_of_words_learns_which_words_people_like() -> None:
 
 
 def test_the_bag_of_words_finds_the_optimum_of_scikit_learn() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
     train = [row for row in _comparisons(300, 2) if row.label != 0.5]
     ours = BagOfWords(train, l2=1e-2)
     features = ours._features(train)

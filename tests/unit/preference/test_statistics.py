@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from scipy import stats
 
 from lodestar.preference.statistics import (
     accuracy,
@@ -17,7 +18,6 @@ from lodestar.preference.statistics import (
 
 
 def test_kendall_and_spearman_are_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
     rng = random.Random(0)
     for _ in range(20):
         x, y = ([float(rng.randrange(5)) for _ in range(8)] for _ in range(2))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from lodestar_services.learner import collector as module
 
-from lodestar.errors import FailedPrecondition, RunPaused
+from lodestar.errors import FailedPrecondition, NonFinite, RunPaused
 from lodestar.queue.memory import MemoryLearnerQueue
 from lodestar.records import WeightVersion
 from tests.unit.queue.fleet import Fleet, collector, rollout, schedule
@@ -159,6 +159,14 @@ def test_too_many_failures_pause_the_run_with_the_last_error_and_resuming_accept
     rollouts = gatherer.collect(0, lambda _: bool(fleet.answer()) or True)
     assert rollouts is not None
     assert len(rollouts) == 20
+
+
+def test_scores_that_are_no_numbers_end_the_run_instead(fleet: Fleet) -> None:
+    gatherer = collector(fleet.queue, schedule(batch=20), max_failed_fraction=0.05)
+    gatherer.issue(0)
+    fleet.refuse(2, "DATA_LOSS: the score is nan")
+    with pytest.raises(NonFinite, match=r"2 of 20 tickets of step 0 failed.*the score is nan"):
+        gatherer.collect(0)
 
 
 def test_lost_contents_are_issued_again_except_what_is_here(fleet: Fleet) -> None:

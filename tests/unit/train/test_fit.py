@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,67 @@ def test_the_clock_stops_it_at_an_evaluation(tmp_path: Path) -> None:
     result = _fit(_model(), Line(), tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": 1e-6}))
     assert (result.steps, result.stopped) == (1, "max_seconds")
     assert result.history[-1]["step"] == 1
+
+
+class Timed(Line):
+    """A line on a clock of its own: what steps take, and what each evaluation takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, evaluations: Sequence[float]) -> None:
+        super().__init__()
+        self.now, self._step, self._evaluations = 0.0, step, list(evaluations)
+        monkeypatch.setattr("lodestar.train.clock.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
+        self.now += self._step
+        return super().loss(model, rows)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        self.now += self._evaluations.pop(0) if len(self._evaluations) > 1 else self._evaluations[0]
+        return super().evaluate(model)
+
+
+@pytest.mark.parametrize("limit", [9.0, 15.0, 16.0, 25.0, 31.0])
+def test_a_stage_ends_within_its_time_with_its_last_evaluation_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    line = Timed(monkeypatch, step=1.0, evaluations=[4.0])
+    result = _fit(_model(), line, tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": limit}))
+    assert result.stopped == "max_seconds"
+    assert limit - 1.0 < line.now <= limit
+    assert result.seconds == line.now
+    assert result.history[-1]["step"] == result.steps
+
+
+def test_time_is_kept_for_an_evaluation_as_long_as_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Timed(monkeypatch, step=1.0, evaluations=[1.0, 5.0])
+    result = _fit(_model(), line, tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": 20.0}))
+    assert [row["step"] for row in result.history] == [0, 2, 9]
+    assert line.now == 20.0
+
+
+def test_a_resumed_stage_has_what_is_left_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG.model_copy(update={"max_seconds": 20.0})
+    first = Timed(monkeypatch, step=1.0, evaluations=[2.0])
+    first._left = 3
+    with pytest.raises(KeyboardInterrupt):
+        _fit(_model(), first, tmp_path / "s.pt", config)
+    second = Timed(monkeypatch, step=1.0, evaluations=[2.0])
+    result = _fit(_model(), second, tmp_path / "s.pt", config)
+    assert (result.stopped, result.seconds) == ("max_seconds", 20.0)
+    assert second.now == 20.0 - 6.0  # the first start's two steps and two evaluations
+
+
+def test_the_rate_has_fallen_when_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def noted(progress: float, warmup: float) -> float:
+        rates.append(warmup_cosine(progress, warmup))
+        return rates[-1]
+
+    monkeypatch.setattr("lodestar.train.fit.warmup_cosine", noted)
+    line = Timed(monkeypatch, step=1.0, evaluations=[2.0])
+    _fit(_model(), line, tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": 16.0}))
+    assert rates[-1] < 0.15
 
 
 def test_a_killed_stage_goes_on_where_it_was_and_ends_alike(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import gold_reward
 from lodestar.data.world.replies import DODGES
 from lodestar.engine.engine import Engine
-from lodestar.errors import ModelError
+from lodestar.errors import ConfigError, ModelError
 from lodestar.evaluation import win_rate
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
@@ -186,6 +186,12 @@ def qwen(tmp_path: Path) -> Path:
     Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_prompts_beyond_the_models_context_are_refused_before_any_training(qwen: Path, tmp_path: Path) -> None:
+    config = _config(model={"path": str(qwen)}, data={"max_prompt_tokens": 500}, ppo={"max_tokens": 64})
+    with pytest.raises(ConfigError, match=r"data.max_prompt_tokens: with ppo.max_tokens it is 564, beyond the 512 tok"):
+        prepare(config, RunFolder(tmp_path / "run"))
 
 
 def test_a_hub_model_trains_with_adapters_on_dialogues(qwen: Path, tmp_path: Path) -> None:

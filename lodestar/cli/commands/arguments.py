@@ -1,0 +1,39 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Role(enum.StrEnum):
+    """The five services."""
+
+    policy = "policy"
+    reward = "reward"
+    reference = "reference"
+    learner = "learner"
+    rollout = "rollout"
+
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]…", help="Options over those of the file: ppo.steps=8", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the run's folder holds.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the run's folder holds, and start over.")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Log lines instead of the live view; the default without a terminal.")
+]
+Tls = Annotated[
+    Path | None,
+    typer.Option(envvar="LODESTAR_TLS", help="Folder with ca.crt, tls.crt and tls.key; unset: plaintext."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="LODESTAR_TOKEN", help="Bearer token, instead of a certificate. Better set the variable."),
+]

@@ -1,0 +1,76 @@
+"""Human feedback and who was preferred: data, rank, card."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FeedbackFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="JSONL, JSON or CSV, or .gz of one: own rows or a published set's."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse the file at its first bad row.")]
+
+
+class Ties(enum.StrEnum):
+    """What a tie means."""
+
+    half = "half"
+    davidson = "davidson"
+
+
+def check_data(
+    file: FeedbackFile,
+    strict: Strict = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bad_rows: Annotated[int, typer.Option(help="Bad rows to name.")] = 20,
+) -> None:
+    """Counts, lengths, ties, duplicates, annotators' agreement and bad rows of a file of feedback."""
+    from lodestar.cli import data
+
+    data.check(file, strict=strict, as_json=as_json, bad_rows=bad_rows)
+
+
+def split_data(
+    file: FeedbackFile,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where train.jsonl and held_out.jsonl go.")],
+    held_out: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    strict: Strict = False,
+) -> None:
+    """Two files of feedback with no prompt on both sides."""
+    from lodestar.cli import data
+
+    data.split(file, folder, held_out=held_out, seed=seed, strict=strict)
+
+
+def rank(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV or JSONL rows: first, second, label (or winner), count.")
+    ],
+    ties: Annotated[
+        Ties, typer.Option(help='half: a tie is two votes that disagree; davidson: people said "equal".')
+    ] = Ties.half,
+    penalty: Annotated[float, typer.Option(help="Precision of a normal prior on the strengths; 0 is none.")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures for a program.")] = False,
+) -> None:
+    """Rank policies, checkpoints or annotators from a table of comparisons; ties allowed."""
+    from lodestar.cli.rank import rank
+
+    rank(file, ties=ties.value, penalty=penalty, as_json=as_json)
+
+
+def card(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="CARD", help="A card.json, or a model's or run's folder.", show_default=False),
+    ],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; unset is beside the card.")] = None,
+) -> None:
+    """Write a reward model's card as one HTML page with pictures."""
+    from lodestar.report.card import write_card_page
+
+    typer.echo(write_card_page(path, output))
