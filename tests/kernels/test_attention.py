@@ -213,6 +213,7 @@ def test_tiles_and_groups_cover_every_position_once(lengths: tuple[int, ...], bl
         ({"cu_seqlens": None}, "layout"),
         ({"max_seqlen": 2}, "max_seqlen"),
         ({"window": 0}, "window"),
+        ({"scale": 0.0}, "scale"),
         ({"backend": "flash"}, "backend"),
     ],
 )
@@ -252,6 +253,18 @@ def test_a_thousand_random_shapes_equal_the_oracle_on_a_gpu() -> None:
             lengths, (draw(1, 4) * key_heads, key_heads), dim, "triton", "cuda",
             dtype=torch.bfloat16, causal=draw(0, 4) > 0, window=window,
         )  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2)], ids=str)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("window", [None, 1, 100])
+def test_torch_attention_over_packed_sequences_equals_the_oracle_on_a_gpu(
+    heads: tuple[int, int], causal: bool, window: int | None
+) -> None:
+    assert_matches_oracle(
+        (300, 1, 0, 129), heads, 64, "torch", "cuda", dtype=torch.bfloat16, causal=causal, window=window
+    )
 
 
 @pytest.mark.gpu

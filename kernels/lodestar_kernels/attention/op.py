@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
@@ -58,9 +59,13 @@ def attention(
 
 
 def _backend(asked: Backend | None, q_TND: Tensor, causal: bool, window: int | None, per_sequence: bool) -> Backend:
-    """Triton where it may run, unless torch was measured to be faster on this device and nobody asked."""
+    """Triton where it may run, unless torch was measured to be faster on this device and nobody asked.
+
+    torch's backward adds up in any order, and its forward may depend on the batch: not where that matters.
+    """
     chosen = choose_backend(asked, q_TND)
-    if asked is not None or chosen == "torch" or per_sequence or not takes_varlen(q_TND):
+    exact = per_sequence or torch.are_deterministic_algorithms_enabled()
+    if asked is not None or chosen == "torch" or exact or not takes_varlen(q_TND):
         return chosen
     from lodestar_kernels.attention.flash import BACKEND, problem_key
 
