@@ -68,7 +68,10 @@ def warm_up_attention(
         torch.randn(layout.tokens, key_heads, dim, device=device, dtype=dtype, requires_grad=train) for _ in range(2)
     )
     if tune:
-        _tune_attention(q_TND.detach(), k_TMD.detach(), v_TMD.detach(), layout, window, train)
+        detached = (q_TND.detach(), k_TMD.detach(), v_TMD.detach())
+        _tune_attention(*detached, layout, window, train)
+        for trains in (False, True) if train else (False,):
+            _tune_backend(*detached, layout, window, trains)
     out_TND = attention(q_TND, k_TMD, v_TMD, layout=layout, window=window, backend="triton")
     if train:
         torch.autograd.grad(out_TND.sum(), (q_TND, k_TMD, v_TMD))
@@ -89,15 +92,21 @@ def _tune_attention(
     dk_TMD, dv_TMD, dq_TND = (torch.empty_like(x) for x in (k_TMD, v_TMD, q_TND))
     flash.KEY_GRADIENT.tune(key, lambda b: flash.run_key_gradient(b, *saved, dk_TMD, dv_TMD, *mask))
     flash.QUERY_GRADIENT.tune(key, lambda b: flash.run_query_gradient(b, *saved, dq_TND, *mask))
-    flash.BACKEND.tune(key, lambda backend: _train_step(q_TND, k_TMD, v_TMD, layout, window, backend))
 
 
-def _train_step(
-    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, window: int | None, backend: Backend
+def _tune_backend(
+    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, window: int | None, trains: bool
 ) -> None:
-    inputs = [x.detach().requires_grad_() for x in (q_TND, k_TMD, v_TMD)]
-    out_TND = attention(*inputs, layout=layout, window=window, backend=backend)
-    torch.autograd.grad(out_TND, inputs, q_TND)
+    from lodestar_kernels.attention import flash
+
+    inputs = [x.detach().requires_grad_(trains) for x in (q_TND, k_TMD, v_TMD)]
+
+    def step(backend: Backend) -> None:
+        out_TND = attention(*inputs, layout=layout, window=window, backend=backend)
+        if trains:
+            torch.autograd.grad(out_TND, inputs, q_TND)
+
+    flash.BACKEND.tune(flash.backend_key(q_TND, True, window is not None, trains), step)
 
 
 def warm_up_paged_attention(

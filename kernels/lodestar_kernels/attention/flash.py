@@ -30,6 +30,11 @@ def problem_key(q_TND: Tensor, causal: bool, windowed: bool) -> Key:
     return (q_TND.shape[2], q_TND.element_size(), causal, windowed)
 
 
+def backend_key(q_TND: Tensor, causal: bool, windowed: bool, trains: bool) -> Key:
+    """What the faster implementation depends on: the problem, and whether a backward follows."""
+    return (*problem_key(q_TND, causal, windowed), trains)
+
+
 def padded_dim(dim: int) -> int:
     """Head dimension as the kernels hold it: a power of two, at least 16."""
     return max(16, 1 << (dim - 1).bit_length())
@@ -82,12 +87,12 @@ def query_gradient_candidates(key: Key) -> list[Blocks]:
         return {128: [Blocks(16, 32, 8, 1)], 256: [Blocks(16, 16, 8, 1)]}.get(dim, [Blocks(32, 32, 4, 1)])
     if dim == 256:
         wide = [] if key[3] else [Blocks(64, 32, 8, 2)]
-        return [*wide, Blocks(64, 16, 8, 2), Blocks(32, 16, 4, 1)]
+        return [*wide, Blocks(64, 16, 8, 2), Blocks(32, 16, 8, 1)]
     return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2), Blocks(128, 32, 8, 3), Blocks(64, 32, 4, 2)]
 
 
 BACKEND: Tuner[Backend] = Tuner("attention-backend", lambda _: ("triton", "torch"))
-"""Ours or torch's FlashAttention-2: the faster one, forward and backward together, once the warm-up has measured."""
+"""Ours or torch's FlashAttention-2, whichever the warm-up found faster; see `backend_key`."""
 FORWARD = Tuner("attention-forward", forward_candidates)
 KEY_GRADIENT = Tuner("attention-key-gradient", key_gradient_candidates)
 QUERY_GRADIENT = Tuner("attention-query-gradient", query_gradient_candidates)

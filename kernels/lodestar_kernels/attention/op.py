@@ -45,7 +45,8 @@ def attention(
         layout = PackedLayout.from_cu_seqlens(cu_seqlens)
     _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, scale, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
-    if _backend(backend, q_TND, causal, window, per_sequence) == "triton" and layout.tokens:
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q_TND, k_TMD, v_TMD))
+    if _backend(backend, q_TND, causal, window, trains, per_sequence) == "triton" and layout.tokens:
         from lodestar_kernels.attention.flash import FlashAttention
 
         _check_triton(q_TND, k_TMD, v_TMD, layout)
@@ -58,7 +59,9 @@ def attention(
     )
 
 
-def _backend(asked: Backend | None, q_TND: Tensor, causal: bool, window: int | None, per_sequence: bool) -> Backend:
+def _backend(
+    asked: Backend | None, q_TND: Tensor, causal: bool, window: int | None, trains: bool, per_sequence: bool
+) -> Backend:
     """Triton where it may run, unless torch was measured to be faster on this device and nobody asked.
 
     torch's backward adds up in any order, and its forward may depend on the batch: not where that matters.
@@ -67,9 +70,9 @@ def _backend(asked: Backend | None, q_TND: Tensor, causal: bool, window: int | N
     exact = per_sequence or torch.are_deterministic_algorithms_enabled()
     if asked is not None or chosen == "torch" or exact or not takes_varlen(q_TND):
         return chosen
-    from lodestar_kernels.attention.flash import BACKEND, problem_key
+    from lodestar_kernels.attention.flash import BACKEND, backend_key
 
-    return BACKEND.choose(problem_key(q_TND, causal, window is not None))
+    return BACKEND.choose(backend_key(q_TND, causal, window is not None, trains))
 
 
 def _check(
