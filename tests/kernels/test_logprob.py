@@ -390,3 +390,19 @@ def test_peak_memory_stays_within_the_budget_on_a_gpu() -> None:
     logprobs(hidden_TH, weight_VH, targets_T, chunk_bytes=budget).logprobs_T.sum().backward()
     gradients = hidden_TH.numel() * (2 + 4) + weight_VH.numel() * 2
     assert torch.cuda.max_memory_allocated() - before <= gradients + 2 * budget
+
+
+@pytest.mark.gpu
+def test_logits_beyond_32_bit_offsets_are_read_and_written_in_place() -> None:
+    tokens, vocab = 16_500, 131_072
+    assert tokens * vocab > 2**31
+    logits_TV = torch.empty(tokens, vocab, device="cuda", dtype=torch.bfloat16).normal_().requires_grad_()
+    targets_T = torch.randint(vocab, (tokens,), device="cuda")
+    output = logprobs_from_logits(logits_TV, targets_T, entropy=True)
+    gradient = torch.autograd.grad(output.logprobs_T.sum(), logits_TV)[0]
+    for row in (0, tokens - 1):
+        exact_1V = logits_TV[row : row + 1].detach().double().requires_grad_()
+        expected = dense_logprobs(exact_1V, targets_T[row : row + 1])
+        torch.testing.assert_close(output.logprobs_T[row].double(), expected.logprobs_T[0], atol=1e-4, rtol=1e-5)
+        wanted = torch.autograd.grad(expected.logprobs_T.sum(), exact_1V)[0][0]
+        torch.testing.assert_close(gradient[row].double(), wanted, atol=1e-6, rtol=1e-2)
