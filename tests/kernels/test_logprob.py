@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lodestar_kernels.logprob import LogProbOutput, kl_divergence, logprobs, logprobs_from_logits, op, token_loss
 from lodestar_kernels.logprob.reference import dense_logprobs
+from lodestar_kernels.logprob.sliced import Tiling
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -326,6 +327,25 @@ def test_random_shapes_equal_the_oracle(
     inputs, targets_T = problem(min(tokens, 12) if backend == "triton" else tokens, hidden, vocab, torch.float32,
                                 device, bias)  # fmt: skip
     assert_matches_oracle(inputs, targets_T, backend, temperature, chunk_bytes=chunk_bytes)
+
+
+@given(tokens=st.integers(1, 5000), vocab=st.integers(1, 200_000), chunk_bytes=st.integers(1, 1 << 30))
+def test_tiles_cover_the_scores_once_within_the_budget_and_with_aligned_rows(
+    tokens: int, vocab: int, chunk_bytes: int
+) -> None:
+    tiling = Tiling.within(tokens, vocab, chunk_bytes, 2)
+    assert sum(columns.stop - columns.start for columns in tiling.slices) == vocab
+    assert sum(rows.stop - rows.start for rows in tiling.blocks) == tokens
+    assert tiling.pitch % 256 == 0
+    assert tiling.width <= tiling.pitch
+    assert tiling.rows * tiling.pitch * 6 <= max(chunk_bytes, 64 * max(4096, tiling.pitch) * 6)
+
+
+def test_the_goal_of_a_gibibyte_holds_for_its_shape() -> None:
+    tokens, hidden, vocab = 16384, 4096, 131072
+    tiling = Tiling.within(tokens, vocab, op.GPU_CHUNK_BYTES, 2)
+    assert tiling.rows == tokens  # no float32 [V, H], not even of a slice
+    assert tiling.rows * tiling.pitch * 6 + tokens * hidden * 4 + 8 * tokens * 4 <= 1 << 30
 
 
 @pytest.mark.parametrize(
