@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lodestar_kernels.logprob import LogProbOutput, kl_divergence, logprobs, logprobs_from_logits, op, token_loss
 from lodestar_kernels.logprob.reference import dense_logprobs
+from lodestar_kernels.logprob.sliced import Tiling
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -328,6 +329,25 @@ def test_random_shapes_equal_the_oracle(
     assert_matches_oracle(inputs, targets_T, backend, temperature, chunk_bytes=chunk_bytes)
 
 
+@given(tokens=st.integers(1, 5000), vocab=st.integers(1, 200_000), chunk_bytes=st.integers(1, 1 << 30))
+def test_tiles_cover_the_scores_once_within_the_budget_and_with_aligned_rows(
+    tokens: int, vocab: int, chunk_bytes: int
+) -> None:
+    tiling = Tiling.within(tokens, vocab, chunk_bytes, 2)
+    assert sum(columns.stop - columns.start for columns in tiling.slices) == vocab
+    assert sum(rows.stop - rows.start for rows in tiling.blocks) == tokens
+    assert tiling.pitch % 256 == 0
+    assert tiling.width <= tiling.pitch
+    assert tiling.rows * tiling.pitch * 6 <= max(chunk_bytes, 64 * max(4096, tiling.pitch) * 6)
+
+
+def test_the_goal_of_a_gibibyte_holds_for_its_shape() -> None:
+    tokens, hidden, vocab = 16384, 4096, 131072
+    tiling = Tiling.within(tokens, vocab, op.GPU_CHUNK_BYTES, 2)
+    assert tiling.rows == tokens  # no float32 [V, H], not even of a slice
+    assert tiling.rows * tiling.pitch * 6 + tokens * hidden * 4 + 8 * tokens * 4 <= 1 << 30
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -390,3 +410,19 @@ def test_peak_memory_stays_within_the_budget_on_a_gpu() -> None:
     logprobs(hidden_TH, weight_VH, targets_T, chunk_bytes=budget).logprobs_T.sum().backward()
     gradients = hidden_TH.numel() * (2 + 4) + weight_VH.numel() * 2
     assert torch.cuda.max_memory_allocated() - before <= gradients + 2 * budget
+
+
+@pytest.mark.gpu
+def test_logits_beyond_32_bit_offsets_are_read_and_written_in_place() -> None:
+    tokens, vocab = 16_500, 131_072
+    assert tokens * vocab > 2**31
+    logits_TV = torch.empty(tokens, vocab, device="cuda", dtype=torch.bfloat16).normal_().requires_grad_()
+    targets_T = torch.randint(vocab, (tokens,), device="cuda")
+    output = logprobs_from_logits(logits_TV, targets_T, entropy=True)
+    gradient = torch.autograd.grad(output.logprobs_T.sum(), logits_TV)[0]
+    for row in (0, tokens - 1):
+        exact_1V = logits_TV[row : row + 1].detach().double().requires_grad_()
+        expected = dense_logprobs(exact_1V, targets_T[row : row + 1])
+        torch.testing.assert_close(output.logprobs_T[row].double(), expected.logprobs_T[0], atol=1e-4, rtol=1e-5)
+        wanted = torch.autograd.grad(expected.logprobs_T.sum(), exact_1V)[0][0]
+        torch.testing.assert_close(gradient[row].double(), wanted, atol=1e-6, rtol=1e-2)

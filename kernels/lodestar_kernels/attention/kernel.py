@@ -61,9 +61,10 @@ def _numbers(base_ptr, start, length, ROWS: tl.constexpr, WHOLE: tl.constexpr):
 
 @triton.jit
 def _store_rows(base_ptr, start, stride, length, value, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    row = start + tl.arange(0, ROWS)[:, None]
+    row = tl.arange(0, ROWS)[:, None]
     dim = tl.arange(0, BLOCK_D)[None, :]
-    inside = (row < length) & (dim < D)
+    base_ptr += tl.cast(start, tl.int64) * stride
+    inside = (start + row < length) & (dim < D)
     tl.store(base_ptr + row * stride + dim, value.to(base_ptr.dtype.element_ty), mask=inside)
 
 

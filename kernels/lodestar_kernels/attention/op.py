@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
-from lodestar_kernels.attention.reference import packed_attention
+from lodestar_kernels.attention.reference import packed_attention, takes_varlen
 from lodestar_kernels.backend import Backend, choose_backend
 
 
@@ -44,7 +45,8 @@ def attention(
         layout = PackedLayout.from_cu_seqlens(cu_seqlens)
     _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, scale, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
-    if choose_backend(backend, q_TND) == "triton" and layout.tokens:
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q_TND, k_TMD, v_TMD))
+    if _backend(backend, q_TND, causal, window, trains, per_sequence) == "triton" and layout.tokens:
         from lodestar_kernels.attention.flash import FlashAttention
 
         _check_triton(q_TND, k_TMD, v_TMD, layout)
@@ -55,6 +57,22 @@ def attention(
     return packed_attention(
         q_TND, k_TMD, v_TMD, layout, causal=causal, scale=scale, window=window, per_sequence=per_sequence
     )
+
+
+def _backend(
+    asked: Backend | None, q_TND: Tensor, causal: bool, window: int | None, trains: bool, per_sequence: bool
+) -> Backend:
+    """Triton where it may run, unless torch was measured to be faster on this device and nobody asked.
+
+    torch's backward adds up in any order, and its forward may depend on the batch: not where that matters.
+    """
+    chosen = choose_backend(asked, q_TND)
+    exact = per_sequence or torch.are_deterministic_algorithms_enabled()
+    if asked is not None or chosen == "torch" or exact or not takes_varlen(q_TND):
+        return chosen
+    from lodestar_kernels.attention.flash import BACKEND, backend_key
+
+    return BACKEND.choose(backend_key(q_TND, causal, window is not None, trains))
 
 
 def _check(

@@ -41,8 +41,8 @@ def prefill_candidates(key: Key) -> list[Blocks]:
     if size == 4:
         return [Blocks(max(16, least), 16, 8, 1) if dim == 256 else Blocks(max(32, least), 32, 8, 1)]
     if dim == 256:
-        return [Blocks(max(64, least), 32, 8, 2), Blocks(max(128, least), 32, 8, 2)]
-    return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2)]
+        return [Blocks(max(64, least), 32, 8, 2), Blocks(max(128, least), 32, 8, 2), Blocks(max(32, least), 16, 4, 2)]
+    return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2), Blocks(max(64, least), 32, 4, 2)]
 
 
 DECODE = Tuner("paged-decode", decode_candidates)
@@ -69,9 +69,9 @@ def run_paged_attention(
     inputs = (q_TND, k_cache_PSMD, v_cache_PSMD, out_TND, layout, scale, window)
     limit = decode_queries(q_TND.shape[1] // k_cache_PSMD.shape[2])
     if any(0 < queries <= limit for queries in layout.query_lengths):
-        run_decode(DECODE.choose(key), *inputs)
+        DECODE.launch(key, lambda blocks: run_decode(blocks, *inputs))
     if any(queries > limit for queries in layout.query_lengths):
-        run_prefill(PREFILL.choose(key), *inputs)
+        PREFILL.launch(key, lambda blocks: run_prefill(blocks, *inputs))
     return out_TND
 
 
