@@ -1,24 +1,22 @@
 """Reward models from real feedback, each from nothing on one core: cards, and the figures of docs/log.md.
 
-    python benchmarks/reward_models.py hh --data ../shared/data --seeds 0 1 2
-    python benchmarks/reward_models.py oasst fine-grained --data ../shared/data
-    python benchmarks/reward_models.py world-groups world-bayes
+    python benchmarks/reward_models.py hh oasst fine-grained --data ../shared/data --seeds 0 1 2
+    python benchmarks/reward_models.py pandalm tulu topical data-to-text summeval taskmaster --seeds 0
 
-Rows are split by prompt 80/20; a tenth of the 80 is held out for early stopping and the temperature. Nothing of the
-test rows is seen by tokenizer or reward model. Cards go to docs/cards/NAME.json: numbers, no text.
+Rows are split by prompt 80/20; a part of the 80 is held out for early stopping and the temperature. Nothing of the test
+rows is seen by tokenizer, language model or reward model. The first seed's cards go to docs/cards/NAME.json: numbers
+and no text; ``lodestar card docs/cards/NAME.json`` draws one. ``hh`` also judges the hhh-alignment pairs, a test set,
+by its first model. reward_world.py has the synthetic world.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import random
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,11 @@ from lodestar.data.rows import encode_rows
 from lodestar.data.schema import Example
 from lodestar.data.survey import split_rows
 from lodestar.data.tokenizer import train_tokenizer
-from lodestar.data.world import Annotator, edit, every_request, gold_reward, rank, write
-from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.baselines import BagOfWords, length_differences
-from lodestar.preference.pairs import choices
 from lodestar.preference.statistics import accuracy, accuracy_difference
-from lodestar.records import Choice, Demonstration, Feedback
+from lodestar.records import Demonstration, Feedback
 from lodestar.train import train_reward, train_sft
 from lodestar.train.progress import Silent
 from lodestar.train.reward import judge
@@ -48,8 +43,9 @@ CARDS = Path(__file__).parents[1] / "docs" / "cards"
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SMALL = {"hidden_size": 256, "intermediate_size": 640, "layers": 1, "heads": 4, "kv_heads": 4, "context_tokens": 512}
 """2.9 million parameters with a vocabulary of 8,192."""
-TEXT_RUN: dict[str, Any] = {
+RUN: dict[str, Any] = {
     "model": {"architecture": SMALL, "tokenizer": {"kind": "bpe", "vocab_size": 8192}},
+    "sft": None,
     "reward_model": {
         "epochs": 4,
         "batch_tokens": 16384,
@@ -62,92 +58,120 @@ TEXT_RUN: dict[str, Any] = {
     "evaluation": {"judge": "reward"},
     "data": {"kind": "jsonl", "root": "."},
 }
-WORLD_RUN: dict[str, Any] = {
-    "model": {
-        "architecture": {
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "layers": 3,
-            "heads": 4,
-            "kv_heads": 4,
-            "context_tokens": 96,
-        }
-    },
-    "sft": {"batch_tokens": 2048, "epochs": 7, "learning_rate": 4e-3, "evaluations_per_epoch": 1, "max_seconds": 45},
-    "data": {"max_prompt_tokens": 32},
-    "ppo": {"max_tokens": 48},
-    "reward_model": {"batch_tokens": 4096, "learning_rate": 2e-3, "evaluations_per_epoch": 1},
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A published set as it is trained on."""
+
+    files: tuple[str, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the section reward_model."""
+    language: Mapping[str, Any] | None = None
+    """The section sft: a language model of the training rows' completions to start from; None: nothing."""
+    held_out: float = 0.1
+    """Of the training rows."""
+    context: int = 512
+
+
+BRIEF = {"batch_tokens": 4096, "max_seconds": 40}
+SETS = {
+    "hh": DataSet(("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz")),
+    "oasst": DataSet(("oasst-trees/en_100_tree.jsonl.gz",)),
+    "fine-grained": DataSet(("fine-grained-rlhf/dev_feedback.json.gz",)),
+    "pandalm": DataSet(("pandalm/testset-v1.json.gz",), BRIEF),
+    "tulu": DataSet(("human-eval-tulu/eval_annotations_tulu_1.csv.gz",), BRIEF | {"annotators": "agreement"}),
+    "topical": DataSet(
+        ("likert-topical-chat/topical_chat.json.gz",),
+        BRIEF | {"aspects": ["engagingness", "naturalness", "overall"], "epochs": 8},
+        context=1024,
+    ),
+    "data-to-text": DataSet(
+        ("likert-data2text/sfres.json.gz", "likert-data2text/sfhot.json.gz"),
+        BRIEF | {"aspects": ["informativeness", "naturalness", "overall"], "epochs": 8},
+    ),
+    "summeval": DataSet(
+        ("summeval/data.jsonl.gz",),
+        BRIEF | {"aspects": ["coherence", "consistency", "fluency", "relevance"], "batch_tokens": 32768},
+        context=1024,
+    ),
+    "taskmaster": DataSet(
+        (
+            "taskmaster-reward/TM-4-2024.reward_00.json.gz",
+            "taskmaster-reward/TM-4-2024.reward_01.json.gz",
+            "taskmaster-reward/TM-3-2020.reward_00.json.gz",
+        ),
+        BRIEF | {"aspects": ["approval"]},
+    ),
 }
-EPOCHS = {"groups": 10, "pairs": 2}
-"""Groups see a completion once an epoch, their pairs on their own five times."""
-FILES = {
-    "hh": ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
-    "oasst": ("oasst-trees/en_100_tree.jsonl.gz",),
-    "fine-grained": ("fine-grained-rlhf/dev_feedback.json.gz",),
-}
+ALIGNMENT = "hhh-alignment/hhh_alignment_eval.json.gz"
 
 
 def main() -> None:
     """Runs what was asked for and prints a line per figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*FILES, "world-groups", "world-bayes"])
+    parser.add_argument("what", nargs="*", default=[*SETS], help=f"{', '.join(SETS)}; unset: all of them")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE over the reward_model section, JSON values")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    changes = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in options.set)}
     for what in options.what:
-        if what in FILES:
-            for row in from_text(what, options.data, options.seeds, changes):
-                _keep(what, row)
-        elif what == "world-groups":
-            _keep(what, groups_against_pairs(options.seeds[0]))
-        else:
-            for seed in options.seeds:
-                _keep(what, bayes_share(seed))
+        for row in figures(what, options.data, options.seeds):
+            keep(what, row)
 
 
-def from_text(name: str, data: Path, seeds: Sequence[int], changes: dict[str, Any]) -> list[dict[str, Any]]:
+def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Trains one reward model per seed on a published set, each on a split of its own; the last row pools the seeds.
 
     The pooled differences are bootstrapped over prompts: a prompt in two seeds' test sets is one piece of evidence.
     ``bag_of_words_per_file`` is fitted to each file alone, which knows what kind of dialogue it judges.
     """
-    bad = BadRows(strict=False)
-    rows = [row for file in FILES[name] for row in read_feedback_file(data / file, Dialogues(), bad)]
-    found, pooled = [], []
+    chosen, bad = SETS[name], BadRows(strict=False)
+    rows = [row for file in chosen.files for row in read_feedback_file(data / file, Dialogues(), bad)]
+    found, opinions = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, config = RunFolder(Path(temporary)), _config(TEXT_RUN, seed, changes)
-            long = write_split(rows, config, folder, seed=seed)
+            folder, config = RunFolder(Path(temporary)), config_of(chosen, seed)
+            long = write_split(rows, config, folder, seed=seed, held_out=chosen.held_out)
+            if config.sft is not None:
+                train_sft(config, folder, Said())
             train_reward(config, folder, Said())
             card = json.loads((folder.reward_model / "card.json").read_text())
-            card |= {"source": list(FILES[name]), "seed": seed, "bad_rows": len(bad.errors), "long_rows": long}
+            card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors), "long_rows": long}
             if seed == seeds[0]:
-                CARDS.mkdir(exist_ok=True)
-                write_text(CARDS / f"{name}.json", json.dumps(rounded(card)) + "\n")
-            found.append(_figures(card) | {"seed": seed})
-            pooled += _opinions(folder, config)
-    prompts, ours, labels, *theirs = zip(*pooled, strict=True)
-    pool: dict[str, Any] = {"seed": -1, "seeds": len(seeds), "accuracy": asdict(accuracy(ours, labels, prompts))}
+                _write_card(name, card)
+            found.append(_row(card) | {"seed": seed})
+            opinions += _opinions(folder, config)
+            if name == "hh" and seed == seeds[0]:
+                keep("hhh", _row(judged_elsewhere(folder, config, data / ALIGNMENT)) | {"seed": seed})
+    return [*found, pooled(opinions, len(seeds))] if opinions else found
+
+
+def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], seeds: int) -> dict[str, Any]:
+    """The figures of several seeds' test pairs together."""
+    prompts, ours, labels, *theirs = zip(*opinions, strict=True)
+    pool: dict[str, Any] = {"seed": -1, "seeds": seeds, "accuracy": asdict(accuracy(ours, labels, prompts))}
     for baseline, opinion in zip(("bag_of_words", "bag_of_words_per_file", "longer_is_better"), theirs, strict=True):
         pool[baseline] = {
             "accuracy": asdict(accuracy(opinion, labels, prompts)),
             "difference": asdict(accuracy_difference(ours, opinion, labels, prompts)),
         }
-    return [*found, rounded(pool)]
+    return rounded(pool)
 
 
 def _opinions(folder: RunFolder, config: RunConfig) -> list[tuple[str, float, float, float, float, float]]:
     """Prompt, the model's difference, label, and the baselines' differences, of every test pair."""
     files = DataFiles.of(folder)
     train = read_comparisons(files.comparisons("train"))
-    model, tokenizer = load_scalar_model(folder.reward_model), load_tokenizer(folder.reward_model)
-    judged = judge([model], tokenizer, read_feedback(files.comparisons("evaluation")), config)
+    members = [path.parent for path in sorted(folder.reward_model.parent.glob("reward*/config.json"))]
+    tokenizer = load_tokenizer(folder.reward_model)
+    if config.reward_model.aspects:
+        return []
+    models = [load_scalar_model(path) for path in members]
+    judged = judge(models, tokenizer, read_feedback(files.comparisons("evaluation")), config)
     test = judged.comparisons
-    subsets = {row.subset for row in train}
-    own = {name: BagOfWords([row for row in train if row.subset == name]) for name in subsets}
+    subsets = {row.subset for row in (*train, *test)}
+    own = {name: BagOfWords([row for row in train if row.subset == name] or train) for name in subsets}
     return [
         (row.prompt, difference, row.label, words, own[row.subset].differences([row])[0], longer)
         for row, difference, words, longer in zip(
@@ -156,182 +180,91 @@ def _opinions(folder: RunFolder, config: RunConfig) -> list[tuple[str, float, fl
     ]
 
 
-def write_split(rows: Sequence[Example[Feedback]], config: RunConfig, folder: RunFolder, *, seed: int) -> int:
+def judged_elsewhere(folder: RunFolder, config: RunConfig, path: Path) -> dict[str, Any]:
+    """The card of a trained model on another set, no row of which it has seen; also to docs/cards."""
+    bad, files = BadRows(strict=False), DataFiles.of(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        there = RunFolder(Path(temporary))
+        rows = read_feedback_file(path, Dialogues(), bad)
+        kept = fitting(load_tokenizer(folder.tokenizer), [row.record for row in rows], config)
+        for split in ("train", "held_out"):
+            write_jsonl(DataFiles.of(there).comparisons(split), read_feedback(files.comparisons(split)))
+        write_jsonl(DataFiles.of(there).comparisons("evaluation"), kept)
+        shown = files.demonstrations("held_out").read_text(encoding="utf-8")
+        write_text(DataFiles.of(there).demonstrations("held_out"), shown)
+        used = config.model_copy(
+            update={"reward_model": config.reward_model.model_copy(update={"path": str(folder.reward_model)})}
+        )
+        train_reward(used, there, Said())
+        card: dict[str, Any] = json.loads((there.reward_model / "card.json").read_text())
+    card |= {"source": [ALIGNMENT], "trained_on": list(SETS["hh"].files), "seed": config.seed}
+    card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(kept)}
+    _write_card("hhh", card)
+    return card
+
+
+def write_split(
+    rows: Sequence[Example[Feedback]], config: RunConfig, folder: RunFolder, *, seed: int, held_out: float
+) -> int:
     """Writes the run's files from an 80/20 split by prompt; returns the rows left out as too long."""
     learned, apart = split_rows(rows, held_out=0.2, seed=seed)
     family = {row.record.id: row.family for row in rows}
-    train, held_out = split_rows([Example(family[row.id], row) for row in learned], held_out=0.1, seed=seed + 1)
+    train, stop = split_rows([Example(family[row.id], row) for row in learned], held_out=held_out, seed=seed + 1)
     files = DataFiles.of(folder)
     texts = [text for row in train for text in (row.prompt, *row.completions)]
     tokenizer = train_tokenizer(config.model.tokenizer, texts, context_tokens=config.model.architecture.context_tokens)
     tokenizer.save_pretrained(folder.tokenizer)
-    longest = config.model.architecture.context_tokens
-    left_out = 0
-    for split, records in (("train", train), ("held_out", held_out), ("evaluation", apart)):
-        kept = [
-            row
-            for row in records
-            if max(
-                len(scored.token_ids)
-                for scored in encode_rows(tokenizer, [row.prompt] * len(row.completions), row.completions)
-            )
-            <= longest
-        ]
-        left_out += len(records) - len(kept)
-        write_jsonl(files.comparisons(split), kept)
-    shown = [Demonstration(row.prompt, row.completions[0], row.id) for row in held_out[:200]]
-    write_jsonl(files.demonstrations("held_out"), [row for row in shown if len(row.prompt + row.completion) < 1000])
-    return left_out
-
-
-def groups_against_pairs(seed: int) -> dict[str, Any]:
-    """The synthetic world: 500 rankings of six replies, whole or as their 7,500 pairs on their own, from one start."""
-    rng = random.Random(f"{seed}/groups")
-    panel = Annotator("one", noise=0.8, length_liking=0.0, flattery_liking=0.0)
-    requests = every_request()
-    rng.shuffle(requests)
-    ranked = []
-    for i, request in enumerate(requests[:900]):
-        replies: dict[str, None] = {}
-        while len(replies) < 6:
-            replies[write(request, uneven_writer(rng), rng).text] = None
-        ranked.append(rank(request.text, list(replies), panel, rng, row=f"g{i}"))
-    parts = {"train": ranked[:500], "held_out": ranked[500:600], "evaluation": ranked[600:]}
-    found: dict[str, Any] = {"seed": seed}
-    language = Path(tempfile.mkdtemp()) / "language"
-    for name, train in (("groups", parts["train"]), ("pairs", [p for g in parts["train"] for p in _alone(g)])):
-        changes = {"epochs": EPOCHS[name], "patience": 3, "evaluations_per_epoch": 2}
-        card = _train_world(parts | {"train": train}, changes, seed, language)
-        steps, seconds = card["training"]["steps"], card["training"]["seconds"]
-        found[name] = {
-            "accuracy": card["gold"]["model"]["value"],
-            "low": card["gold"]["model"]["low"],
-            "high": card["gold"]["model"]["high"],
-            "kendall_tau": card["kendall_tau"]["value"],
-            "steps": steps,
-            "seconds_per_epoch": _epoch_seconds(card, EPOCHS[name]),
-            "seconds": round(seconds, 1),
-        }
-    found["epoch_ratio"] = found["pairs"]["seconds_per_epoch"] / found["groups"]["seconds_per_epoch"]
-    return rounded(found)
-
-
-def bayes_share(seed: int, comparisons: int = 2000) -> dict[str, Any]:
-    """2,000 comparisons by an annotator of known noise: share of the Bayes-optimal accuracy on noisy votes.
-
-    The optimal judge knows the gold reward and is right as often as the noise allows: mean of σ(|gap| / noise).
-    """
-    noise = 0.5
-    rng = random.Random(f"{seed}/bayes")
-    annotator = Annotator("known", noise=noise, length_liking=0.0, flattery_liking=0.0)
-    requests = every_request()
-    rng.shuffle(requests)
-    rows = []
-    for i in range(comparisons + 1400):
-        request = requests[i % len(requests)]
-        first = second = write(request, uneven_writer(rng), rng)
-        while second.text == first.text:
-            second = edit(first, request, uneven_writer(rng), rng) if i % 2 else write(request, uneven_writer(rng), rng)
-        vote = float(annotator.prefers_first(request.text, first.text, second.text, rng))
-        gold = tuple(gold_reward(request.text, draft.text) for draft in (first, second))
-        rows.append(
-            Feedback(request.text, (first.text, second.text), (Choice(0, 1, vote),), f"b{i}", "known", gold=gold)
-        )
-    held = comparisons // 10
-    parts = {
-        "train": rows[: comparisons - held],
-        "held_out": rows[comparisons - held : comparisons],
-        "evaluation": rows[comparisons:],
+    kept = {
+        split: fitting(tokenizer, records, config)
+        for split, records in (("train", train), ("held_out", stop), ("evaluation", apart))
     }
-    card = _train_world(parts, {"epochs": 12, "patience": 4, "batch_tokens": 2048, "learning_rate": 2e-3}, seed)
-    gaps = [abs(row.gold[0] - row.gold[1]) / noise for row in parts["evaluation"] if row.gold]
-    optimal = sum(1 / (1 + math.exp(-gap)) for gap in gaps) / len(gaps)
-    of_gold = accuracy(
-        [row.gold[0] - row.gold[1] for row in parts["evaluation"] if row.gold],
-        [row.verdict[0].label for row in parts["evaluation"] if isinstance(row.verdict, tuple)],
-    )
-    return rounded(
-        {
-            "seed": seed,
-            "accuracy": card["accuracy"],
-            "bayes_expected": optimal,
-            "bayes_on_these_votes": of_gold.value,
-            "share": card["accuracy"]["value"] / of_gold.value,
-            "against_gold": card["gold"]["model"]["value"],
-            "ece": card["calibration"]["ece"],
-            "seconds": card["training"]["seconds"],
-        }
-    )
+    for split, records in kept.items():
+        write_jsonl(files.comparisons(split), records)
+    for split in ("train", "held_out"):
+        shown = [Demonstration(row.prompt, text, row.id) for row in kept[split] for text in row.completions]
+        write_jsonl(files.demonstrations(split), shown if split == "train" else shown[:400])
+    return len(train) + len(stop) + len(apart) - sum(map(len, kept.values()))
 
 
-def _train_world(
-    parts: dict[str, list[Feedback]], changes: dict[str, Any], seed: int, language: Path | None = None
-) -> dict[str, Any]:
-    """The card of a reward model that starts from an SFT model of 6,000 demonstrations, none of them of a test prompt.
+def fitting(tokenizer: Any, rows: Sequence[Feedback], config: RunConfig) -> list[Feedback]:
+    """The rows all of whose completions fit the context."""
+    longest = config.model.architecture.context_tokens
 
-    ``language``: a folder to take that model from, or to leave it in.
-    """
-    config = _config(WORLD_RUN, seed, changes)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = RunFolder(Path(temporary))
-        files = DataFiles.of(folder)
-        for split, rows in parts.items():
-            write_jsonl(files.comparisons(split), rows)
-        seen = {row.prompt for row in parts["evaluation"]}
-        rng, requests = random.Random(f"{seed}/shown"), [one for one in every_request() if one.text not in seen]
-        shown = []
-        for i in range(6000):
-            request, (writer,) = rng.choice(requests), rng.choices(WRITERS, DEMONSTRATION_MIX)
-            shown.append(Demonstration(request.text, write(request, writer, rng).text, f"d{i}"))
-        write_jsonl(files.demonstrations("train"), shown[:5600])
-        write_jsonl(files.demonstrations("held_out"), shown[5600:])
-        texts = [text for row in shown for text in (row.prompt, row.completion)]
-        tokenizer = train_tokenizer(config.model.tokenizer, texts, context_tokens=96)
-        tokenizer.save_pretrained(folder.tokenizer)
-        if language is None or not language.exists():
-            train_sft(config, folder, Said())
-        else:
-            shutil.copytree(language, folder.sft)
-        if language is not None and not language.exists():
-            shutil.copytree(folder.sft, language)
-        train_reward(config, folder, Said())
-        card: dict[str, Any] = json.loads((folder.reward_model / "card.json").read_text())
-        return card
+    def length(row: Feedback) -> int:
+        encoded = encode_rows(tokenizer, [row.prompt] * len(row.completions), row.completions)
+        return max(len(scored.token_ids) for scored in encoded)
+
+    return [row for row in rows if length(row) <= longest]
 
 
-def _alone(group: Feedback) -> list[Feedback]:
-    """The pairs of a ranking as rows of their own."""
-    return [
-        Feedback(
-            group.prompt,
-            (group.completions[choice.first], group.completions[choice.second]),
-            (Choice(0, 1, choice.label),),
-            f"{group.id}.{choice.first}.{choice.second}",
-            group.annotator,
-            gold=(group.gold[choice.first], group.gold[choice.second]) if group.gold else None,
-        )
-        for choice in choices(group)
-    ]
+def config_of(chosen: DataSet, seed: int) -> RunConfig:
+    """The run of a set."""
+    model = RUN["model"] | {"architecture": SMALL | {"context_tokens": chosen.context}}
+    return merged(RUN | {"model": model, "sft": chosen.language}, seed, chosen.changes)
 
 
-def _epoch_seconds(card: dict[str, Any], epochs: float) -> float:
-    history = card["training"]["history"]
-    return float(history[-1]["seconds"] / (history[-1]["step"] / (card["training"]["planned"] / epochs)))
+def merged(run: Mapping[str, Any], seed: int, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration with changes of its section reward_model."""
+    whole = {**run, "name": "figures", "seed": seed, "reward_model": {**run["reward_model"], **changes}}
+    return RunConfig.model_validate(whole)
 
 
-def _config(run: dict[str, Any], seed: int, changes: dict[str, Any]) -> RunConfig:
-    merged = run | {"name": "figures", "seed": seed, "reward_model": run["reward_model"] | changes}
-    return RunConfig.model_validate(merged)
+def _write_card(name: str, card: dict[str, Any]) -> None:
+    CARDS.mkdir(exist_ok=True)
+    write_text(CARDS / f"{name}.json", json.dumps(rounded(card)) + "\n")
 
 
-def _figures(card: dict[str, Any]) -> dict[str, Any]:
-    wanted = ("accuracy", "baselines", "against_baselines", "kendall_tau", "data", "bad_rows", "long_rows")
+def _row(card: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("accuracy", "baselines", "against_baselines", "kendall_tau", "aspects", "bad_rows", "long_rows")
     row = {name: card[name] for name in wanted if name in card}
-    row["subsets"] = {name: {k: v["value"] for k, v in rates.items()} for name, rates in card["subsets"].items()}
-    row["ece"] = card["calibration"]["ece"]
-    row["ece_scaled"] = card["calibration"]["scaled"]["ece"]
-    row["temperature"] = card["calibration"]["temperature"]
-    row["seconds"] = card["training"]["seconds"]
+    row["subsets"] = {
+        name: {k: v["value"] for k, v in rates.items()} for name, rates in card.get("subsets", {}).items()
+    }
+    calibration = card.get("calibration", {})
+    row |= {name: calibration[name] for name in ("ece", "temperature") if name in calibration}
+    if "scaled" in calibration:
+        row |= {f"{name}_scaled": calibration["scaled"][name] for name in ("ece", "ece_of_chance")}
+    row["seconds"] = card.get("training", {}).get("seconds", 0.0)
     return rounded(row)
 
 
@@ -344,7 +277,7 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _keep(what: str, row: dict[str, Any]) -> None:
+def keep(what: str, row: dict[str, Any]) -> None:
     """Prints a result and adds it to the results file."""
     print(json.dumps({"what": what, **row}), flush=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

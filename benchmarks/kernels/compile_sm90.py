@@ -124,7 +124,7 @@ def _paged_cases(dtype: str, size: int, dim: int, every_candidate: bool) -> Iter
             constants |= {"WINDOWED": False, "PRECISION": flash.PRECISION}
             label = f"D={dim} {blocks.rows}×{blocks.columns} {'decode' if split else 'prefill'}"
             yield Case("paged_attention_forward", label, dtype, constants, blocks.warps, blocks.stages, default)
-    reduce = shape | {"SPLIT": split_kv.SPLIT, "BLOCK_S": 16}
+    reduce = shape | {"SPLIT": split_kv.SPLIT, "BLOCK_S": split_kv.REDUCE_BLOCK}
     yield Case("reduce_splits", f"D={dim}", dtype, reduce, 4, 3)
     write = {"HEADS": 8, "D": dim, "BLOCK_D": shape["BLOCK_D"], "BLOCK_H": 8, "PAGE": page}
     yield Case("write_cache", f"D={dim}", dtype, write, 4, 3)

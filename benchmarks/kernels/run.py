@@ -4,6 +4,7 @@
 
 On a GPU: the shapes of kernels/README.md's goals, in bfloat16, with rates against the arithmetic or the measured copy
 bandwidth. On a CPU: the shapes of a small model's PPO update, in float32. `--small` takes seconds and writes nothing.
+A peer that refuses a shape (cuDNN and grouped heads, say) is left out of its row, and said so.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lodestar_kernels.attention import PackedLayout, attention
-from lodestar_kernels.logprob import logprobs
+from lodestar_kernels.backend import Backend
+from lodestar_kernels.logprob import logprobs, token_loss
 from lodestar_kernels.paged_attention import PagedLayout, paged_attention
 from lodestar_kernels.warm_up import warm_up_attention, warm_up_paged_attention
 from torch import Tensor
@@ -36,22 +39,31 @@ Row = dict[str, Any]
 
 
 def timer(work: Callable[[], object]) -> Callable[[], float]:
-    """Milliseconds of one run, after a first one that compiles and allocates."""
+    """Milliseconds of one run, after a first one that compiles and allocates.
+
+    On a GPU runs follow each other for 20 ms or more: one alone would be timed with the launches of its kernels.
+    """
     work()
+    if DEVICE == "cpu":
 
-    def measure() -> float:
-        if DEVICE == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+        def clock() -> float:
+            began = time.perf_counter()
             work()
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end)
-        began = time.perf_counter()
-        work()
-        return 1e3 * (time.perf_counter() - began)
+            return 1e3 * (time.perf_counter() - began)
 
-    return measure
+        return clock
+
+    def measure(repeats: int = 1) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / repeats
+
+    repeats = max(1, round(20 / measure()))
+    return lambda: measure(repeats)
 
 
 def compared(runs: int, shape: str, work: dict[str, Callable[[], object]], rate: float, unit: str) -> Row:
@@ -59,15 +71,22 @@ def compared(runs: int, shape: str, work: dict[str, Callable[[], object]], rate:
 
     rate: what one run does, in 10¹² operations or 10⁹ bytes.
     """
-    figures = alternate(runs, **{name: timer(function) for name, function in work.items()})
+    timers = {"ours": timer(work["ours"])}
+    for name, function in work.items():
+        try:
+            timers.setdefault(name, timer(function))
+        except (RuntimeError, ValueError) as error:  # how peers say that they do not take a shape
+            if name == "ours":
+                raise
+            print(f"{shape}: without {name}: {str(error).splitlines()[0]}", file=sys.stderr)
+    figures = alternate(runs, **timers)
     ours = statistics.median(figures["ours"])
     row: Row = {"shape": shape, "ours ms": ours, unit: rate / ours * 1e3}
     for name in work:
         if name != "ours":
-            row |= {
-                f"{name} ms": statistics.median(figures[name]),
-                f"{name} ÷ ours": median_ratio(figures[name], figures["ours"]),
-            }
+            ran = name in figures
+            row[f"{name} ms"] = statistics.median(figures[name]) if ran else "refused"
+            row[f"{name} ÷ ours"] = median_ratio(figures[name], figures["ours"]) if ran else "—"
     return row
 
 
@@ -88,7 +107,13 @@ def logprob_work(tokens: int, hidden: int, vocab: int) -> dict[str, Callable[[],
         logprobs_T = logp_TV.gather(1, targets_T[:, None])[:, 0]
         return torch.autograd.grad(logprobs_T, (hidden_TH, weight_VH), upstream_T)
 
+    def inside() -> object:
+        total, _ = token_loss(hidden_TH, weight_VH, targets_T, lambda chunk, lp_C, _: (lp_C * upstream_T[chunk]).sum())
+        return torch.autograd.grad(total, (hidden_TH, weight_VH))
+
     work: dict[str, Callable[[], object]] = {"ours": ours, "torch": dense}
+    if DEVICE == "cpu":  # on a GPU it is the same as ours
+        work["ours, as a token loss"] = inside
     if DEVICE == "cuda":
         try:
             from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
@@ -138,16 +163,22 @@ def logprob_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     for shape in shapes:
         tokens, hidden, vocab = shape
         work = logprob_work(*shape)
-        row = compared(arguments.runs, "×".join(map(str, shape)), work, 6 * tokens * hidden * vocab / 1e12, "TFLOP/s")
+        # Four products are what a backward that keeps no [T, V] has to do; who keeps one or a chunk does three.
+        row = compared(arguments.runs, "×".join(map(str, shape)), work, 8 * tokens * hidden * vocab / 1e12, "TFLOP/s")
+        names = list(work)
         del work
         gradients = (tokens + vocab) * hidden * DTYPE.itemsize
-        for name in ("ours", "torch"):
+        for name in names:
             row[f"{name} MiB"] = (extra_memory(shape, name) - gradients) / 2**20
         yield row
 
 
-def attention_work(lengths: list[int], heads: int, key_heads: int, dim: int, backward: bool) -> dict[str, Any]:
-    """Causal attention over packed sequences; the peers get the layout that suits them best."""
+def attention_work(lengths: list[int], heads: int, key_heads: int, dim: int, part: str) -> dict[str, Any]:
+    """Causal attention over packed sequences; the peers get the layout that suits them best.
+
+    part: "forward", "backward" (alone) or "both".
+    """
+    backward = part != "forward"
     torch.manual_seed(0)
     layout = PackedLayout.from_lengths(lengths, DEVICE)
     shapes = ((heads, dim), (key_heads, dim), (key_heads, dim))
@@ -161,24 +192,45 @@ def attention_work(lengths: list[int], heads: int, key_heads: int, dim: int, bac
     def run(inputs: list[Tensor], forward: Callable[..., Tensor]) -> Callable[[], object]:
         if not backward:
             return torch.no_grad()(lambda: forward(*inputs))
-        upstream = torch.randn_like(forward(*inputs))
+        out = forward(*inputs)
+        upstream = torch.randn_like(out)
+        if part == "backward":
+            return lambda: torch.autograd.grad(out, inputs, upstream, retain_graph=True)
         return lambda: torch.autograd.grad(forward(*inputs), inputs, upstream)
 
     def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
 
-    work = {"ours": run(packed, lambda *x: attention(*x, layout=layout)), "padded SDPA": run(padded, sdpa)}
-    if DEVICE == "cpu":
-        work["SDPA per sequence"] = run(packed, lambda *x: attention(*x, layout=layout, per_sequence=True))
-        return work
-    for name, backend in (("FA2", SDPBackend.FLASH_ATTENTION), ("cuDNN", SDPBackend.CUDNN_ATTENTION)):
-
-        def pinned(*x: Tensor, backend: SDPBackend = backend) -> Tensor:
+    def pinned(backend: SDPBackend) -> Callable[..., Tensor]:
+        def forward(*x: Tensor) -> Tensor:
             with sdpa_kernel(backend):
                 return sdpa(*x)
 
-        work[name] = run(padded, pinned)
-    del work["padded SDPA"]
+        return forward
+
+    def ours(backend: Backend | None = None, **options: Any) -> Callable[..., Tensor]:
+        return lambda *x: attention(*x, layout=layout, backend=backend, **options)
+
+    kinds: dict[str, tuple[list[Tensor], Callable[..., Tensor]]]
+    if DEVICE == "cpu":
+        kinds = {"ours": (packed, ours()), "padded SDPA": (padded, sdpa)}
+        kinds["SDPA per sequence"] = (packed, ours(per_sequence=True))
+    else:
+        kinds = {"ours": (packed, ours("triton")), "FA2, packed": (packed, ours("torch"))}
+        kinds["FA2"] = (padded, pinned(SDPBackend.FLASH_ATTENTION))
+        kinds["cuDNN"] = (padded, pinned(SDPBackend.CUDNN_ATTENTION))
+    # The graph that a backward alone needs is made when it is first called, so that a peer's refusal is its own.
+    return {name: _prepared(run, *kind) for name, kind in kinds.items()}
+
+
+def _prepared(run: Callable[..., Callable[[], object]], *arguments: Any) -> Callable[[], object]:
+    made: list[Callable[[], object]] = []
+
+    def work() -> object:
+        if not made:
+            made.append(run(*arguments))
+        return made[0]()
+
     return work
 
 
@@ -196,11 +248,13 @@ def attention_rows(arguments: argparse.Namespace) -> Iterator[Row]:
         if DEVICE == "cuda" and not arguments.small:
             warm_up_attention(heads, key_heads, dim, DTYPE, DEVICE, train=True, tune=True)
         operations = sum(2 * n * n for n in lengths) * heads * dim / 1e12
-        for backward in (False, True):
-            work = attention_work(lengths, heads, key_heads, dim, backward)
-            shape = f"{len(lengths)} × ≤{max(lengths)}, {heads}/{key_heads} heads of {dim}"
-            label = f"{shape}, {'forward + backward' if backward else 'forward'}"
-            yield compared(arguments.runs, label, work, operations * (3.5 if backward else 1), "TFLOP/s")
+        # In forwards: a backward has two and a half times the products.
+        parts = {"forward": 1.0, "both": 3.5} | ({"backward": 2.5} if DEVICE == "cuda" else {})
+        for part, products in parts.items():
+            work = attention_work(lengths, heads, key_heads, dim, part)
+            label = f"{len(lengths)} × ≤{max(lengths)}, {heads}/{key_heads} heads of {dim}, "
+            label += "forward + backward" if part == "both" else part
+            yield compared(arguments.runs, label, work, operations * products, "TFLOP/s")
 
 
 def paged_rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -228,6 +282,13 @@ def paged_rows(arguments: argparse.Namespace) -> Iterator[Row]:
         yield compared(arguments.runs, label, work, caches.nbytes / 1e9, "GB/s")
 
 
+def _liger() -> str:
+    try:
+        return f", liger-kernel {metadata.version('liger-kernel')}"
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def main() -> None:
     """Run what was asked for, and report."""
     options = parser(__doc__)
@@ -236,7 +297,7 @@ def main() -> None:
     for name, rows in (("logprob", logprob_rows), ("attention", attention_rows), ("paged", paged_rows)):
         if arguments.only in (None, name):
             where = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-            note = f"{where}, {DTYPE}. “÷ ours” above 1: ours is faster."
+            note = f"{where}, {DTYPE}{_liger()}. “÷ ours” above 1: ours is faster."
             report(f"kernels-{name}-{DEVICE}", list(rows(arguments)), arguments, note)
 
 

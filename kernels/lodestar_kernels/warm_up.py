@@ -7,10 +7,13 @@ choice for this kind of device. On a CPU there is nothing to compile, and they r
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
 from lodestar_kernels.attention import PackedLayout, attention
+from lodestar_kernels.backend import Backend
 from lodestar_kernels.logprob import logprobs
 from lodestar_kernels.paged_attention import PagedLayout, paged_attention, write_kv
 from lodestar_kernels.tuning import interpreted
@@ -24,17 +27,25 @@ def _runs_triton(device: torch.device) -> bool:
     return device.type == "cuda" or interpreted()
 
 
-def warm_up_logprob(hidden: int, vocab: int, dtype: torch.dtype, device: torch.device | str, train: bool) -> None:
-    """Compile the log-prob kernels for a model's head, with entropy and without; the backward if `train`."""
+def warm_up_logprob(
+    hidden: int, vocab: int, dtype: torch.dtype, device: torch.device | str, *, train: bool, bias: bool = False
+) -> None:
+    """Compile the log-prob kernels for a model's head, with entropy and without, at τ = 1 and other temperatures."""
     if not _runs_triton(torch.device(device)):
         return
     weight_VH = torch.randn(vocab, hidden, device=device, dtype=dtype, requires_grad=train)
-    for entropy in (False, True):
+    bias_V = torch.randn(vocab, device=device, dtype=dtype) if bias else None
+    for entropy, temperature in product((False, True), (1.0, 0.5)):
         hidden_TH = torch.randn(64, hidden, device=device, dtype=dtype, requires_grad=train)
         targets_T = torch.zeros(64, dtype=torch.int64, device=device)
-        output = logprobs(hidden_TH, weight_VH, targets_T, temperature=0.5, entropy=entropy, backend="triton")
+        # The smallest slices: like those of a long batch they end in one whose width no power of two divides.
+        output = logprobs(
+            hidden_TH, weight_VH, targets_T, bias=bias_V, temperature=temperature, entropy=entropy, chunk_bytes=1,
+            backend="triton",
+        )  # fmt: skip
         if train:
-            torch.autograd.grad(output.logprobs_T.sum(), (hidden_TH, weight_VH))
+            total = output.logprobs_T.sum() + (output.entropy_T.sum() if output.entropy_T is not None else 0)
+            torch.autograd.grad(total, (hidden_TH, weight_VH))
 
 
 def warm_up_attention(
@@ -57,7 +68,10 @@ def warm_up_attention(
         torch.randn(layout.tokens, key_heads, dim, device=device, dtype=dtype, requires_grad=train) for _ in range(2)
     )
     if tune:
-        _tune_attention(q_TND.detach(), k_TMD.detach(), v_TMD.detach(), layout, window, train)
+        detached = (q_TND.detach(), k_TMD.detach(), v_TMD.detach())
+        _tune_attention(*detached, layout, window, train)
+        for trains in (False, True) if train else (False,):
+            _tune_backend(*detached, layout, window, trains)
     out_TND = attention(q_TND, k_TMD, v_TMD, layout=layout, window=window, backend="triton")
     if train:
         torch.autograd.grad(out_TND.sum(), (q_TND, k_TMD, v_TMD))
@@ -80,6 +94,21 @@ def _tune_attention(
     flash.QUERY_GRADIENT.tune(key, lambda b: flash.run_query_gradient(b, *saved, dq_TND, *mask))
 
 
+def _tune_backend(
+    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, window: int | None, trains: bool
+) -> None:
+    from lodestar_kernels.attention import flash
+
+    inputs = [x.detach().requires_grad_(trains) for x in (q_TND, k_TMD, v_TMD)]
+
+    def step(backend: Backend) -> None:
+        out_TND = attention(*inputs, layout=layout, window=window, backend=backend)
+        if trains:
+            torch.autograd.grad(out_TND, inputs, q_TND)
+
+    flash.BACKEND.tune(flash.backend_key(q_TND, True, window is not None, trains), step)
+
+
 def warm_up_paged_attention(
     query_heads: int,
     k_cache_PSMD: Tensor,
@@ -98,7 +127,9 @@ def warm_up_paged_attention(
     new_TMD = torch.randn(2, key_heads, dim, device=device, dtype=dtype)
     write_kv(new_TMD, new_TMD, k_cache_PSMD, v_cache_PSMD, torch.arange(2, device=device), backend="triton")
     for sequences, queries in ((TUNING_SEQUENCES if tune else 2, 1), (1, context)):
-        tables_BP = torch.arange(pages, dtype=torch.int32, device=device).repeat(sequences, 1)
+        # Pages of their own as far as there are any: shared ones would be timed in the cache of the device.
+        blocks = torch.arange(sequences * pages, dtype=torch.int32, device=device) % k_cache_PSMD.shape[0]
+        tables_BP = blocks.view(sequences, pages)
         layout = PagedLayout.from_lengths([queries] * sequences, [context] * sequences, tables_BP)
         q_TND = torch.randn(layout.tokens, query_heads, dim, device=device, dtype=dtype)
         if tune:

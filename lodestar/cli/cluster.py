@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from lodestar.config import load_config
 from lodestar.errors import LodestarError
-from lodestar.kubernetes import Cluster, FleetStatus, cancel, logs, render, status, submit, watch
+from lodestar.kubernetes import Cluster, FleetStatus, cancel, live, logs, render, status, submit
 
 _OUT = Console()
 
@@ -23,12 +24,15 @@ def submit_run(
     namespace: str,
     context: str | None,
     image: str | None,
+    shared: Mapping[str, str],
     dry_run: bool,
     follow: bool,
+    plain: bool,
+    tls: Path | None,
 ) -> None:
     """Renders the run's fleet and creates it; with ``dry_run`` prints the objects instead."""
     run = load_config(config, overrides)
-    fleet = render(run, overlay, namespace=namespace, image=image)
+    fleet = render(run, overlay, namespace=namespace, image=image, shared=shared)
     if dry_run:
         print(fleet.to_yaml(), end="")
         return
@@ -36,14 +40,14 @@ def submit_run(
     submit(cluster, fleet)
     _OUT.print(f"run {run.name} is submitted to namespace {namespace}")
     if follow:
-        _follow(cluster, run.name)
+        _follow(cluster, run.name, plain, tls)
 
 
-def show_status(run: str, *, namespace: str, context: str | None, follow: bool) -> None:
-    """The fleet as a table, once or at every change until the run ends."""
+def show_status(run: str, *, namespace: str, context: str | None, follow: bool, plain: bool, tls: Path | None) -> None:
+    """The fleet as a table, or the live view until the run ends."""
     cluster = Cluster.connect(namespace, context)
     if follow:
-        _follow(cluster, run)
+        _follow(cluster, run, plain, tls)
     else:
         _OUT.print(_table(status(cluster, run)))
 
@@ -60,11 +64,11 @@ def cancel_run(run: str, *, namespace: str, context: str | None) -> None:
     _OUT.print(f"run {run} is cancelled; its volume, with checkpoints and results, stays")
 
 
-def _follow(cluster: Cluster, run: str) -> None:
-    for fleet in watch(cluster, run):
-        _OUT.print(_table(fleet))
-        if fleet.failed:
-            raise LodestarError(f"run {run} failed: {fleet.failed}")
+def _follow(cluster: Cluster, run: str, plain: bool, tls: Path | None) -> None:
+    ended = live.follow(cluster, run, plain=plain or not sys.stdout.isatty(), tls=tls)
+    if ended.failed:
+        raise LodestarError(f"run {run} failed: {ended.failed}; lodestar logs {run} says why")
+    _OUT.print(f"run {run} is finished; its servers go on serving until lodestar cancel {run}")
 
 
 def _table(fleet: FleetStatus) -> Table:

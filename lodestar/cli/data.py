@@ -1,4 +1,4 @@
-"""``lodestar data``: look at a file of feedback, or split it."""
+"""``lodestar data``: look at a file of feedback, split it, or make comparisons from demonstrations."""
 
 from __future__ import annotations
 
@@ -28,4 +28,15 @@ def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool)
     typer.echo(
         f"{folder}: {counts['train']} rows in train.jsonl, {counts['held_out']} in held_out.jsonl, "
         f"{counts['bad_rows']} bad rows left out (bad_rows.txt)"
+    )
+
+
+def contrast(path: Path, output: Path, *, rows: int | None, seed: int, strict: bool) -> None:
+    """Writes the contrasts and prints the counts."""
+    from lodestar.data.contrasts import write_contrasts
+
+    counts = write_contrasts(path, output, rows=rows, seed=seed, strict=strict)
+    typer.echo(
+        f"{output}: {counts['rows']} rows from {counts['demonstrations']} demonstrations, "
+        f"{counts['bad_rows']} bad rows left out"
     )

@@ -59,6 +59,8 @@ class ServeOptions(Section):
     """gRPC reflection; unset means on loopback only."""
     resume: bool = False
     """learner: go on from the newest checkpoint."""
+    linger_seconds: float = Field(default=2.5, ge=0)
+    """learner: how long it stays after the last step, so that whoever scrapes or watches sees how the run ended."""
     endpoints: Endpoints = Endpoints()
     """The rest of the fleet."""
 

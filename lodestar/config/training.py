@@ -41,6 +41,9 @@ class RewardTrainingConfig(TrainingConfig):
     """Peak of a linear warm-up and cosine decay."""
     path: str | None = None
     """A trained AutoModelForSequenceClassification to use instead of training one."""
+    start: str | None = None
+    """A reward model to go on training, with the run's tokenizer: one pretrained on other comparisons (Askell et al.
+    2021; ``lodestar data contrast`` makes some from demonstrations). Unset: the SFT model under a new head."""
     centering: float = Field(default=0.01, ge=0)
     """Weight of the mean squared score of a pair, which keeps scores near zero."""
     loss: Literal["bradley_terry", "davidson", "plackett_luce"] = "bradley_terry"
@@ -75,6 +78,10 @@ class RewardTrainingConfig(TrainingConfig):
             raise ValueError(f"margin is for loss bradley_terry, not {self.loss}")
         if len(set(self.aspects)) < len(self.aspects) or any(name.startswith("reward") for name in self.aspects):
             raise ValueError("aspects must have different names, none of which begins with reward")
+        if self.start is not None and self.path is not None:
+            raise ValueError("path uses a model as it is, start trains one further: set one of them")
+        if self.start is not None and len(self.heads) > 1:
+            raise ValueError("start has one head: use ensemble_of models, and no aspects")
         if any(not 0 < share < 1 for share in self.learning_curve):
             raise ValueError("learning_curve holds shares between 0 and 1; the whole is the model itself")
         if isinstance(self.annotators, dict) and any(weight < 0 for weight in self.annotators.values()):

@@ -10,7 +10,7 @@ from lodestar.data.corpus import Corpus, preferred
 from lodestar.data.feedback import read_feedback_file
 from lodestar.data.files import BadRows, read_jsonl
 from lodestar.data.objects import ENDINGS, stem
-from lodestar.data.schema import Example, parse_demonstration
+from lodestar.data.schema import Chat, Example, parse_demonstration
 from lodestar.errors import DataError
 from lodestar.records import Demonstration
 
@@ -36,10 +36,15 @@ def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
         )
     if demonstrations is None:
         return Corpus(preferred(feedback), feedback)
-    return Corpus(_demonstrations(demonstrations, chat, bad), feedback)
+    return Corpus(read_demonstration_file(demonstrations, chat, bad), feedback)
 
 
-def _demonstrations(path: Path, chat: ChatFormat, bad: BadRows) -> list[Example[Demonstration]]:
+def read_demonstration_file(path: Path, chat: Chat, bad: BadRows) -> list[Example[Demonstration]]:
+    """Every usable demonstration of a JSONL file, in order.
+
+    Raises:
+        DataError: the file cannot be read or has no usable row; a bad row when strict.
+    """
     rows, before = [], len(bad.errors)
     for number, row in read_jsonl(path, bad):
         try:

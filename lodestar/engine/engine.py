@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from lodestar_kernels.logprob import logprobs_from_logits
 from torch import Tensor
 
 from lodestar import metrics
@@ -305,9 +306,10 @@ class Engine:
             chunks = [Chunk(sequence, 0, known - 1)] if known > 1 else []
             for end in range(known, len(ids)):
                 sequence.tokens = ids[:end]
-                logits_V = self._runner.logits(Plan(self._cache.order([sequence]), chunks))[0]
+                logits_1V = self._runner.logits(Plan(self._cache.order([sequence]), chunks))[:1]
                 sequence.computed = end
-                logprobs.append(float(logits_V.log_softmax(-1)[ids[end]]))
+                target_1 = torch.tensor([ids[end]], device=self._device)
+                logprobs.append(float(logprobs_from_logits(logits_1V, target_1).logprobs_T))
                 chunks = []
         finally:
             self._cache.close(sequence)

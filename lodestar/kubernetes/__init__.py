@@ -11,12 +11,13 @@ belong to one run, and sentences for what goes wrong.
 
 from lodestar.kubernetes.cluster import Cluster
 from lodestar.kubernetes.fleet import Fleet, render
-from lodestar.kubernetes.runs import FleetStatus, WorkloadStatus, cancel, logs, status, submit, watch
+from lodestar.kubernetes.runs import FleetStatus, StageStatus, WorkloadStatus, cancel, logs, status, submit, watch
 
 __all__ = [
     "Cluster",
     "Fleet",
     "FleetStatus",
+    "StageStatus",
     "WorkloadStatus",
     "cancel",
     "logs",

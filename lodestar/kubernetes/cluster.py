@@ -29,24 +29,34 @@ _APIS = {
     "Lease": (client.CoordinationV1Api, "lease"),
     "NetworkPolicy": (client.NetworkingV1Api, "network_policy"),
     "Pod": (client.CoreV1Api, "pod"),
+    "Secret": (client.CoreV1Api, "secret"),
     "PodDisruptionBudget": (client.PolicyV1Api, "pod_disruption_budget"),
     "PersistentVolumeClaim": (client.CoreV1Api, "persistent_volume_claim"),
     "Service": (client.CoreV1Api, "service"),
     "ServiceAccount": (client.CoreV1Api, "service_account"),
     "StatefulSet": (client.AppsV1Api, "stateful_set"),
 }
+_CUSTOM = {
+    "Certificate": ("cert-manager.io", "v1", "certificates"),
+    "Issuer": ("cert-manager.io", "v1", "issuers"),
+    "ScaledObject": ("keda.sh", "v1alpha1", "scaledobjects"),
+}
+"""Group, version and plural of operators' kinds; the client has no classes for them, so their objects are dicts."""
 GONE = 410
-_WATCH_SECONDS = 300
-"""A watch is asked for this long, then again: proxies cut longer ones."""
+RESYNC_SECONDS = 10
+"""How long a watch lasts before things are looked at anew: a Job's status, say, changes after its last pod has."""
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
 _RETRY_SECONDS = 1.0
 
 
 class Cluster:
     """A namespace of a cluster. Errors come as LodestarError, saying what was tried and what to do."""
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api: client.ApiClient, namespace: str, context: str | None = None) -> None:
         self._api = api
         self.namespace = namespace
+        self.context = context
+        """Of the kubeconfig; None is the current one."""
 
     @classmethod
     def connect(cls, namespace: str, context: str | None = None) -> Cluster:
@@ -63,19 +73,19 @@ class Cluster:
                 if context is not None:
                     raise
                 load_incluster_config(client_configuration=configuration)
-            return cls(client.ApiClient(configuration), namespace)
+            return cls(client.ApiClient(configuration), namespace, context)
 
     def create(self, manifest: Manifest) -> Any:
-        """Creates an object; kinds of operators (KEDA, Prometheus) are the namespace's, not a run's."""
+        """Creates an object of a kind that belongs to a run."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         with explained(f"create {kind} {name}"):
-            return self._method("create", kind)(self.namespace, manifest)
+            return self._call("create", kind, body=manifest)
 
     def read(self, kind: str, name: str) -> Any | None:
-        """The object, or None."""
+        """The object, or None: also where the cluster does not know the kind."""
         with explained(f"read {kind} {name}"):
             try:
-                return self._method("read", kind)(name, self.namespace)
+                return self._call("read", kind, name=name)
             except ApiException as error:
                 if error.status == 404:
                     return None
@@ -84,27 +94,41 @@ class Cluster:
     def replace(self, kind: str, name: str, body: Any) -> Any:
         """Replaces the object if nobody changed it since ``body`` was read (its resourceVersion)."""
         with explained(f"replace {kind} {name}"):
-            return self._method("replace", kind)(name, self.namespace, body)
+            return self._call("replace", kind, name=name, body=body)
+
+    def warnings(self, name: str) -> list[tuple[str, str]]:
+        """Reason and message of the warnings about the object of this name, the newest last."""
+        with explained("list Events"):
+            events = client.CoreV1Api(self._api).list_namespaced_event(
+                self.namespace,
+                field_selector=f"involvedObject.name={name},type=Warning",
+                _request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+            )
+        found = sorted(events.items, key=lambda event: str(event.last_timestamp or event.event_time or ""))
+        return [(event.reason or "", event.message or "") for event in found]
 
     def list(self, kind: str, selector: str) -> list[Any]:
-        """Objects of a kind with these labels."""
+        """Objects of a kind with these labels; none where the cluster does not know an operator's kind."""
         with explained(f"list {kind}s"):
-            return list(self._method("list", kind)(self.namespace, label_selector=selector).items)
+            try:
+                found = self._call("list", kind, label_selector=selector)
+            except ApiException as error:
+                if kind in _CUSTOM and error.status == 404:
+                    return []
+                raise
+            return list(found["items"] if kind in _CUSTOM else found.items)
 
-    def delete_all(self, kind: str, selector: str) -> int:
-        """Deletes the objects with these labels, and what they own; how many there were."""
-        names = [found.metadata.name for found in self.list(kind, selector)]
-        for name in names:
-            with explained(f"delete {kind} {name}"):
-                try:
-                    self._method("delete", kind)(name, self.namespace, propagation_policy="Background")
-                except ApiException as error:
-                    if error.status != 404:
-                        raise
-        return len(names)
+    def delete(self, kind: str, name: str) -> None:
+        """Deletes an object and what it owns, if it is there."""
+        with explained(f"delete {kind} {name}"):
+            try:
+                self._call("delete", kind, name=name, propagation_policy="Background")
+            except ApiException as error:
+                if error.status != 404:
+                    raise
 
     def changes(self, kind: str, selector: str) -> Iterator[None]:
-        """Yields at once and after every change of the objects, for as long as the caller goes on.
+        """Yields at once, after every change of the objects, and every RESYNC_SECONDS without one.
 
         A dropped watch goes on where it was; when the server has forgotten that place (410 Gone) it starts again.
         """
@@ -112,17 +136,16 @@ class Cluster:
         while True:
             if version is None:
                 with explained(f"list {kind}s"):
-                    version = self._method("list", kind)(
-                        self.namespace, label_selector=selector
-                    ).metadata.resource_version
-                yield
+                    version = self._call("list", kind, label_selector=selector).metadata.resource_version
+            yield
             try:
                 for event in new_watch().stream(
                     self._method("list", kind),
                     self.namespace,
                     label_selector=selector,
                     resource_version=version,
-                    timeout_seconds=_WATCH_SECONDS,
+                    timeout_seconds=RESYNC_SECONDS,
+                    _request_timeout=(CONNECT_SECONDS, RESYNC_SECONDS + ANSWER_SECONDS),
                 ):
                     version = event["object"].metadata.resource_version
                     yield
@@ -149,6 +172,16 @@ class Cluster:
                 answer.release_conn()
             if rest:
                 yield rest.decode(errors="replace")
+
+    def _call(self, verb: str, kind: str, **arguments: Any) -> Any:
+        timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
+        if kind in _CUSTOM:
+            group, version, plural = _CUSTOM[kind]
+            method = getattr(
+                client.CustomObjectsApi(self._api), f"{verb.replace('read', 'get')}_namespaced_custom_object"
+            )
+            return method(group, version, self.namespace, plural, **arguments, _request_timeout=timeout)
+        return self._method(verb, kind)(namespace=self.namespace, **arguments, _request_timeout=timeout)
 
     def _method(self, verb: str, kind: str) -> Any:
         if kind not in _APIS:

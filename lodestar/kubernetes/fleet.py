@@ -1,6 +1,7 @@
 """A run's fleet: an overlay's objects, renamed and relabelled so that fleets of several runs live in one namespace.
 
-What an overlay deploys as a long-lived learner becomes a Job here: a submitted run ends.
+What an overlay deploys as a long-lived learner becomes a Job here: a submitted run ends. Namespace, volume, secrets
+and the authority that signs certificates are the namespace's and are there before (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from typing import Any
 import yaml
 
 from lodestar.config import RunConfig, dump
-from lodestar.errors import ConfigError, FailedPrecondition
+from lodestar.errors import ConfigError, FailedPrecondition, ModelError, NonFinite, RunPaused, Terminated
+from lodestar.kubernetes.addresses import certify, mounted_secrets, observe, reach
 
 Manifest = dict[str, Any]
 
 RUN_LABEL = "lodestar.dev/run"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "lodestar"}
-SHARED_KINDS = frozenset({"Namespace", "PersistentVolumeClaim"})
-"""Of the namespace, not of a run: the runs volume holds a folder per run."""
+SHARED_KINDS = frozenset({"Namespace", "PersistentVolumeClaim", "Issuer"})
+"""Of the namespace, not of a run: the runs volume holds a folder per run, the authority signs for all fleets."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where it is: ten times as fast."""
+LONGEST_NAME = 46
+"""Of a run: pods of the StatefulSet ``redis-NAME`` get a label of that name and a hash, which may have 63 letters."""
 RETRIES = 20
-"""Failed pods of the learner's Job before it is given up."""
+"""Failed pods of the learner's Job before it is given up; pods that were moved or told to stop do not count."""
+HOPELESS = sorted({error.exit_code for error in (ModelError, NonFinite, RunPaused)})
+"""Exit codes after which another try would end the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ def render(
         overlay: folder of a kustomization, for instance ``k8s/overlays/gpu``.
         namespace: where the fleet lives; its ``runs`` volume and its secrets are there already.
         image: in place of the overlay's Lodestar image.
-        shared: role (``reward``, ``reference``) → gRPC target of servers that already serve the run's models; the
-            fleet then has none of its own.
+        shared: role (``reward``, ``reference``) → gRPC target of servers that already serve the run's models, such
+            as ``dns:///reward.team:50051``; the fleet then has none of its own.
 
     Raises:
         FailedPrecondition: kubectl is missing.
@@ -81,22 +87,32 @@ def render(
         raise ConfigError(
             "shared", f"{', '.join(sorted(unknown))} belongs to one run; only reward and reference serve several"
         )
+    if len(config.name) > LONGEST_NAME:
+        raise ConfigError("name", f"has {len(config.name)} letters; on Kubernetes {LONGEST_NAME} is the most")
     objects = [
         copy.deepcopy(manifest)
         for manifest in _kustomize(overlay)
         if manifest["kind"] not in SHARED_KINDS and _component(manifest) not in shared
     ]
+    mounted = mounted_secrets(objects)
+    objects = [m for m in objects if m["kind"] != "Certificate" or m["spec"]["secretName"] in mounted]
     _configure(objects, config, shared, overlay)
     renamed = {
         m["metadata"]["name"] for m in objects if m["kind"] in ("ConfigMap", "Service", "ServiceAccount", "Deployment")
     }
+    renamed |= {m["spec"]["secretName"] for m in objects if m["kind"] == "Certificate"}
     for manifest in objects:
         _rename(manifest, renamed, config.name)
+        if manifest["kind"] == "Certificate":
+            certify(manifest, config.name, namespace, {RUN_LABEL: config.name, **MANAGED_BY})
+        elif manifest["kind"] == "ScaledObject":
+            observe(manifest, config.name, namespace)
         _relabel(manifest, config.name)
         manifest["metadata"] |= {"name": f"{manifest['metadata']['name']}-{config.name}", "namespace": namespace}
         manifest["metadata"]["labels"] = manifest["metadata"].get("labels", {}) | MANAGED_BY | {RUN_LABEL: config.name}
         if image is not None:
             _use_image(manifest, image)
+    reach(objects, shared, config.name)
     learners = [m for m in objects if m["kind"] == "StatefulSet" and _component(m) == "learner"]
     if len(learners) != 1:
         raise ConfigError(str(overlay), "must deploy one learner as a StatefulSet; take k8s/overlays/gpu as the start")
@@ -144,7 +160,7 @@ def _rename(node: Any, names: Iterable[str], run: str) -> None:
     """Follows references to the objects that get a new name."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("serviceAccountName", "serviceName") and value in names:
+            if key in ("serviceAccountName", "serviceName", "secretName") and value in names:
                 node[key] = f"{value}-{run}"
             elif key in ("configMap", "configMapRef", "configMapKeyRef", "scaleTargetRef") and value["name"] in names:
                 value["name"] = f"{value['name']}-{run}"
@@ -184,12 +200,23 @@ def _use_image(manifest: Manifest, image: str) -> None:
 
 
 def _as_job(stateful_set: Manifest) -> Manifest:
-    """The learner as a Job: it ends with the run, and a new pod starts only when the old one is gone."""
+    """The learner as a Job: it ends with the run, and a new pod starts only when the old one is gone.
+
+    A failed pod is kept, with its log; a container that restarted in place would be deleted with the last retry.
+    """
     template = stateful_set["spec"]["template"]
-    template["spec"]["restartPolicy"] = "OnFailure"
+    template["spec"]["restartPolicy"] = "Never"
+    moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [Terminated.exit_code]}}
+    hopeless = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": HOPELESS}}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": stateful_set["metadata"],
-        "spec": {"backoffLimit": RETRIES, "podReplacementPolicy": "Failed", "template": template},
+        "spec": {
+            "backoffLimit": RETRIES,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [moved, stopped, hopeless]},
+            "template": template,
+        },
     }

@@ -9,9 +9,10 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
+from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
-from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, Unavailable
+from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError, Terminated, Unavailable
 
 
 @contextmanager
@@ -25,6 +26,12 @@ def explained(doing: str) -> Iterator[None]:
         ) from error
     except ApiException as error:
         raise explain(error, doing) from error
+    except ValidationError as error:  # the client's own look at what it is about to send
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]).removeprefix("body.")
+        raise InvalidArgument(
+            where, f"could not {doing}: {first['msg']}; the overlay does not fit this client's version"
+        ) from error
     except HTTPError as error:
         raise Unavailable(
             f"could not {doing}: the cluster cannot be reached ({error}); check kubectl cluster-info"
@@ -73,9 +80,31 @@ def pod_problem(pod: Any) -> str | None:
     return None
 
 
+def refused_pods(message: str) -> str:
+    """Why a workload may not have its pods, and what to do."""
+    if "exceeded quota" in message:
+        return f"no pod may be created ({message}); free something, ask for more quota, or submit a smaller overlay"
+    if "violates PodSecurity" in message:
+        return f"no pod may be created ({message}); the overlay has a pod that this namespace's standard forbids"
+    return f"no pod may be created ({message})"
+
+
+def event_problem(reason: str, message: str) -> str | None:
+    """What a warning about a pod that has not started means; None for one that other places tell better."""
+    match reason:
+        case "FailedMount" if "secret" in message or "configmap" in message:
+            return f"waits for what it mounts ({message}); is it there, and cert-manager well?"
+        case "FailedMount" | "FailedAttachVolume":
+            return f"its volume cannot be mounted ({message}); on several nodes it must be ReadWriteMany"
+        case _:
+            return None
+
+
 def _unschedulable(message: str) -> str:
     if "Insufficient nvidia.com/gpu" in message:
         return f"no node has a free GPU ({message}); add GPU nodes, free some, or submit an overlay with fewer replicas"
+    if "persistentvolumeclaim" in message:
+        return f"its volume is not there ({message}); kubectl apply -f k8s/base/runs-volume.yaml makes one"
     if "unbound immediate PersistentVolumeClaims" in message:
         return f"its volume is not there ({message}); is there a storage class for ReadWriteMany?"
     return f"cannot be scheduled ({message}); add nodes or ask for less"
@@ -86,6 +115,8 @@ def _container_problem(status: Any, container: Any) -> str | None:
     if ended is not None and ended.reason == "OOMKilled":
         limit = (container.resources.limits or {}).get("memory", "none")
         return f"{status.name} ran out of memory (limit {limit}); raise the limit or make batches and cache smaller"
+    if status.state.terminated is not None and ended.exit_code not in (0, Terminated.exit_code):
+        return f"{status.name} ended with exit status {ended.exit_code}; lodestar logs says why"
     if waiting is None:
         return None
     match waiting.reason:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import datetime
 import getpass
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lodestar.errors import FailedPrecondition, LodestarError
 from lodestar.kubernetes.cluster import Cluster
 from lodestar.kubernetes.fleet import COMPONENT_LABEL, MANAGED_BY, RUN_LABEL, Fleet, selector_of
-from lodestar.kubernetes.problems import pod_problem
+from lodestar.kubernetes.problems import event_problem, pod_problem, refused_pods
 
 _KINDS = (
     "Job",
     "Deployment",
     "StatefulSet",
+    "ScaledObject",
     "PodDisruptionBudget",
     "NetworkPolicy",
     "Service",
     "ServiceAccount",
     "ConfigMap",
+    "Certificate",
     "Lease",
 )
 """What a submission makes, in the order of deletion."""
+SUBMISSION_SECONDS = 120
+"""A submission that has not made the learner's Job after this long is dead, and its Lease may be taken over."""
+_OVER = ("Succeeded", "Failed")
+"""Phases of a pod that runs no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,18 @@ class WorkloadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StageStatus:
+    """A container of the learner's newest pod: ``StageStatus("train-sft", started=1.7e9, ended=None)``."""
+
+    name: str
+    """``train-sft`` and ``train-reward``; ``lodestar`` is PPO."""
+    started: float | None
+    """Unix time; None while it waits."""
+    ended: float | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class FleetStatus:
     """A run's fleet as the cluster sees it; what the run itself does, its LearnerService says."""
 
@@ -48,21 +67,27 @@ class FleetStatus:
     """The learner's Job has succeeded."""
     failed: str
     """Why the learner's Job was given up; empty otherwise."""
+    learner: str
+    """The learner's newest pod; empty while there is none."""
+    stages: tuple[StageStatus, ...]
+    """Of that pod, in their order."""
 
 
 def submit(cluster: Cluster, fleet: Fleet) -> None:
     """Creates the fleet. What was created is deleted again when something cannot be.
 
     Raises:
-        FailedPrecondition: the run has a learner already, a right is missing, a quota is exceeded.
+        FailedPrecondition: the run has a learner already, the namespace has no authority for a fleet that speaks TLS,
+            a right is missing, a quota is exceeded.
         Unavailable: the cluster cannot be reached.
     """
+    _check_authority(cluster, fleet)
     _claim(cluster, fleet)
     try:
         for manifest in fleet.objects:
             created = cluster.create(manifest)
         _bind(cluster, fleet, created)
-    except LodestarError:
+    except (LodestarError, KeyboardInterrupt):
         _delete(cluster, fleet.run)
         raise
 
@@ -79,18 +104,22 @@ def status(cluster: Cluster, run: str) -> FleetStatus:
         raise FailedPrecondition(f"there is no run {run} in namespace {cluster.namespace}; lodestar submit starts one")
     pods = cluster.list("Pod", f"{RUN_LABEL}={run}")
     workloads = [
-        _workload(found, int(found.status.ready_replicas or 0), int(found.spec.replicas), pods)
+        _workload(cluster, found, int(found.status.ready_replicas or 0), int(found.spec.replicas or 0), pods)
         for kind in ("Deployment", "StatefulSet")
         for found in cluster.list(kind, selector)
     ]
     (job,) = jobs
-    workloads.append(_workload(job, int(job.status.ready or 0), int(not job.status.succeeded), pods))
+    workloads.append(_workload(cluster, job, int(job.status.ready or 0), int(not job.status.succeeded), pods))
     failures = [c.message for c in job.status.conditions or () if c.type == "Failed" and c.status == "True"]
+    learners = [pod for pod in pods if pod.metadata.labels.get(COMPONENT_LABEL) == "learner"]
+    newest = _newest(learners) if learners else None
     return FleetStatus(
         run,
         tuple(sorted(workloads, key=lambda workload: workload.role)),
         finished=bool(job.status.succeeded),
         failed=failures[0] if failures else "",
+        learner=newest.metadata.name if newest else "",
+        stages=_stages(newest) if newest else (),
     )
 
 
@@ -109,19 +138,64 @@ def watch(cluster: Cluster, run: str) -> Iterator[FleetStatus]:
 def logs(cluster: Cluster, run: str, role: str = "learner", *, follow: bool = False) -> Iterator[str]:
     """Log lines of a role's newest pod: of the stage that trains, or of the service once it runs.
 
+    With ``follow`` they go on over the pod's further containers and its successors until the run has ended.
+
     Raises:
         FailedPrecondition: no pod of the role, or none that has started.
     """
-    pods = cluster.list("Pod", f"{RUN_LABEL}={run},{COMPONENT_LABEL}={role}")
+    selector = f"{RUN_LABEL}={run},{COMPONENT_LABEL}={role}"
+    shown: set[str] = set()
+    pods = cluster.list("Pod", selector)
     if not pods:
         raise FailedPrecondition(f"run {run} has no pod of {role}; lodestar status {run} says what there is")
-    pod = max(pods, key=lambda found: found.metadata.creation_timestamp)
-    statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
-    started = [s.name for s in statuses if s.state.running or s.state.terminated or s.last_state.terminated]
+    pod = _newest(pods)
+    started = _started(pod)
     if not started:
         reason = pod_problem(pod) or "it waits to be started"
         raise FailedPrecondition(f"{pod.metadata.name} has no log yet: {reason}")
-    yield from cluster.logs(pod.metadata.name, started[-1], follow=follow)
+    yield from cluster.logs(pod.metadata.name, started[-1].name, follow=follow)
+    if not follow:
+        return
+    shown.update(container.container_id for container in started)
+    for _ in cluster.changes("Pod", selector):
+        for pod in sorted(cluster.list("Pod", selector), key=_age):
+            for container in _started(pod):
+                if container.container_id not in shown:
+                    shown.add(container.container_id)
+                    yield from cluster.logs(pod.metadata.name, container.name, follow=True)
+        now = status(cluster, run)
+        if now.finished or now.failed:
+            return
+
+
+def _started(pod: Any) -> list[Any]:
+    """Statuses of the pod's containers that run or have run, in the order in which they start."""
+    statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
+    return [s for s in statuses if s.state.running or s.state.terminated or s.last_state.terminated]
+
+
+def _stages(pod: Any) -> tuple[StageStatus, ...]:
+    stages = []
+    for found in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())):
+        ended, running = found.state.terminated, found.state.running
+        began = getattr(running or ended, "started_at", None)
+        stages.append(
+            StageStatus(
+                found.name,
+                began.timestamp() if began else None,
+                ended.finished_at.timestamp() if ended and ended.finished_at else None,
+                ended.exit_code if ended else None,
+            )
+        )
+    return tuple(stages)
+
+
+def _age(pod: Any) -> Any:
+    return pod.metadata.creation_timestamp
+
+
+def _newest(pods: list[Any]) -> Any:
+    return max(pods, key=_age)
 
 
 def cancel(cluster: Cluster, run: str) -> None:
@@ -138,29 +212,68 @@ def _lease_name(run: str) -> str:
     return f"run-{run}"
 
 
+def _check_authority(cluster: Cluster, fleet: Fleet) -> None:
+    """Without an Issuer the certificates of the fleet would be waited for in vain."""
+    for name in {m["spec"]["issuerRef"]["name"] for m in fleet.objects if m["kind"] == "Certificate"}:
+        if cluster.read("Issuer", name) is None:
+            raise FailedPrecondition(
+                f"namespace {fleet.namespace} has no Issuer {name}, which signs the fleet's certificates; install "
+                f"cert-manager and kubectl -n {fleet.namespace} apply -f k8s/components/tls/authority.yaml"
+            )
+
+
 def _claim(cluster: Cluster, fleet: Fleet) -> None:
     """Takes the run's Lease: of two submissions at once, one fails here.
 
-    A Lease without its learner (a submission that died half-way) is taken over, unless somebody is faster.
+    A Lease without its learner (a submission that died half-way) is taken over once it is old, unless somebody is
+    faster.
     """
     name = _lease_name(fleet.run)
+    now = _now()
     lease: dict[str, Any] = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {"name": name, "namespace": fleet.namespace, "labels": {RUN_LABEL: fleet.run, **MANAGED_BY}},
-        "spec": {"holderIdentity": f"{getpass.getuser()}@{socket.gethostname()}", "acquireTime": _now()},
+        "spec": {
+            "holderIdentity": f"{getpass.getuser()}@{socket.gethostname()}",
+            "leaseDurationSeconds": SUBMISSION_SECONDS,
+            "acquireTime": now,
+            "renewTime": now,
+        },
     }
     held = cluster.read("Lease", name)
-    if held is None:
-        cluster.create(lease)
-        return
-    if cluster.read("Job", fleet.learner["metadata"]["name"]) is not None:
+    if held is not None and cluster.read("Job", fleet.learner["metadata"]["name"]) is not None:
         raise FailedPrecondition(
             f"run {fleet.run} was submitted by {held.spec.holder_identity} and has a learner; "
             f"lodestar cancel {fleet.run} first, or give this run another name"
         )
+    _refuse_second_learner(cluster, fleet.run)
+    if held is None:
+        cluster.create(lease)
+        return
+    if (age := _seconds_since(held.spec.renew_time)) < SUBMISSION_SECONDS:
+        raise FailedPrecondition(
+            f"run {fleet.run} is being submitted by {held.spec.holder_identity} since {age:.0f} s; "
+            f"try again in {SUBMISSION_SECONDS - age:.0f} s if nothing comes of it"
+        )
     lease["metadata"]["resourceVersion"] = held.metadata.resource_version
     cluster.replace("Lease", name, lease)
+    _delete(cluster, fleet.run, [kind for kind in _KINDS if kind != "Lease"])  # what it had made
+
+
+def _refuse_second_learner(cluster: Cluster, run: str) -> None:
+    """A cancelled learner may write its checkpoint for minutes, and ``kubectl apply -k`` starts learners too."""
+    for pod in cluster.list("Pod", f"{RUN_LABEL}={run},{COMPONENT_LABEL}=learner"):
+        if pod.status.phase in _OVER:
+            continue
+        if pod.metadata.deletion_timestamp is not None:
+            raise FailedPrecondition(
+                f"the learner of run {run} is still ending ({pod.metadata.name} writes its checkpoint); try again "
+                "when that pod is gone"
+            )
+        raise FailedPrecondition(
+            f"pod {pod.metadata.name} drives run {run} already; delete its fleet first, or give this run another name"
+        )
 
 
 def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
@@ -175,20 +288,53 @@ def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
     cluster.replace("Lease", name, lease)
 
 
-def _delete(cluster: Cluster, run: str) -> int:
+def _delete(cluster: Cluster, run: str, kinds: Sequence[str] = _KINDS) -> int:
     selector = selector_of(run)
-    return sum(cluster.delete_all(kind, selector) for kind in _KINDS)
+    deleted = 0
+    for kind in kinds:
+        for found in cluster.list(kind, selector):
+            if kind == "Certificate":
+                name = found["metadata"]["name"]
+                cluster.delete(kind, name)
+                # cert-manager leaves it: somebody might still use it.
+                cluster.delete("Secret", found["spec"]["secretName"])
+            else:
+                cluster.delete(kind, found["metadata"]["name"] if isinstance(found, dict) else found.metadata.name)
+            deleted += 1
+    return deleted
 
 
-def _workload(found: Any, ready: int, wanted: int, pods: list[Any]) -> WorkloadStatus:
+def _workload(cluster: Cluster, found: Any, ready: int, wanted: int, pods: list[Any]) -> WorkloadStatus:
     role = found.metadata.labels[COMPONENT_LABEL]
-    problems = {
-        f"{pod.metadata.name}: {problem}"
-        for pod in pods
-        if pod.metadata.labels.get(COMPONENT_LABEL) == role and (problem := pod_problem(pod))
-    }
+    own = [pod for pod in pods if pod.metadata.labels.get(COMPONENT_LABEL) == role]
+    if any(pod.status.phase not in _OVER for pod in own):
+        own = [pod for pod in own if pod.status.phase not in _OVER]
+    elif own:
+        own = [_newest(own)]
+    problems = {f"{pod.metadata.name}: {problem}" for pod in own if (problem := pod_problem(pod))}
+    if ready < wanted and not problems:
+        problems = _warnings(cluster, found, own)
     return WorkloadStatus(role, ready, wanted, tuple(sorted(problems)))
+
+
+def _warnings(cluster: Cluster, found: Any, pods: list[Any]) -> set[str]:
+    """What only events and conditions tell: pods that may not be created, volumes that cannot be mounted."""
+    if not pods:
+        name = found.metadata.name
+        said = [c.message for c in getattr(found.status, "conditions", None) or () if c.type == "ReplicaFailure"]
+        said += [message for reason, message in cluster.warnings(name) if reason == "FailedCreate"]
+        return {f"{name}: {refused_pods(said[-1])}"} if said else set()
+    problems = set()
+    for pod in pods:
+        if pod.status.phase == "Pending":
+            explained = [event_problem(reason, message) for reason, message in cluster.warnings(pod.metadata.name)]
+            problems |= {f"{pod.metadata.name}: {problem}" for problem in explained[-1:] if problem}
+    return problems
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+
+
+def _seconds_since(moment: datetime.datetime | None) -> float:
+    return float("inf") if moment is None else abs(time.time() - moment.timestamp())

@@ -33,10 +33,10 @@ SERVICE_STYLES = {"starting": "yellow", "ready": "green", "restarting": "red", "
 
 
 @contextlib.contextmanager
-def live_view(board: Board) -> Iterator[None]:
+def live_view(board: Board, page: Page | None = None) -> Iterator[None]:
     """Draws the board four times a second until the context ends; the last drawing stays."""
     console = Console()
-    page = Page(board)
+    page = page or Page(board)
     with Live(page, console=console, refresh_per_second=4, transient=False, redirect_stdout=False) as live:
         try:
             yield
@@ -123,8 +123,8 @@ class Page:
         parts: list[RenderableType] = [self._title(), Text(), self._stages()]
         if board.status is not None:
             parts += [Text(), self._ppo()]
-        if board.services:
-            parts += [Text(), self._services()]
+        if (services := self._services()) is not None:
+            parts += [Text(), services]
         notable = [message for message in board.messages if message.level == "warning"][-3:]
         if notable:
             parts += [Text(), *(_warning(message) for message in notable)]
@@ -200,15 +200,10 @@ class Page:
             table.add_row("", "", "", Text(status.reason, style="yellow"))
         return table
 
-    def _services(self) -> Table:
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            header_style="bright_black",
-            border_style="bright_black",
-            pad_edge=False,
-            padding=(0, 1),
-        )
+    def _services(self) -> Table | None:
+        if not self._board.services:
+            return None
+        table = quiet_table()
         for header, justify in (
             ("service", "left"),
             ("", "left"),
@@ -223,6 +218,18 @@ class Page:
         for row in self._board.services:
             table.add_row(*_service_cells(row))
         return table
+
+
+def quiet_table() -> Table:
+    """A table of services: faint headers, no frame."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        header_style="bright_black",
+        border_style="bright_black",
+        pad_edge=False,
+        padding=(0, 1),
+    )
 
 
 def _service_cells(row: ServiceRow) -> list[RenderableType]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from lodestar_kernels.attention import PackedLayout, attention
-from lodestar_kernels.logprob import logprobs
+from lodestar_kernels.logprob import TokenLoss, kl_divergence, logprobs, token_loss
 from torch import Tensor, nn
 
 from lodestar.errors import InvalidArgument
@@ -162,10 +162,48 @@ def head_logprobs(
     model: Any, hidden_RH: Tensor, targets_R: Tensor, *, temperature: float, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of ``targets_R`` and, on request, entropies (nats) under softmax(LM head(hidden) / temperature)."""
-    head = lm_head(model)
-    bias_V = getattr(head, "bias", None)
-    output = logprobs(hidden_RH, head.weight, targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
+    output = logprobs(hidden_RH, weight_VH, targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
     return output.logprobs_T, output.entropy_T
+
+
+def head_loss(
+    model: Any, hidden_RH: Tensor, targets_R: Tensor, loss: TokenLoss, *, temperature: float, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A loss that is a sum over tokens, and the log-probs it saw, detached; cheaper than head_logprobs and a backward.
+
+    ``loss(chunk, logprobs, entropies)`` gives the share of some of the tokens: see lodestar_kernels.logprob.token_loss.
+    """
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
+    total, output = token_loss(
+        hidden_RH, weight_VH, targets_R, loss, bias=bias_V, temperature=temperature, entropy=entropy
+    )
+    return total, output.logprobs_T
+
+
+def head_divergence(
+    model: Any, hidden_RH: Tensor, reference: Any, reference_RH: Tensor, *, temperature: float
+) -> Tensor:
+    """KL(π‖π_ref) over the whole vocabulary at every token, kl_R; its gradient goes to ``model`` and its states."""
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
+    reference_RH, reference_VH, reference_bias_V = _head_inputs(reference, reference_RH)
+    return kl_divergence(
+        hidden_RH, weight_VH, reference_RH, reference_VH,
+        bias=bias_V, reference_bias=reference_bias_V, temperature=temperature,
+    )  # fmt: skip
+
+
+def _head_inputs(model: Any, hidden_RH: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states, weight and bias of the head; on a GPU under autocast in its dtype, as the head itself would be.
+
+    The products' sums and the logits are float32 all the same.
+    """
+    head = lm_head(model)
+    weight_VH, bias_V = head.weight, getattr(head, "bias", None)
+    if not (hidden_RH.is_cuda and torch.is_autocast_enabled("cuda")):
+        return hidden_RH, weight_VH, bias_V
+    dtype = torch.get_autocast_dtype("cuda")
+    return hidden_RH.to(dtype), weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
 def lm_head(model: Any) -> nn.Linear:

@@ -1,6 +1,7 @@
 """Estimators of KL(π‖π_ref) from samples of π, and the controllers of its coefficient.
 
 Estimators follow Schulman, "Approximating KL divergence" (2020), with log r = log π_ref − log π at the sampled token.
+The exact divergence over the vocabulary is lodestar_kernels.logprob.kl_divergence.
 """
 
 from __future__ import annotations
@@ -25,13 +26,6 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """r − 1 − log r: unbiased, never negative, of low variance. A metric: its gradient is the reverse divergence's."""
     log_ratio = reference - logprobs
     return torch.expm1(log_ratio) - log_ratio
-
-
-def exact_kl(logits_RV: Tensor, reference_logits_RV: Tensor, *, temperature: float) -> Tensor:
-    """KL over the whole vocabulary at every token, kl_R: Σ_v π(v)·(log π(v) − log π_ref(v))."""
-    logp_RV = (logits_RV / temperature).log_softmax(-1)
-    reference_RV = (reference_logits_RV / temperature).log_softmax(-1)
-    return (logp_RV.exp() * (logp_RV - reference_RV)).sum(-1)
 
 
 @dataclass(frozen=True, slots=True)

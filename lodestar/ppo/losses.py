@@ -6,6 +6,7 @@ shared between ranks: their losses and gradients simply add up. Metrics are sums
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,13 @@ class LossSums:
     """Scalar, already divided by the global count."""
     clipped: Tensor
     """Tokens at which the clip held the gradient back."""
+
+
+def total(parts: Sequence[LossSums]) -> LossSums:
+    """The sums of parts of the tokens together; at least one part."""
+    return LossSums(
+        torch.stack([part.loss for part in parts]).sum(), torch.stack([part.clipped for part in parts]).sum()
+    )
 
 
 def importance_weights(proximal_R: Tensor, behaviour_R: Tensor, *, cap: float) -> Tensor:

@@ -30,8 +30,12 @@ class BagOfWords:
     result does not depend on a seed.
     """
 
-    def __init__(self, comparisons: Sequence[Comparison], *, l2: float = 1e-3) -> None:
-        """Fit. ``l2`` weighs ½·|w|² against the mean loss of a pair."""
+    def __init__(self, comparisons: Sequence[Comparison], *, l2: float = 0.1) -> None:
+        """Fit. ``l2`` weighs ½·|w|² against the mean loss of a pair.
+
+        On a few thousand pairs of HH, none of them a benchmark's test rows, 0.1 had 54.1% and 0.001 had 51.5%: a weak
+        penalty flatters whoever is compared with this.
+        """
         counts = Counter(word for row in comparisons for text in row.completions for word in set(words(text)))
         self._index = {word: i for i, (word, _) in enumerate(counts.most_common(VOCABULARY))}
         features = self._features(comparisons)

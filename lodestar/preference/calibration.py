@@ -56,6 +56,16 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     return sum(b.n * abs(b.predicted - b.observed) for b in bins) / sum(b.n for b in bins)
 
 
+def calibration_noise(bins: Sequence[ReliabilityBin]) -> float:
+    """What the expected calibration error would be of a perfectly calibrated model with the same bins.
+
+    A bin of n votes strays from its probability p by √(p(1 − p)/n), of which the mean magnitude is √(2/π) times that;
+    an error near this says nothing against a model (Roelofs et al. 2022 on this bias). Ties stray less.
+    """
+    strays = (b.n * math.sqrt(2 / math.pi * b.predicted * (1 - b.predicted) / b.n) for b in bins)
+    return math.fsum(strays) / sum(b.n for b in bins)
+
+
 def fit_temperature(differences: Sequence[float], labels: Sequence[float]) -> float:
     """T > 0 that minimises the mean Bradley–Terry loss of differences / T (Guo et al. 2017), by Newton on 1/T.
 

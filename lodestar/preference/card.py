@@ -11,7 +11,13 @@ from typing import Any
 from lodestar.evaluation import spread
 from lodestar.preference.agreement import agreement
 from lodestar.preference.baselines import BagOfWords, length_differences
-from lodestar.preference.calibration import calibration_offset, expected_calibration_error, fit_temperature, reliability
+from lodestar.preference.calibration import (
+    calibration_noise,
+    calibration_offset,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from lodestar.preference.pairs import choices, comparisons
 from lodestar.preference.statistics import (
     accuracy,
@@ -121,14 +127,21 @@ def make_card(
 
 
 def _calibration(differences: Sequence[float], labels: Sequence[float], held_out: Judged | None) -> dict[str, Any]:
-    bins = reliability(differences, labels)
-    found: dict[str, Any] = {"ece": expected_calibration_error(bins), "bins": [asdict(one) for one in bins]}
+    found: dict[str, Any] = _reliability(differences, labels)
     if held_out is not None and held_out.comparisons:
         temperature = fit_temperature(held_out.differences, [row.label for row in held_out.comparisons])
-        scaled = reliability([difference / temperature for difference in differences], labels)
         found["temperature"] = temperature
-        found["scaled"] = {"ece": expected_calibration_error(scaled), "bins": [asdict(one) for one in scaled]}
+        found["scaled"] = _reliability([difference / temperature for difference in differences], labels)
     return found
+
+
+def _reliability(differences: Sequence[float], labels: Sequence[float]) -> dict[str, Any]:
+    bins = reliability(differences, labels)
+    return {
+        "ece": expected_calibration_error(bins),
+        "ece_of_chance": calibration_noise(bins),
+        "bins": [asdict(one) for one in bins],
+    }
 
 
 def _subsets(rows: Sequence[Comparison], opinions: Mapping[str, Sequence[float]]) -> dict[str, Any]:

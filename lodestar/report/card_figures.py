@@ -59,6 +59,9 @@ def reliability(card: Row) -> Figure:
         x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
         traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
+    last = card["calibration"].get("scaled", card["calibration"])
+    if "ece_of_chance" in last:
+        says += f"; chance alone makes it {last['ece_of_chance']:.3f}"
     return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
 
 

@@ -12,7 +12,8 @@ from lodestar.data.files import DataFiles, read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
 from lodestar.layout import RunFolder
 from lodestar.model.loading import save_model
-from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
+from lodestar.ppo.losses import language_model_loss
 from lodestar.records import Scored
 from lodestar.train.batches import batches_of
 from lodestar.train.fit import Fit, fit
@@ -35,21 +36,31 @@ class LanguageObjective:
 
     def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
         """Nats per token over the rows."""
-        return -self._logprobs(model, [self._train[row] for row in rows]).mean()
+        batch = _packed(model, [self._train[row] for row in rows])
+        tokens = len(batch.targets_R)
+        with precision(self._config):
+            states_RH = response_states(model, batch)
+            return head_loss(
+                model,
+                states_RH,
+                batch.targets_R,
+                lambda _, logprobs_C, __: language_model_loss(logprobs_C, tokens=tokens),
+                temperature=1.0,
+            )[0]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Nats per token over all held-out tokens."""
         total, tokens = 0.0, 0
         for batch in self._held_out:
-            logprobs_R = self._logprobs(model, batch)
+            with precision(self._config):
+                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0)
             total, tokens = total - float(logprobs_R.sum()), tokens + len(logprobs_R)
         return {"held_out_loss": total / tokens}
 
-    def _logprobs(self, model: nn.Module, rows: Sequence[Scored]) -> Tensor:
-        device = next(model.parameters()).device
-        batch = PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
-        with precision(self._config):
-            return response_logprobs(model, batch, temperature=1.0)[0]
+
+def _packed(model: nn.Module, rows: Sequence[Scored]) -> PackedBatch:
+    device = next(model.parameters()).device
+    return PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
 
 
 def pretrain(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit:

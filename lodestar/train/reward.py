@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import RewardTrainingConfig, RunConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
+from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
@@ -21,6 +22,7 @@ from lodestar.model.loading import (
     resolve_device,
     save_model,
     scalar_from_causal_lm,
+    tokenizer_hash,
 )
 from lodestar.preference.card import Judged, make_card
 from lodestar.preference.pairs import comparisons
@@ -48,7 +50,7 @@ def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None
         DataError: the data stage has not run.
         ResumeRefused, NonFinite: see fit.
         ModelError: ``reward_model.path`` is no reward model.
-        ConfigError: reward_model.aspects that nobody rated.
+        ConfigError: reward_model.aspects that nobody rated; a reward_model.start that reads tokens otherwise.
     """
     files, progress = DataFiles.of(folder), progress or Silent()
     if config.reward_model.path is not None:
@@ -91,12 +93,7 @@ def _train(
     progress: Progress,
 ) -> tuple[Any, Fit]:
     training: RewardTrainingConfig = config.reward_model
-    language_model = start_model(config, tokenizer, folder.sft, folder.pretrained)
-    model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
-    model.config.score_tokens = training.score_tokens
-    if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
-        with torch.no_grad():
-            score_head(model).weight.mul_(SUMMED_HEAD)
+    model = _start(config, folder, tokenizer, seed)
     digests = identity(training, seed, model, train, held_out)
     trained: Any = trainable(config, model)
     trainee = Trainee(trained, training, rating_scales(train, training.aspects))
@@ -113,6 +110,28 @@ def _train(
     return trained, result
 
 
+def _start(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """What training begins with: ``reward_model.start``, or the SFT model's trunk under a new head."""
+    training: RewardTrainingConfig = config.reward_model
+    if training.start is not None:
+        model = load_scalar_model(training.start, device=str(resolve_device(config.model.device)))
+        if tokenizer_hash(load_tokenizer(training.start)) != tokenizer_hash(tokenizer):
+            raise ConfigError("reward_model.start", f"{training.start} has another tokenizer than the run")
+        if (read := getattr(model.config, "score_tokens", "last")) != training.score_tokens:
+            raise ConfigError(
+                "reward_model.score_tokens", f"must be {read}, as {training.start} was trained, or start unset"
+            )
+        return model
+    model = scalar_from_causal_lm(
+        start_model(config, tokenizer, folder.sft, folder.pretrained), tokenizer, seed, training.heads
+    )
+    model.config.score_tokens = training.score_tokens
+    if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
+        with torch.no_grad():
+            score_head(model).weight.mul_(SUMMED_HEAD)
+    return model
+
+
 def _member(
     config: RunConfig,
     folder: RunFolder,
@@ -124,7 +143,7 @@ def _member(
 ) -> Any:
     """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
     output = folder.reward_model.with_name(f"{folder.reward_model.name}-{number + 1}")
-    start = start_model(config, tokenizer, folder.sft, folder.pretrained)
+    start = _start(config, folder, tokenizer, config.seed + number)
     settings = json.dumps(identity(config.reward_model, config.seed + number, start, train, held_out))
     finished = output / "identity.json"
     if finished.exists() and finished.read_text(encoding="utf-8") == settings:

@@ -1,7 +1,8 @@
 """A small Kubernetes API server over HTTP: create, read, replace, list, watch and delete, kept in memory.
 
 It speaks the real paths and the real watch protocol, validates what it is given against the API schemas in strict mode,
-refuses a create of what exists (409) and a replace of what has changed (409), and can be told to misbehave.
+refuses a create of what exists (409) and a replace of what has changed (409), knows operators' kinds once they are
+installed, notes every right that a caller needs, and can be told to misbehave.
 """
 
 from __future__ import annotations
@@ -9,17 +10,26 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import jsonschema
 import kubernetes_validate
+import yaml
 
 Manifest = dict[str, Any]
+CUSTOM_KINDS = yaml.load((Path(__file__).parent / "custom_kinds.yaml").read_text(), yaml.CSafeLoader)
 
-PATH = re.compile(r"/(?:api|apis/[^/]+)/v\d\w*/namespaces/[^/]+/(?P<plural>\w+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$")
+PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/v\d\w*/namespaces/[^/]+/(?P<plural>\w+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$"
+)
+BUILT_IN = {"", "apps", "batch", "coordination.k8s.io", "networking.k8s.io", "policy"}
+VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 NEW_STATUS: dict[str, Manifest] = {
     "deployments": {},
     "jobs": {},
@@ -45,6 +55,10 @@ class ApiServer:
         self.watches: list[str] = []
         """Resource versions that watches asked for."""
         self.log_lines = ["one", "two"]
+        self.installed: set[str] = set()
+        """API groups of operators."""
+        self.rights: set[tuple[str, str, str]] = set()
+        """(group, resource, verb) of everything that was asked, as a Role would have to permit it."""
         self.changed = threading.Condition()
         self.closing = False
         handler = type("Handler", (Handler,), {"api": self})
@@ -88,6 +102,26 @@ def matches(manifest: Manifest, selector: str) -> bool:
     )
 
 
+def has_fields(manifest: Manifest, selector: str) -> bool:
+    """``involvedObject.name=x,type=Warning``."""
+
+    def field(path: str) -> Any:
+        value: Any = manifest
+        for key in path.split("."):
+            value = value.get(key, {})
+        return value
+
+    return all(field(path) == value for path, _, value in (t.partition("=") for t in selector.split(",") if t))
+
+
+def validate(manifest: Manifest) -> None:
+    custom = CUSTOM_KINDS.get(f"{manifest['apiVersion']}/{manifest['kind']}")
+    if custom is None:
+        kubernetes_validate.validate(manifest, "1.30", strict=True)
+    else:
+        jsonschema.validate(manifest, custom)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -118,7 +152,13 @@ class Handler(BaseHTTPRequestHandler):
         if found is None:
             self._status(404, f"the server could not find {url.path}")
             return
-        plural, name = found["plural"], found["name"] or (body or {}).get("metadata", {}).get("name", "")
+        group, plural = found["group"] or "", found["plural"]
+        name = found["name"] or (body or {}).get("metadata", {}).get("name", "")
+        if group not in BUILT_IN | self.api.installed:
+            self._json(404, "404 page not found\n")
+            return
+        looked = "get" if found["name"] else "watch" if query.get("watch") == "true" else "list"
+        self.api.rights.add((group, plural + (found["log"] or ""), VERBS.get(method, looked)))
         refusal = self.api.refuse(method, plural, name)
         if refusal is not None:
             self._status(*refusal)
@@ -140,8 +180,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _create(self, plural: str, name: str, body: Manifest) -> None:
         try:
-            kubernetes_validate.validate(body, "1.30", strict=True)
-        except kubernetes_validate.ValidationError as error:
+            validate(body)
+        except jsonschema.ValidationError as error:
             self._status(422, f"{name} is invalid: {error.message}")
             return
         if (plural, name) in self.api.objects:
@@ -162,7 +202,9 @@ class Handler(BaseHTTPRequestHandler):
         items = [
             item
             for (kind, _), item in self.api.objects.items()
-            if kind == plural and matches(item, query.get("labelSelector", ""))
+            if kind == plural
+            and matches(item, query.get("labelSelector", ""))
+            and has_fields(item, query.get("fieldSelector", ""))
         ]
         self._json(
             200,
@@ -186,11 +228,15 @@ class Handler(BaseHTTPRequestHandler):
             self._chunk({"type": "ERROR", "object": gone})
             self.wfile.write(b"0\r\n\r\n")
             return
+        until = time.monotonic() + float(query.get("timeoutSeconds", "inf"))
         while not self.api.closing:
+            if time.monotonic() >= until:
+                self.wfile.write(b"0\r\n\r\n")
+                return
             with self.api.changed:
                 fresh = [e for e in self.api.events if e[0] > seen]
                 if not fresh:
-                    self.api.changed.wait(timeout=1)
+                    self.api.changed.wait(timeout=max(0.0, min(1.0, until - time.monotonic())))
                     continue
             for version, kind, change, manifest in fresh:
                 seen = version
@@ -216,8 +262,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.flush()
 
-    def _json(self, status: int, body: Manifest) -> None:
-        text = json.dumps(body).encode()
+    def _json(self, status: int, body: Manifest | str) -> None:
+        text = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,21 @@ K8S = REPOSITORY / "k8s"
 
 Manifest = dict[str, Any]
 Render = Callable[[str], list[Manifest]]
+
+
+_spec = importlib.util.spec_from_file_location("api_server", Path(__file__).parent / "api_server.py")
+assert _spec is not None
+assert _spec.loader is not None
+api_server = importlib.util.module_from_spec(_spec)
+sys.modules["api_server"] = api_server
+_spec.loader.exec_module(api_server)
+
+
+@pytest.fixture
+def api() -> Iterator[Any]:
+    """A small API server (api_server.py), empty."""
+    with api_server.ApiServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,10 @@ if [[ -z ${BASE_IMAGE:-} ]]; then
     BASE_IMAGE=localhost/lodestar-base
 fi
 
-# Where pip is told to look on this machine, the build looks too: its settings, local folders and certificates.
-settings=$(python3 -m pip config list | sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'$/\2 = \3/p" | awk '!seen[$1]++')
+# Where pip is told to look on this machine, the build looks too: indexes, local folders and certificates. What to
+# install is said by constraints.txt alone.
+where='index-url|extra-index-url|find-links|no-index|trusted-host|proxy|cert|(default-)?timeout|retries'
+settings=$(python3 -m pip config list | sed -nE "s/^(global|install|:env:)\.($where)='(.*)'$/\2 = \4/p" | awk '!seen[$1]++')
 certificates=$(sed -nE 's/^cert = //p' <<<"$settings")
 { echo '[global]'; sed -E 's#^cert = .*#cert = /etc/pip.crt#' <<<"$settings"; } >"$work/pip.conf"
 pip=(--volume "$work/pip.conf:/etc/pip.conf:ro" ${certificates:+--volume "$certificates:/etc/pip.crt:ro"})

@@ -57,6 +57,7 @@ def figure(metric: str, bad: float, good: float, minute: int) -> Case:
 
 
 SHORT = {learner("ppo_response_length"): "20x60"}
+FINISHED = learner("run_state", ', state="finished"')
 WORKING = {learner("run_state", ', state="collecting"'): "1x60"}
 
 CASES = {
@@ -264,6 +265,30 @@ def test_the_alert_fires_and_no_other(alert: str, firing: Callable[[Series, int,
 @pytest.mark.parametrize("alert", CASES)
 def test_the_alert_is_silent_short_of_its_threshold(alert: str, firing: Callable[[Series, int, set[str]], str]) -> None:
     assert firing(CASES[alert].silent, CASES[alert].minute, set()) == ""
+
+
+UP = {role: f'up{{role="{role}", run="r", pod="{role}-0"}}' for role in ("policy", "learner")}
+READY = {UP["policy"]: "1x60", policy("ready"): "1x60"}
+
+
+@pytest.mark.parametrize(
+    ("series", "fires"),
+    [
+        ({UP["learner"]: "1x20 _x40", learner("ready"): "1x20 _x40"}, True),
+        ({UP["learner"]: "1x20 _x40", learner("ready"): "1x20 _x40", FINISHED: "0x18 1x2 _x40"}, False),
+        ({UP["learner"]: "1x20 _x8 1x30", learner("ready"): "1x20 _x8 1x30"}, False),
+    ],
+    ids=["its pod is gone", "it had finished", "it came back"],
+)
+def test_a_role_whose_pods_are_gone_is_missed_unless_it_had_finished(
+    series: Series, fires: bool, firing: Callable[[Series, int, set[str]], str]
+) -> None:
+    assert firing({**READY, **series}, 40, {"LodestarServiceDown"} if fires else set()) == ""
+
+
+def test_a_deleted_fleet_is_not_missed(firing: Callable[[Series, int, set[str]], str]) -> None:
+    gone = {UP["policy"]: "1x20", policy("ready"): "1x20", UP["learner"]: "1x20", learner("ready"): "1x20"}
+    assert firing(gone, 60, set()) == ""
 
 
 RISING = {learner("ppo_score"): "0+0.1x90"}

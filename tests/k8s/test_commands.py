@@ -112,7 +112,7 @@ def skaffold(repository: Path) -> Manifest:
     return dict(yaml.safe_load((repository / "skaffold.yaml").read_text()))
 
 
-@pytest.mark.parametrize("profile", ["cpu-dev", "dev", "gpu", "monitoring"])
+@pytest.mark.parametrize("profile", ["cpu-dev", "cpu-dev-tls", "dev", "gpu", "monitoring"])
 def test_a_profile_builds_the_image_that_its_overlay_runs(
     skaffold: Manifest,
     render: Callable[[str], list[Manifest]],
@@ -167,6 +167,24 @@ def test_the_smoke_test_is_a_caller_and_its_command_is_understood(skaffold: Mani
     assert pod["metadata"]["labels"]["lodestar.dev/caller"] == "true"
     assert [c["name"] for c in pod["spec"]["containers"]] == [container["name"]], "skaffold merges by name"
     assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_smoke_test_of_a_fleet_with_tls_shows_a_callers_certificate(
+    skaffold: Manifest, repository: Path, render: Callable[[str], list[Manifest]]
+) -> None:
+    (verify,) = profiled(skaffold, "cpu-dev-tls")["verify"]
+    environment = {entry["name"]: entry["value"] for entry in verify["container"]["env"]}
+    job = yaml.safe_load((repository / verify["executionMode"]["kubernetesCluster"]["jobManifestPath"]).read_text())
+    pod = job["spec"]["template"]["spec"]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == environment["LODESTAR_TLS"]]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+    (certificate,) = [
+        m["spec"]
+        for m in render("cpu-dev-tls")
+        if m["kind"] == "Certificate" and m["spec"]["secretName"] == volume["secret"]["secretName"]
+    ]
+    assert certificate["uris"] == ["spiffe://lodestar/caller/caller"]
+    assert volume["secret"]["optional"] is True, "cpu-dev has none"
 
 
 def test_base_images_are_pinned_by_digest_and_can_be_replaced(repository: Path) -> None:

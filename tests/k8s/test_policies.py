@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lodestar.config import RunConfig, load_config
 
@@ -241,13 +242,68 @@ def test_grace_periods_outlast_the_drain(
         "policy": config.policy.drain_seconds,
         "reward": config.reward.drain_seconds,
         "reference": config.reference.drain_seconds,
-        "learner": config.learner.drain_seconds,
+        "rollout": RunConfig(name="any").learner.drain_seconds,  # workers take the servers' default
     }
+    _, learner = workloads(overlay)["learner"]
+    (told,) = [a for a in learner["spec"]["containers"][0]["args"] if a.startswith("learner.drain_seconds=")]
+    drains["learner"] = float(told.partition("=")[2])
+    assert drains["learner"] > 10 * config.policy.drain_seconds, "a step and its checkpoint take longer than a call"
     for name, drain in drains.items():
         spec = workloads(overlay)[name][1]["spec"]
         pre_stop = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert pre_stop == PRE_STOP_SECONDS
         assert spec["terminationGracePeriodSeconds"] >= pre_stop + drain + MARGIN_SECONDS, name
+
+
+def test_redis_has_memory_for_the_copy_that_rewriting_its_file_makes(
+    workloads: Workloads, overlay: str, repository: Path
+) -> None:
+    (mib,) = re.findall(r"^maxmemory (\d+)mb$", (repository / "k8s/base/redis.conf").read_text(), re.MULTILINE)
+    (container,) = workloads(overlay)["redis"][1]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == f"{2 * int(mib)}Mi"
+
+
+def test_the_queues_volume_goes_with_the_fleet(workloads: Workloads, overlay: str) -> None:
+    retention = workloads(overlay)["redis"][0]["spec"]["persistentVolumeClaimRetentionPolicy"]
+    assert retention == {"whenDeleted": "Delete", "whenScaled": "Retain"}
+
+
+def test_the_learner_of_several_nodes_meets_the_same_standard(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+    pod_of: Callable[[Manifest], Manifest | None],
+    workloads: Workloads,
+) -> None:
+    objects = compose(("gpu", "learner-jobset", "networkpolicies", "tls"))
+    (ranks,) = [pod for m in objects if m["kind"] == "JobSet" and (pod := pod_of(m)) is not None]
+    one = workloads("gpu")["learner"][1]
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "serviceAccountName"):
+        assert ranks["spec"][key] == one["spec"][key], key
+    assert ranks["spec"]["terminationGracePeriodSeconds"] == one["spec"]["terminationGracePeriodSeconds"]
+    (container,), (single,) = ranks["spec"]["containers"], one["spec"]["containers"]
+    for key in ("securityContext", "startupProbe", "livenessProbe"):
+        assert container[key] == single[key], key
+    ports = {port["name"]: port["containerPort"] for port in single["ports"]}
+    assert ports.items() <= {port["name"]: port["containerPort"] for port in container["ports"]}.items()
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert (requests["memory"], requests["nvidia.com/gpu"]) == (limits["memory"], limits["nvidia.com/gpu"])
+    selecting = [m for m in objects if m["kind"] == "NetworkPolicy" and m["spec"]["podSelector"].get("matchLabels")]
+    assert any(selects(m["spec"]["podSelector"]["matchLabels"], ranks) for m in selecting)
+
+
+def test_pods_that_are_applied_by_hand_meet_the_same_standard(repository: Path, workloads: Workloads) -> None:
+    (redis,) = workloads("cpu-dev")["redis"][1]["spec"]["containers"]
+    _, learner = workloads("cpu-dev")["learner"]
+    for path in ("volume-shell.yaml", "verify/client-smoke.yaml"):
+        manifest = yaml.safe_load((repository / "k8s" / path).read_text())
+        spec = manifest["spec"] if manifest["kind"] == "Pod" else manifest["spec"]["template"]["spec"]
+        assert spec["automountServiceAccountToken"] is False, path
+        assert spec["securityContext"]["runAsNonRoot"] is True, path
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, path
+        assert spec["securityContext"]["fsGroup"] == learner["spec"]["securityContext"]["fsGroup"], path
+        (container,) = spec["containers"]
+        assert container["securityContext"] == learner["spec"]["containers"][0]["securityContext"], path
+        assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"], path
+        assert container["image"] in (redis["image"], "lodestar:0.1.0"), path
 
 
 def test_only_the_learner_writes_the_run(workloads: Workloads, overlay: str) -> None:

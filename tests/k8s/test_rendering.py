@@ -108,8 +108,12 @@ def test_config_maps_that_pods_mention_exist(
         assert wanted <= present, manifest["metadata"]["name"]
 
 
-def test_the_smoke_test_job_is_valid(repository: Path) -> None:
-    check(yaml.safe_load((repository / "k8s" / "verify" / "client-smoke.yaml").read_text()), KUBERNETES_VERSIONS[0])
+@pytest.mark.parametrize(
+    "path", ["verify/client-smoke.yaml", "volume-shell.yaml", "submitter.yaml", "components/tls/authority.yaml"]
+)
+def test_what_is_applied_by_itself_is_valid(repository: Path, path: str) -> None:
+    for manifest in yaml.safe_load_all((repository / "k8s" / path).read_text()):
+        check(manifest, KUBERNETES_VERSIONS[0])
 
 
 def test_several_nodes_replace_the_stateful_set(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,6 @@ from lodestar.kubernetes import Cluster, Fleet, cancel, logs, render, status, su
 OVERLAYS = Path(__file__).parents[2] / "k8s" / "overlays"
 PODS = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner"}
 
-_spec = importlib.util.spec_from_file_location("api_server", Path(__file__).parent / "api_server.py")
-assert _spec is not None
-assert _spec.loader is not None
-api_server = importlib.util.module_from_spec(_spec)
-sys.modules["api_server"] = api_server
-_spec.loader.exec_module(api_server)
-
 
 @pytest.fixture(scope="module")
 def fleet(kustomize: object, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
@@ -34,10 +27,16 @@ def fleet(kustomize: object, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return render(load_config(path), OVERLAYS / "gpu", image="registry/lodestar-cuda:1")
 
 
+@pytest.fixture(scope="module")
+def tls_fleet(kustomize: object, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    path = tmp_path_factory.mktemp("run") / "run.yaml"
+    path.write_text("name: mine\n")
+    return render(load_config(path), OVERLAYS / "cpu-dev-tls", namespace="team")
+
+
 @pytest.fixture
-def server() -> Iterator[Any]:
-    with api_server.ApiServer() as running:
-        yield running
+def server(api: Any) -> Any:
+    return api
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def pod(name: str = "learner-mine-x", **status: Any) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": dict(PODS)},
-        "spec": {"containers": [container]},
+        "spec": {"initContainers": [container | {"name": "train-sft"}], "containers": [container]},
         "status": status,
     }
 
@@ -63,7 +62,7 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
     return {
         "containerStatuses": [
             {"name": "lodestar", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-            | {"lastState": last or {}}
+            | {"lastState": last or {}, "containerID": "c://9"}
         ]
     }
 
@@ -105,10 +104,19 @@ def test_name_servers_are_reached_from_every_fleet(fleet: Fleet) -> None:
     assert names["spec"]["egress"][0]["to"][0]["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
 
 
-def test_shared_reward_servers_are_not_deployed_again(kustomize: object, tmp_path: Path) -> None:
+def test_shared_reward_servers_are_reached_and_not_deployed_again(kustomize: object, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("name: mine\n")
     fleet = render(load_config(tmp_path / "run.yaml"), OVERLAYS / "gpu", shared={"reward": "dns:///reward.other:50051"})
     assert "reward-mine" not in {m["metadata"]["name"] for m in fleet.objects}
+    elsewhere = {
+        "namespaceSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "reward"}},
+    }
+    for name in ("learner-mine", "rollout-mine"):
+        (policy,) = [m for m in fleet.objects if (m["kind"], m["metadata"]["name"]) == ("NetworkPolicy", name)]
+        assert {"to": [elsewhere], "ports": [{"port": 50051}]} in policy["spec"]["egress"]
+        (workload,) = [m for m in fleet.objects if m["kind"] in ("Job", "Deployment") and m["metadata"]["name"] == name]
+        assert workload["spec"]["template"]["metadata"]["labels"]["lodestar.dev/caller"] == "true"
     fleet_map = next(m["data"] for m in fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
     assert fleet_map["REWARD"] == "dns:///reward.other:50051"
     with pytest.raises(ConfigError, match="policy belongs to one run"):
@@ -126,6 +134,15 @@ def test_submitting_creates_valid_objects_and_cancelling_removes_them(
     submit(cluster, fleet)
     assert server.names("jobs") == {"learner-mine"}
     assert server.names("deployments") == {f"{role}-mine" for role in ("policy", "reward", "reference", "rollout")}
+    for manifest in fleet.objects:
+        (stored,) = [
+            m
+            for m in server.objects.values()
+            if (m.get("kind"), m["metadata"]["name"]) == (manifest["kind"], manifest["metadata"]["name"])
+        ]
+        assert {key: stored[key] for key in manifest if key != "metadata"} == {
+            key: value for key, value in manifest.items() if key != "metadata"
+        }, "the client changed it on the way"
     lease = server.objects["leases", "run-mine"]
     assert lease["metadata"]["ownerReferences"][0]["uid"] == server.objects["jobs", "learner-mine"]["metadata"]["uid"]
     cancel(cluster, "mine")
@@ -152,11 +169,155 @@ def test_of_two_submissions_at_once_one_gets_the_lease(server: Any, cluster: Clu
     assert not server.objects
 
 
-def test_a_lease_whose_submission_died_is_taken_over(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+@pytest.mark.parametrize("renewed", [{}, {"renewTime": "2026-01-01T00:00:00.000000Z"}])
+def test_a_lease_whose_submission_died_is_taken_over(
+    server: Any, cluster: Cluster, fleet: Fleet, renewed: dict[str, str]
+) -> None:
     labels = {"lodestar.dev/run": "mine", "app.kubernetes.io/managed-by": "lodestar"}
-    server.put("leases", {"metadata": {"name": "run-mine", "labels": labels}, "spec": {"holderIdentity": "gone@host"}})
+    lease = {"metadata": {"name": "run-mine", "labels": labels}, "spec": {"holderIdentity": "gone@host"} | renewed}
+    server.put("leases", lease)
+    server.put("services", {"metadata": {"name": "policy-mine", "labels": labels}})
     submit(cluster, fleet)
     assert server.objects["leases", "run-mine"]["spec"]["holderIdentity"] != "gone@host"
+    assert server.objects["services", "policy-mine"]["spec"]["clusterIP"] == "None", "not the dead submission's"
+
+
+def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+    server.put("leases", {"metadata": {"name": "run-mine"}, "spec": {"holderIdentity": "her@host", "renewTime": now}})
+    with pytest.raises(FailedPrecondition, match="is being submitted by her@host"):
+        submit(cluster, fleet)
+    assert set(server.objects) == {("leases", "run-mine")}
+
+
+def test_a_learner_that_still_ends_or_is_another_deployments_is_not_joined(
+    server: Any, cluster: Cluster, fleet: Fleet
+) -> None:
+    submit(cluster, fleet)
+    server.put("pods", pod())
+    cancel(cluster, "mine")
+    with pytest.raises(FailedPrecondition, match="pod learner-mine-x drives run mine already"):
+        submit(cluster, fleet)
+    ending = pod()
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server.put("pods", ending)
+    with pytest.raises(FailedPrecondition, match="learner-mine-x writes its checkpoint"):
+        submit(cluster, fleet)
+    server.put("pods", pod(phase="Succeeded"))
+    submit(cluster, fleet)
+
+
+def test_a_moved_learner_is_no_failure_and_a_hopeless_one_is_not_tried_again(fleet: Fleet) -> None:
+    spec = fleet.learner["spec"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy wants it"
+    moved, stopped, hopeless = spec["podFailurePolicy"]["rules"]
+    assert (moved["action"], moved["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [143])
+    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4])
+
+
+def test_a_run_name_that_kubernetes_cannot_carry_is_refused(kustomize: object, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"name: {'n' * 47}\n")
+    with pytest.raises(ConfigError, match="46 is the most"):
+        render(load_config(tmp_path / "run.yaml"), OVERLAYS / "gpu")
+
+
+def test_a_fleet_with_tls_has_certificates_for_its_own_names(tls_fleet: Fleet) -> None:
+    certificates = {m["metadata"]["name"]: m["spec"] for m in tls_fleet.objects if m["kind"] == "Certificate"}
+    roles = ("policy", "reward", "reference", "learner", "rollout", "redis")
+    assert set(certificates) == {f"{role}-mine" for role in roles}
+    assert "Issuer" not in {m["kind"] for m in tls_fleet.objects}
+    assert certificates["policy-mine"]["uris"] == ["spiffe://lodestar/worker/policy-mine"]
+    assert {"policy-mine", "policy-mine.team.svc.cluster.local", "localhost"} <= set(
+        certificates["policy-mine"]["dnsNames"]
+    )
+    fleet_map = next(m["data"] for m in tls_fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
+    for target in (value for value in fleet_map.values() if ":" in value):
+        host = target.removeprefix("dns:///").split(":")[0]
+        assert host in certificates[host]["dnsNames"]
+    for manifest in tls_fleet.objects:
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
+            volumes = manifest["spec"]["template"]["spec"]["volumes"]
+            secrets = {v["secret"]["secretName"] for v in volumes if "secret" in v} - {"tokens"}
+            assert secrets == {certificates[manifest["metadata"]["name"]]["secretName"]}
+    assert len({spec["secretName"] for spec in certificates.values()}) == len(roles)
+
+
+def test_a_fleet_with_tls_is_submitted_and_cancelled_with_its_secrets(
+    server: Any, cluster: Cluster, tls_fleet: Fleet
+) -> None:
+    server.installed = {"cert-manager.io"}
+    server.put("issuers", {"metadata": {"name": "lodestar"}})
+    server.put("secrets", {"metadata": {"name": "redis"}})
+    cluster.namespace = "team"
+    submit(cluster, tls_fleet)
+    for name in server.names("certificates"):  # cert-manager's part
+        server.put("secrets", {"metadata": {"name": server.objects["certificates", name]["spec"]["secretName"]}})
+    assert server.names("secrets") == {"redis"} | {
+        f"{role}-tls-mine" for role in ("policy", "reward", "reference", "learner", "rollout", "redis")
+    }
+    cancel(cluster, "mine")
+    assert set(server.objects) == {("issuers", "lodestar"), ("secrets", "redis")}
+
+
+@pytest.mark.parametrize("installed", [set(), {"cert-manager.io"}])
+def test_a_namespace_without_an_authority_is_said_to_have_none(
+    server: Any, cluster: Cluster, tls_fleet: Fleet, installed: set[str]
+) -> None:
+    server.installed = installed
+    with pytest.raises(FailedPrecondition, match=r"no Issuer lodestar.*k8s/components/tls/authority\.yaml"):
+        submit(cluster, tls_fleet)
+    assert not server.objects
+
+
+def test_an_autoscaler_is_of_its_fleet(kustomize: Any, tmp_path: Path, server: Any, cluster: Cluster) -> None:
+    (tmp_path / "run.yaml").write_text("name: mine\n")
+    parts = [os.path.relpath(OVERLAYS / "cpu-dev", tmp_path.resolve())]
+    components = [os.path.relpath(OVERLAYS.parent / "components" / "keda", tmp_path.resolve())]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": parts, "components": components}))
+    fleet = render(load_config(tmp_path / "run.yaml"), tmp_path)
+    scaler = next(m for m in fleet.objects if m["kind"] == "ScaledObject")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "rollout-mine"
+    assert scaler["spec"]["triggers"][0]["metadata"]["query"] == (
+        'max(lodestar_queue_waiting{namespace="lodestar", run="mine"})'
+    )
+    server.installed = {"keda.sh"}
+    submit(cluster, fleet)
+    cancel(cluster, "mine")
+    assert not server.objects
+
+
+def test_the_role_for_submitters_permits_what_is_asked_and_no_more(
+    server: Any, cluster: Cluster, tls_fleet: Fleet
+) -> None:
+    server.installed = {"cert-manager.io", "keda.sh"}
+    server.put("issuers", {"metadata": {"name": "lodestar"}})
+    submit(cluster, tls_fleet)
+    server.put("pods", pod(**container({"running": {}})))
+    list(logs(cluster, "mine"))
+    server.put("pods", pod(phase="Pending"))
+    seen = watch(cluster, "mine")
+    next(seen)
+    server.put("pods", pod(conditions=[UNSCHEDULABLE]))
+    next(seen)
+    with pytest.raises(FailedPrecondition):
+        submit(cluster, tls_fleet)
+    cancel(cluster, "mine")
+    server.put("pods", pod(phase="Succeeded"))
+    server.put("leases", {"metadata": {"name": "run-mine"}, "spec": {"holderIdentity": "gone@host"}})
+    submit(cluster, tls_fleet)
+    (role,) = yaml.safe_load_all((OVERLAYS.parent / "submitter.yaml").read_text())
+    permitted = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # The API server above sees neither a ScaledObject's creation nor kubectl port-forward.
+    unseen = {("keda.sh", "scaledobjects", "create"), ("keda.sh", "scaledobjects", "delete")}
+    unseen |= {("", "pods/portforward", "create"), ("", "pods", "get")}
+    assert permitted - unseen == server.rights - unseen
 
 
 def test_a_submission_that_fails_half_way_leaves_nothing(server: Any, cluster: Cluster, fleet: Fleet) -> None:
@@ -198,6 +359,7 @@ UNSCHEDULABLE = {
     "reason": "Unschedulable",
     "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
 }
+NO_VOLUME = UNSCHEDULABLE | {"message": 'persistentvolumeclaim "runs" not found'}
 CRASHING = {"waiting": {"reason": "CrashLoopBackOff"}}
 NO_SECRET = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "redis" not found'}}
 NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
@@ -207,6 +369,8 @@ NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
     ("state", "sentence"),
     [
         ({"conditions": [UNSCHEDULABLE]}, "no node has a free GPU"),
+        ({"conditions": [NO_VOLUME]}, "kubectl apply -f k8s/base/runs-volume.yaml"),
+        (container({"terminated": {"reason": "Error", "exitCode": 3}}), "ended with exit status 3; lodestar logs"),
         (container(NO_IMAGE), "image registry/lodestar-cuda:1 cannot be pulled"),
         (container(NO_SECRET), 'secret "redis" not found); create what is missing'),
         (container(CRASHING, {"terminated": {"reason": "OOMKilled", "exitCode": 137}}), "out of memory (limit 32Gi)"),
@@ -224,6 +388,79 @@ def test_status_says_why_pods_do_not_run(
     assert sentence in problem
 
 
+QUOTA = 'pods "policy-mine-1" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1'
+
+
+def event(name: str, reason: str, message: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{name}.1"},
+        "involvedObject": {"name": name},
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+    }
+
+
+def test_status_says_why_there_are_no_pods(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+    submit(cluster, fleet)
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}
+    deployment = server.objects["deployments", "policy-mine"]
+    server.put("deployments", deployment | {"status": {"conditions": [refused]}})
+    violation = 'pods "learner-mine-x" is forbidden: violates PodSecurity "restricted:latest"'
+    server.put("events", event("learner-mine", "FailedCreate", violation))
+    problems = {w.role: w.problems for w in status(cluster, "mine").workloads}
+    assert "exceeded quota: gpus" in problems["policy"][0]
+    assert "ask for more quota" in problems["policy"][0]
+    assert "this namespace's standard forbids" in problems["learner"][0]
+    assert problems["reward"] == ()
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            'MountVolume.SetUp failed for volume "tls": secret "learner-tls-mine" not found',
+            "is it there, and cert-manager",
+        ),
+        ("Unable to attach: Multi-Attach error for volume", "it must be ReadWriteMany"),
+    ],
+)
+def test_status_says_what_a_pod_waits_to_mount(
+    server: Any, cluster: Cluster, fleet: Fleet, message: str, sentence: str
+) -> None:
+    submit(cluster, fleet)
+    server.put("pods", pod(phase="Pending", **container({"waiting": {"reason": "ContainerCreating"}})))
+    server.put("events", event("learner-mine-x", "FailedMount", message))
+    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
+    assert sentence in learner.problems[0]
+
+
+def test_failed_pods_are_forgotten_once_a_successor_runs(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+    submit(cluster, fleet)
+    server.put("pods", pod(phase="Failed", **container({"terminated": {"reason": "Error", "exitCode": 1}})))
+    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
+    assert "exit status 1" in learner.problems[0]
+    server.put("pods", pod("learner-mine-y", phase="Running", **container({"running": {}})))
+    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
+    assert learner.problems == ()
+
+
+def test_a_watch_ends_with_the_job_although_no_pod_changes_any_more(
+    server: Any, cluster: Cluster, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lodestar.kubernetes.cluster.RESYNC_SECONDS", 1)
+    submit(cluster, fleet)
+    server.put("pods", pod(phase="Succeeded"))
+    seen = watch(cluster, "mine")
+    assert not next(seen).finished
+    server.put("jobs", server.objects["jobs", "learner-mine"] | {"status": {"succeeded": 1}})
+    assert next(seen).finished
+    assert list(seen) == []
+
+
 def test_a_dropped_watch_goes_on_where_it_was(
     server: Any, cluster: Cluster, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +474,8 @@ def test_a_dropped_watch_goes_on_where_it_was(
     cut_at = server.version
     server.put("pods", pod(**container(NO_IMAGE)))
     assert "cannot be pulled" in str(next(seen))
+    server.put("pods", pod(**container(CRASHING, {"terminated": {"reason": "Error", "exitCode": 2}})))
+    assert "exit status 2" in str(next(seen))
     assert server.watches[-1] == str(cut_at)
 
 
@@ -260,4 +499,24 @@ def test_logs_are_of_the_container_that_runs(server: Any, cluster: Cluster, flee
     with pytest.raises(FailedPrecondition, match="has no log yet"):
         list(logs(cluster, "mine"))
     server.put("pods", pod(**container({"running": {}})))
-    assert list(logs(cluster, "mine", follow=True)) == ["one", "two"]
+    assert list(logs(cluster, "mine")) == ["one", "two"]
+
+
+def test_followed_logs_go_on_with_the_next_container_until_the_run_ends(
+    server: Any, cluster: Cluster, fleet: Fleet
+) -> None:
+    submit(cluster, fleet)
+    stage = {"name": "train-sft", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "lastState": {}}
+    training = stage | {"containerID": "c://1", "state": {"running": {}}}
+    server.put("pods", pod(initContainerStatuses=[training]))
+    lines = logs(cluster, "mine", follow=True)
+    assert [next(lines), next(lines)] == ["one", "two"]
+    server.log_lines = ["three"]
+    done = stage | {"containerID": "c://1", "state": {"terminated": {"exitCode": 0}}}
+    server.put("pods", pod(initContainerStatuses=[done], **container({"running": {}})))
+    assert next(lines) == "three"
+    server.put("jobs", server.objects["jobs", "learner-mine"] | {"status": {"succeeded": 1}})
+    server.put(
+        "pods", pod(phase="Succeeded", initContainerStatuses=[done], **container({"terminated": {"exitCode": 0}}))
+    )
+    assert list(lines) == []

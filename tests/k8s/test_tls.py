@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -187,6 +188,38 @@ def test_redis_refuses_plaintext_and_certificates_of_others(redis_over_tls: Redi
         with pytest.raises(QueueUnavailable):
             queue.open("r", "a")
         queue.close()
+
+
+def test_a_renewed_certificate_fails_the_liveness_probe_and_a_restart_heals_it(
+    redis_over_tls: Redis, workloads: Workloads, tmp_path: Path
+) -> None:
+    if shutil.which("redis-cli") is None:
+        pytest.skip("redis-cli is not installed")
+    (container,) = workloads(OVERLAY)["redis"][1]["spec"]["containers"]
+    certificates = redis_over_tls.certificates / "redis"
+    (tmp_path / "data").mkdir()
+    shutil.copytree(certificates, tmp_path / "tls")
+
+    def probe(name: str) -> bool:
+        words = [
+            word.replace("/tls/", f"{tmp_path}/tls/")
+            .replace("/data/", f"{tmp_path}/data/")
+            .replace("redis-cli ", f"redis-cli -p {redis_over_tls.port} ")
+            for word in container[name]["exec"]["command"]
+        ]
+        environment = os.environ | {"REDISCLI_AUTH": PASSWORD}
+        return subprocess.run(words, env=environment, capture_output=True, check=False).returncode == 0
+
+    assert not probe("livenessProbe")
+    assert probe("startupProbe")
+    assert probe("livenessProbe")
+    # As the kubelet would: another certificate in place of the one that was mounted.
+    (tmp_path / "tls" / "tls.crt").write_bytes((redis_over_tls.certificates / "rollout" / "tls.crt").read_bytes())
+    (tmp_path / "tls" / "tls.key").write_bytes((redis_over_tls.certificates / "rollout" / "tls.key").read_bytes())
+    assert probe("readinessProbe"), "it serves until it is restarted"
+    assert not probe("livenessProbe")
+    assert probe("startupProbe")
+    assert probe("livenessProbe")
 
 
 @pytest.mark.parametrize("command", [("CONFIG", "GET", "*"), ("FLUSHALL",), ("SET", "other", "1"), ("ACL", "LIST")])

@@ -213,6 +213,7 @@ def test_tiles_and_groups_cover_every_position_once(lengths: tuple[int, ...], bl
         ({"cu_seqlens": None}, "layout"),
         ({"max_seqlen": 2}, "max_seqlen"),
         ({"window": 0}, "window"),
+        ({"scale": 0.0}, "scale"),
         ({"backend": "flash"}, "backend"),
     ],
 )
@@ -255,6 +256,18 @@ def test_a_thousand_random_shapes_equal_the_oracle_on_a_gpu() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(4, 4), (8, 2)], ids=str)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("window", [None, 1, 100])
+def test_torch_attention_over_packed_sequences_equals_the_oracle_on_a_gpu(
+    heads: tuple[int, int], causal: bool, window: int | None
+) -> None:
+    assert_matches_oracle(
+        (300, 1, 0, 129), heads, 64, "torch", "cuda", dtype=torch.bfloat16, causal=causal, window=window
+    )
+
+
+@pytest.mark.gpu
 def test_backward_is_deterministic_on_a_gpu() -> None:
     lengths = (700, 33, 1500)
     *inputs, upstream = problem(lengths, (8, 2), 128, torch.bfloat16, "cuda")
@@ -264,3 +277,24 @@ def test_backward_is_deterministic_on_a_gpu() -> None:
         torch.autograd.grad(attention(*inputs, layout=layout, backend="triton"), inputs, upstream) for _ in range(5)
     ]
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_batch_beyond_32_bit_offsets_is_attended_to_its_end() -> None:
+    lengths, heads, dim = (64,) * 4100, 64, 128
+    layout = PackedLayout.from_lengths(lengths, "cuda")
+    assert layout.tokens * heads * dim > 2**31
+    q_TND = torch.empty(layout.tokens, heads, dim, device="cuda", dtype=torch.bfloat16).normal_().requires_grad_()
+    k_TMD, v_TMD = (
+        torch.randn(layout.tokens, 1, dim, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(2)
+    )
+    out_TND = attention(q_TND, k_TMD, v_TMD, layout=layout, backend="triton")
+    last = slice(layout.tokens - 64, layout.tokens)
+    upstream = torch.ones_like(out_TND)
+    gradients = torch.autograd.grad(out_TND, (q_TND, k_TMD, v_TMD), upstream)
+    exact = [x.detach()[last].double().requires_grad_() for x in (q_TND, k_TMD, v_TMD)]
+    expected = dense_attention(*exact, (64,), causal=True, scale=dim**-0.5, window=None)
+    torch.testing.assert_close(out_TND[last].double(), expected, atol=4e-2, rtol=4e-2)
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, exact, torch.ones_like(expected)), strict=True):
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(got[last].double() / scale, wanted / scale, atol=4e-2, rtol=4e-2)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lodestar_kernels.logprob import LogProbOutput, logprobs, logprobs_from_logits
+from lodestar_kernels.logprob import LogProbOutput, kl_divergence, logprobs, logprobs_from_logits, op, token_loss
 from lodestar_kernels.logprob.reference import dense_logprobs
+from lodestar_kernels.logprob.sliced import Tiling
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,6 +29,20 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.nbytes = max(self.nbytes, tensor.nbytes)
         return result
+
+
+class ProductsOver(TorchDispatchMode):
+    """Counts float32 matrix products in which the vocabulary is a side of a factor or of the result."""
+
+    def __init__(self, vocab: int) -> None:
+        super().__init__()
+        self.vocab = vocab
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.count += any(x.dtype == torch.float32 and self.vocab in x.shape for x in args if isinstance(x, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 def problem(
@@ -155,6 +170,16 @@ def test_ignored_tokens_give_zero_and_let_nothing_through(backend: str, device: 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_token_of_the_vocabulary_can_be_the_ignored_one(backend: str, device: str) -> None:
+    inputs, _ = problem(4, 5, 20, torch.float32, device, bias=False)
+    targets_T = torch.tensor([3, 0, 7, 0], device=device)
+    every = logprobs(*inputs, targets_T, backend=backend).logprobs_T
+    some = logprobs(*inputs, targets_T, ignore_index=0, backend=backend).logprobs_T
+    torch.testing.assert_close(some[[0, 2]], every[[0, 2]])
+    assert (some[[1, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_no_tokens_give_empty_results_and_zero_gradients(backend: str, device: str) -> None:
     inputs, targets_T = problem(0, 5, 20, torch.float32, device, bias=False)
     for targets in (targets_T, torch.full((4,), -100, device=device)):
@@ -196,6 +221,100 @@ def test_no_tensor_is_as_large_as_the_logits(backend: str, device: str) -> None:
     assert made.nbytes <= 128 * vocab * 4
 
 
+def clipped_loss(tokens: int, device: str) -> Any:
+    """PPO's clipped surrogate with an entropy bonus, over any part of the tokens."""
+    advantages_T = torch.randn(tokens, device=device)
+
+    def loss(chunk: slice, logprobs_C: Tensor, entropy_C: Tensor | None) -> Tensor:
+        ratio_C = (logprobs_C + 3.0).exp()
+        gains_C = advantages_T[chunk].to(ratio_C.dtype)
+        surrogate = torch.maximum(-gains_C * ratio_C, -gains_C * ratio_C.clamp(0.8, 1.2)).sum()
+        return surrogate if entropy_C is None else surrogate - 0.1 * entropy_C.sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("entropy", [False, True])
+def test_a_token_loss_has_the_gradient_of_the_loss_of_all_tokens(backend: str, entropy: bool, device: str) -> None:
+    tokens = 150
+    inputs, targets_T = problem(tokens, 8, 33, torch.float32, device, bias=True)
+    loss = clipped_loss(tokens, device)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    expected = dense_logprobs(exact[0] @ exact[1].T + exact[2], targets_T, 0.7)
+    wanted = loss(slice(None), expected.logprobs_T, expected.entropy_T if entropy else None)
+    total, output = token_loss(
+        *inputs[:2], targets_T, loss, bias=inputs[2], temperature=0.7, entropy=entropy, chunk_bytes=1, backend=backend
+    )
+    torch.testing.assert_close(total.double(), wanted, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(output.logprobs_T.double(), expected.logprobs_T, atol=2e-5, rtol=1e-4)
+    assert not output.logprobs_T.requires_grad
+    assert (output.entropy_T is not None) == entropy
+    for got, want in zip(torch.autograd.grad(3 * total, inputs), torch.autograd.grad(3 * wanted, exact), strict=True):
+        scale = float(want.abs().max())
+        torch.testing.assert_close(got.double() / scale, want / scale, atol=2e-5, rtol=2e-4)
+
+
+def test_a_token_loss_passes_gradcheck_in_float64() -> None:
+    inputs, targets_T = problem(5, 3, 6, torch.float64, "cpu", bias=True)
+
+    def loss(_: slice, logprobs_C: Tensor, entropy_C: Tensor | None) -> Tensor:
+        assert entropy_C is not None
+        return (logprobs_C.exp() * entropy_C).sum()
+
+    def total(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
+        return token_loss(hidden_TH, weight_VH, targets_T, loss, bias=bias_V, temperature=0.8, entropy=True)[0]
+
+    torch.autograd.gradcheck(total, inputs)
+
+
+def test_a_token_loss_keeps_one_chunk_of_scores_and_computes_none_twice() -> None:
+    tokens, vocab = 640, 500
+    inputs, targets_T = problem(tokens, 4, vocab, torch.float32, "cpu", bias=False)
+    with LargestTensor() as made, ProductsOver(vocab) as products:
+        total, _ = token_loss(
+            *inputs, targets_T, lambda _, logprobs_C, __: -logprobs_C.sum(), chunk_bytes=64 * vocab * 4
+        )
+        total.backward()
+    assert made.nbytes <= 64 * vocab * 4
+    assert products.count == 3 * tokens // 64
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 9])
+def test_kept_probabilities_change_nothing_but_the_products(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "KEPT_CHUNKS", kept)
+    inputs, targets_T = problem(200, 8, 33, torch.float32, "cpu", bias=True)
+    with ProductsOver(33) as products:
+        assert_matches_oracle(inputs, targets_T, "torch", chunk_bytes=1)
+    assert products.count == 4 * 4 - min(kept, 4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_divergence_of_two_heads_equals_the_dense_one(temperature: float, bias: bool, device: str) -> None:
+    inputs, _ = problem(150, 8, 33, torch.float32, device, bias=bias)
+    reference = [torch.randn(150, 5, device=device), torch.randn(33, 5, device=device)]
+    kl_T = kl_divergence(
+        *inputs[:2], *reference, bias=inputs[2] if bias else None, temperature=temperature, chunk_bytes=1
+    )
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    scores_TV = (exact[0] @ exact[1].T + (exact[2] if bias else 0)) / temperature
+    logq_TV = ((reference[0] @ reference[1].T).double() / temperature).log_softmax(-1)
+    wanted_T = (scores_TV.softmax(-1) * (scores_TV.log_softmax(-1) - logq_TV)).sum(-1)
+    torch.testing.assert_close(kl_T.double(), wanted_T, atol=2e-5, rtol=1e-4)
+    upstream_T = torch.randn(150, device=device)
+    got = torch.autograd.grad(kl_T, inputs, upstream_T)
+    for ours, theirs in zip(got, torch.autograd.grad(wanted_T, exact, upstream_T.double()), strict=True):
+        scale = float(theirs.abs().max())
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, atol=2e-5, rtol=2e-4)
+
+
+def test_the_divergence_passes_gradcheck_in_float64() -> None:
+    inputs, _ = problem(4, 3, 6, torch.float64, "cpu", bias=True)
+    reference = [torch.randn(4, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)]
+    torch.autograd.gradcheck(lambda h, w, b: kl_divergence(h, w, *reference, bias=b, temperature=0.7), inputs)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     tokens=st.integers(1, 90), hidden=st.integers(1, 20), vocab=st.integers(1, 300), bias=st.booleans(),
@@ -208,6 +327,25 @@ def test_random_shapes_equal_the_oracle(
     inputs, targets_T = problem(min(tokens, 12) if backend == "triton" else tokens, hidden, vocab, torch.float32,
                                 device, bias)  # fmt: skip
     assert_matches_oracle(inputs, targets_T, backend, temperature, chunk_bytes=chunk_bytes)
+
+
+@given(tokens=st.integers(1, 5000), vocab=st.integers(1, 200_000), chunk_bytes=st.integers(1, 1 << 30))
+def test_tiles_cover_the_scores_once_within_the_budget_and_with_aligned_rows(
+    tokens: int, vocab: int, chunk_bytes: int
+) -> None:
+    tiling = Tiling.within(tokens, vocab, chunk_bytes, 2)
+    assert sum(columns.stop - columns.start for columns in tiling.slices) == vocab
+    assert sum(rows.stop - rows.start for rows in tiling.blocks) == tokens
+    assert tiling.pitch % 256 == 0
+    assert tiling.width <= tiling.pitch
+    assert tiling.rows * tiling.pitch * 6 <= max(chunk_bytes, 64 * max(4096, tiling.pitch) * 6)
+
+
+def test_the_goal_of_a_gibibyte_holds_for_its_shape() -> None:
+    tokens, hidden, vocab = 16384, 4096, 131072
+    tiling = Tiling.within(tokens, vocab, op.GPU_CHUNK_BYTES, 2)
+    assert tiling.rows == tokens  # no float32 [V, H], not even of a slice
+    assert tiling.rows * tiling.pitch * 6 + tokens * hidden * 4 + 8 * tokens * 4 <= 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -226,6 +364,7 @@ def test_random_shapes_equal_the_oracle(
         ({"temperature": torch.ones(2)}, "temperature"),
         ({"temperature": torch.ones(3, requires_grad=True)}, "detach"),
         ({"backend": "cuda"}, "backend"),
+        ({"chunk_bytes": 0}, "chunk_bytes"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
@@ -271,3 +410,19 @@ def test_peak_memory_stays_within_the_budget_on_a_gpu() -> None:
     logprobs(hidden_TH, weight_VH, targets_T, chunk_bytes=budget).logprobs_T.sum().backward()
     gradients = hidden_TH.numel() * (2 + 4) + weight_VH.numel() * 2
     assert torch.cuda.max_memory_allocated() - before <= gradients + 2 * budget
+
+
+@pytest.mark.gpu
+def test_logits_beyond_32_bit_offsets_are_read_and_written_in_place() -> None:
+    tokens, vocab = 16_500, 131_072
+    assert tokens * vocab > 2**31
+    logits_TV = torch.empty(tokens, vocab, device="cuda", dtype=torch.bfloat16).normal_().requires_grad_()
+    targets_T = torch.randint(vocab, (tokens,), device="cuda")
+    output = logprobs_from_logits(logits_TV, targets_T, entropy=True)
+    gradient = torch.autograd.grad(output.logprobs_T.sum(), logits_TV)[0]
+    for row in (0, tokens - 1):
+        exact_1V = logits_TV[row : row + 1].detach().double().requires_grad_()
+        expected = dense_logprobs(exact_1V, targets_T[row : row + 1])
+        torch.testing.assert_close(output.logprobs_T[row].double(), expected.logprobs_T[0], atol=1e-4, rtol=1e-5)
+        wanted = torch.autograd.grad(expected.logprobs_T.sum(), exact_1V)[0][0]
+        torch.testing.assert_close(gradient[row].double(), wanted, atol=1e-6, rtol=1e-2)

@@ -37,7 +37,7 @@ class Stopwatch:
         return {SLOW: 3.0, FAST: 1.0}[self.launched[-1]]
 
 
-def tuner(stopwatch: Stopwatch) -> Tuner:
+def tuner(stopwatch: Stopwatch) -> Tuner[Blocks]:
     return Tuner("test", lambda key: [SLOW, FAST, TOO_LARGE], time=stopwatch.time)
 
 
@@ -61,3 +61,41 @@ def test_choices_outlive_the_process_and_add_up() -> None:
     tuner(stopwatch).tune((128, False), stopwatch.launch)
     fresh = tuner(Stopwatch())
     assert fresh.choose((64, True)) == fresh.choose((128, False)) == FAST
+
+
+def test_a_known_choice_is_not_measured_again() -> None:
+    first, again = Stopwatch(), Stopwatch()
+    tuner(first).tune((64, True), first.launch)
+    assert tuner(again).tune((64, True), again.launch) == FAST
+    assert again.launched == []
+
+
+def test_processes_that_tune_at_once_keep_each_others_choices() -> None:
+    one, other = Stopwatch(), Stopwatch()
+    first, second = tuner(one), tuner(other)
+    second.choose((1,))  # reads the empty folder
+    first.tune((64, True), one.launch)
+    second.tune((128, False), other.launch)
+    fresh = tuner(Stopwatch())
+    assert fresh.choose((64, True)) == fresh.choose((128, False)) == FAST
+
+
+def test_a_choice_that_is_no_candidate_any_more_is_ignored() -> None:
+    stopwatch = Stopwatch()
+    tuner(stopwatch).tune((64, True), stopwatch.launch)
+    later = Tuner("test", lambda key: [SLOW, Blocks(32, 32)], time=stopwatch.time)
+    assert later.choose((64, True)) == SLOW
+
+
+def test_a_launch_falls_back_to_what_the_device_can_hold_and_stays_there() -> None:
+    stopwatch = Stopwatch()
+    cramped = Tuner("test", lambda key: [TOO_LARGE, FAST, SLOW], time=stopwatch.time)
+    cramped.launch((64, True), stopwatch.launch)
+    assert stopwatch.launched == [FAST]
+    assert cramped.choose((64, True)) == FAST
+
+
+def test_a_launch_that_fits_nowhere_says_so() -> None:
+    hopeless = Tuner("test", lambda key: [TOO_LARGE])
+    with pytest.raises(OutOfResources):
+        hopeless.launch((64, True), Stopwatch().launch)

@@ -13,7 +13,7 @@ from lodestar_kernels.attention import flash
 from lodestar_kernels.paged_attention import split_kv
 from lodestar_kernels.warm_up import warm_up_attention, warm_up_logprob, warm_up_paged_attention
 
-TUNERS = (flash.FORWARD, flash.KEY_GRADIENT, flash.QUERY_GRADIENT, split_kv.DECODE, split_kv.PREFILL)
+TUNERS = (flash.BACKEND, flash.FORWARD, flash.KEY_GRADIENT, flash.QUERY_GRADIENT, split_kv.DECODE, split_kv.PREFILL)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from lodestar_kernels.attention.kernel import (
     output_dot_gradient,
 )
 from lodestar_kernels.attention.layout import PackedLayout
+from lodestar_kernels.backend import Backend
 from lodestar_kernels.tuning import Blocks, Key, Tuner, interpreted
 
 LOG2_E = math.log2(math.e)
@@ -27,6 +28,11 @@ PRECISION = "tf32x3"
 def problem_key(q_TND: Tensor, causal: bool, windowed: bool) -> Key:
     """What the best blocks depend on: head dimension, bytes per element, and the mask."""
     return (q_TND.shape[2], q_TND.element_size(), causal, windowed)
+
+
+def backend_key(q_TND: Tensor, causal: bool, windowed: bool, trains: bool) -> Key:
+    """What the faster implementation depends on: the problem, and whether a backward follows."""
+    return (*problem_key(q_TND, causal, windowed), trains)
 
 
 def padded_dim(dim: int) -> int:
@@ -45,11 +51,15 @@ def forward_candidates(key: Key) -> list[Blocks]:
         return {128: [Blocks(16, 32, 4, 1)], 256: [Blocks(16, 16, 8, 2)]}.get(dim, [Blocks(64, 32, 4, 2)])
     if dim == 256:
         return (
-            [Blocks(64, 32, 8, 2), Blocks(64, 32, 4, 2)] if windowed else [Blocks(128, 32, 8, 2), Blocks(64, 32, 4, 2)]
+            [Blocks(64, 32, 8, 2), Blocks(64, 32, 4, 2), Blocks(32, 16, 4, 2)]
+            if windowed
+            else [Blocks(128, 32, 8, 2), Blocks(64, 32, 4, 2), Blocks(32, 16, 4, 2)]
         )
     if dim == 128:
-        return [Blocks(128, 64, 8, 2 if windowed else 3), Blocks(128, 32, 8, 3)]
-    return [Blocks(128, 64, 8, 3), Blocks(128, 128, 8, 2), Blocks(64, 64, 4, 3)]
+        # Twice the keys per step halve the rescaling of the output, which is half of what a step computes.
+        wide = [] if windowed else [Blocks(128, 128, 8, 2), Blocks(128, 128, 8, 3)]
+        return [*wide, Blocks(128, 64, 8, 2 if windowed else 3), Blocks(128, 32, 8, 3), Blocks(64, 32, 4, 2)]
+    return [Blocks(128, 64, 8, 3), Blocks(128, 128, 8, 2), Blocks(64, 64, 4, 3), Blocks(64, 32, 4, 2)]
 
 
 def key_gradient_candidates(key: Key) -> list[Blocks]:
@@ -60,7 +70,7 @@ def key_gradient_candidates(key: Key) -> list[Blocks]:
     if size == 4:
         return [Blocks(16, 16, 8, 1)] if dim >= 128 else [Blocks(32, 32, 4, 1)]
     if dim == 256:
-        return [Blocks(32, 32, 8, 2), Blocks(16, 32, 8, 2)]
+        return [Blocks(32, 32, 8, 2), Blocks(16, 32, 8, 2), Blocks(16, 32, 8, 1)]
     if dim == 128:
         # Masking a padded dimension or a window costs the last registers.
         whole = [Blocks(32, 128, 8, 2)] if key[0] == 128 and not key[3] else []
@@ -76,10 +86,13 @@ def query_gradient_candidates(key: Key) -> list[Blocks]:
     if size == 4:
         return {128: [Blocks(16, 32, 8, 1)], 256: [Blocks(16, 16, 8, 1)]}.get(dim, [Blocks(32, 32, 4, 1)])
     if dim == 256:
-        return [Blocks(64, 16, 8, 2)] if key[3] else [Blocks(64, 32, 8, 2), Blocks(64, 16, 8, 2)]
-    return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2), Blocks(128, 32, 8, 3)]
+        wide = [] if key[3] else [Blocks(64, 32, 8, 2)]
+        return [*wide, Blocks(64, 16, 8, 2), Blocks(32, 16, 8, 1)]
+    return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2), Blocks(128, 32, 8, 3), Blocks(64, 32, 4, 2)]
 
 
+BACKEND: Tuner[Backend] = Tuner("attention-backend", lambda _: ("triton", "torch"))
+"""Ours or torch's FlashAttention-2, whichever the warm-up found faster; see `backend_key`."""
 FORWARD = Tuner("attention-forward", forward_candidates)
 KEY_GRADIENT = Tuner("attention-key-gradient", key_gradient_candidates)
 QUERY_GRADIENT = Tuner("attention-query-gradient", query_gradient_candidates)
@@ -102,8 +115,8 @@ class FlashAttention(torch.autograd.Function):
         q_TND, k_TMD, v_TMD = (_rows_contiguous(x) for x in (q_TND, k_TMD, v_TMD))
         out_TND = torch.empty(q_TND.shape, dtype=q_TND.dtype, device=q_TND.device)
         lse_NT = q_TND.new_empty(q_TND.shape[1], q_TND.shape[0], dtype=torch.float32)
-        blocks = FORWARD.choose(problem_key(q_TND, causal, window is not None))
-        run_forward(blocks, q_TND, k_TMD, v_TMD, out_TND, lse_NT, layout, causal, scale, window)
+        arguments = (q_TND, k_TMD, v_TMD, out_TND, lse_NT, layout, causal, scale, window)
+        FORWARD.launch(problem_key(q_TND, causal, window is not None), lambda blocks: run_forward(blocks, *arguments))
         ctx.save_for_backward(q_TND, k_TMD, v_TMD, out_TND, lse_NT)
         ctx.layout, ctx.causal, ctx.scale, ctx.window = layout, causal, scale, window
         return out_TND
@@ -118,9 +131,9 @@ class FlashAttention(torch.autograd.Function):
         saved = (q_TND, k_TMD, v_TMD, grad_TND, lse_NT, delta_NT)
         mask = (ctx.layout, ctx.causal, ctx.scale, ctx.window)
         dk_TMD, dv_TMD = (torch.empty(k_TMD.shape, dtype=k_TMD.dtype, device=k_TMD.device) for _ in range(2))
-        run_key_gradient(KEY_GRADIENT.choose(key), *saved, dk_TMD, dv_TMD, *mask)
+        KEY_GRADIENT.launch(key, lambda blocks: run_key_gradient(blocks, *saved, dk_TMD, dv_TMD, *mask))
         dq_TND = torch.empty(q_TND.shape, dtype=q_TND.dtype, device=q_TND.device)
-        run_query_gradient(QUERY_GRADIENT.choose(key), *saved, dq_TND, *mask)
+        QUERY_GRADIENT.launch(key, lambda blocks: run_query_gradient(blocks, *saved, dq_TND, *mask))
         return dq_TND, dk_TMD, dv_TMD, None, None, None, None
 
 

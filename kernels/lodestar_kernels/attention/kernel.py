@@ -26,20 +26,46 @@ def _tile(cu_ptr, tiles_ptr):
 
 
 @triton.jit
-def _rows(base_ptr, position, stride, length, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows of a sequence [block, BLOCK_D]; 0 past its end and past the head dimension."""
-    dim = tl.arange(0, BLOCK_D)
-    inside = (position < length)[:, None]
-    if D < BLOCK_D:
-        inside = inside & (dim < D)[None, :]
-    return tl.load(base_ptr + position[:, None] * stride + dim[None, :], mask=inside, other=0.0)
+def _rows(
+    base_ptr, start, stride, length, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr
+):
+    """Rows start … start + ROWS − 1 of a sequence, [ROWS, BLOCK_D]; 0 past its end and past the head dimension.
+
+    WHOLE promises that all of them lie inside the sequence. Offsets within a sequence are 32-bit: 64 bits would cost
+    the registers that the largest tiles do not have (op.py checks that they suffice).
+    """
+    row = start + tl.arange(0, ROWS)[:, None]
+    dim = tl.arange(0, BLOCK_D)[None, :]
+    if WHOLE and D == BLOCK_D:
+        rows = tl.load(base_ptr + row * stride + dim)
+    elif WHOLE:
+        rows = tl.load(base_ptr + row * stride + dim, mask=dim < D, other=0.0)
+    else:
+        inside = row < length
+        if D < BLOCK_D:
+            inside = inside & (dim < D)
+        rows = tl.load(base_ptr + row * stride + dim, mask=inside, other=0.0)
+    return rows
 
 
 @triton.jit
-def _store_rows(base_ptr, position, stride, length, value, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    dim = tl.arange(0, BLOCK_D)
-    inside = (position < length)[:, None] & (dim < D)[None, :]
-    tl.store(base_ptr + position[:, None] * stride + dim[None, :], value.to(base_ptr.dtype.element_ty), mask=inside)
+def _numbers(base_ptr, start, length, ROWS: tl.constexpr, WHOLE: tl.constexpr):
+    """One float32 per row; 0 past the sequence's end."""
+    row = start + tl.arange(0, ROWS)
+    if WHOLE:
+        numbers = tl.load(base_ptr + row)
+    else:
+        numbers = tl.load(base_ptr + row, mask=row < length, other=0.0)
+    return numbers
+
+
+@triton.jit
+def _store_rows(base_ptr, start, stride, length, value, ROWS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    row = tl.arange(0, ROWS)[:, None]
+    dim = tl.arange(0, BLOCK_D)[None, :]
+    base_ptr += tl.cast(start, tl.int64) * stride
+    inside = (start + row < length) & (dim < D)
+    tl.store(base_ptr + row * stride + dim, value.to(base_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -79,24 +105,48 @@ def _key_segments(
 
 
 @triton.jit
+def _query_segments(
+    first, length, window, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr
+):
+    """Queries a tile of keys walks: [low, whole_low) and [whole_high, high) masked, [whole_low, whole_high) whole."""
+    low = 0
+    whole_low = 0
+    high = length
+    whole_high = length // BLOCK_M * BLOCK_M
+    if CAUSAL:
+        low = first // BLOCK_M * BLOCK_M
+        whole_low = tl.cdiv(first + BLOCK_N - 1, BLOCK_M) * BLOCK_M
+    if WINDOWED:
+        high = tl.minimum(high, first + BLOCK_N - 1 + window)
+        if not CAUSAL:
+            low = tl.maximum(0, first - window + 1) // BLOCK_M * BLOCK_M
+        whole_low = high + BLOCK_M  # a window cuts every block: all of them are masked
+    whole_low = tl.minimum(whole_low, low + tl.cdiv(high - low, BLOCK_M) * BLOCK_M)
+    return low, whole_low, tl.maximum(whole_low, whole_high), high
+
+
+@triton.jit
 def _attend(
     acc, maximum, total, q, k_ptr, v_ptr, query, start, length, k_stride, v_stride, scale_log2, window,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Fold one block of keys into a tile's output, running maximum and running sum."""
-    key = start + tl.arange(0, BLOCK_N)
-    k = _rows(k_ptr, key, k_stride, length, D, BLOCK_D)
-    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+    """Fold one block of keys into a tile's output, running maximum and running sum.
+
+    Scores stay unscaled until the exponent, where scale and maximum are one multiply-add; the scale is positive.
+    """
+    k = _rows(k_ptr, start, k_stride, length, BLOCK_N, D, BLOCK_D, not MASKED)
+    score = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if MASKED:
+        key = start + tl.arange(0, BLOCK_N)
         score = tl.where(_seen(query[:, None], key[None, :], length, window, CAUSAL, WINDOWED), score, float("-inf"))
-    new_max = tl.maximum(maximum, tl.max(score, 1))
+    new_max = tl.maximum(maximum, tl.max(score, 1) * scale_log2)
     centre = new_max
     if MASKED:  # a row may have seen no key yet
         centre = tl.where(new_max == float("-inf"), 0.0, new_max)
-    p = tl.exp2(score - centre[:, None])
+    p = tl.exp2(score * scale_log2 - centre[:, None])
     decay = tl.exp2(maximum - centre)
-    v = _rows(v_ptr, key, v_stride, length, D, BLOCK_D)
+    v = _rows(v_ptr, start, v_stride, length, BLOCK_N, D, BLOCK_D, not MASKED)
     acc = tl.dot(p.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
     return acc, new_max, total * decay + tl.sum(p, 1)
 
@@ -111,9 +161,10 @@ def attention_forward(
 ):  # fmt: skip
     """One tile of queries of one head: its output rows, and their log-sum-exp in base 2 (lse [N, T])."""
     begin, length, first = _tile(cu_ptr, tiles_ptr)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     query = first + tl.arange(0, BLOCK_M)
-    q = _rows(q_ptr + begin * q_stride + head * q_head_stride, query, q_stride, length, D, BLOCK_D)
+    q_ptr += begin * q_stride + head * q_head_stride
+    q = _rows(q_ptr, first, q_stride, length, BLOCK_M, D, BLOCK_D, False)
     k_ptr += begin * k_stride + head // GROUP * k_head_stride
     v_ptr += begin * v_stride + head // GROUP * v_head_stride
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -138,8 +189,8 @@ def attention_forward(
         )  # fmt: skip
     total = tl.where(total > 0.0, total, 1.0)  # rows past the end may have seen nothing
     out_ptr += begin * out_stride + head * out_head_stride
-    _store_rows(out_ptr, query, out_stride, length, acc / total[:, None], D, BLOCK_D)
-    lse_row = lse_ptr + head.to(tl.int64) * tokens + begin + query
+    _store_rows(out_ptr, first, out_stride, length, acc / total[:, None], BLOCK_M, D, BLOCK_D)
+    lse_row = lse_ptr + head * tokens + begin + query
     tl.store(lse_row, maximum + tl.log2(total), mask=query < length)
 
 
@@ -149,14 +200,16 @@ def output_dot_gradient(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """delta [N, T] = Σ_d out · dout, what the softmax backward subtracts in every row."""
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * BLOCK_M
-    position = tl.arange(0, BLOCK_M)
-    left = (tokens - first).to(tl.int32)
-    out = _rows(out_ptr + first * out_stride + head * out_head_stride, position, out_stride, left, D, BLOCK_D)
-    grad = _rows(grad_ptr + first * grad_stride + head * grad_head_stride, position, grad_stride, left, D, BLOCK_D)
+    left = tokens - first
+    out_ptr += first * out_stride + head * out_head_stride
+    grad_ptr += first * grad_stride + head * grad_head_stride
+    out = _rows(out_ptr, 0, out_stride, left, BLOCK_M, D, BLOCK_D, False)
+    grad = _rows(grad_ptr, 0, grad_stride, left, BLOCK_M, D, BLOCK_D, False)
     delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
-    tl.store(delta_ptr + head.to(tl.int64) * tokens + first + position, delta, mask=position < left)
+    position = tl.arange(0, BLOCK_M)
+    tl.store(delta_ptr + head * tokens + first + position, delta, mask=position < left)
 
 
 @triton.jit
@@ -166,16 +219,16 @@ def _query_step(
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add one block of queries to a tile's dK and dV. Rows past the end add nothing: their q and dout are 0."""
-    query = start + tl.arange(0, BLOCK_M)
-    q = _rows(q_ptr, query, q_stride, length, D, BLOCK_D)
-    lse = tl.load(lse_ptr + query, mask=query < length, other=0.0)
-    score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale_log2
+    q = _rows(q_ptr, start, q_stride, length, BLOCK_M, D, BLOCK_D, not MASKED)
+    lse = _numbers(lse_ptr, start, length, BLOCK_M, not MASKED)
+    score = tl.dot(k, tl.trans(q), input_precision=PRECISION)
     if MASKED:
+        query = start + tl.arange(0, BLOCK_M)
         score = tl.where(_seen(query[None, :], key[:, None], length, window, CAUSAL, WINDOWED), score, float("-inf"))
-    p = tl.exp2(score - lse[None, :])
-    grad = _rows(grad_ptr, query, grad_stride, length, D, BLOCK_D)
+    p = tl.exp2(score * scale_log2 - lse[None, :])
+    grad = _rows(grad_ptr, start, grad_stride, length, BLOCK_M, D, BLOCK_D, not MASKED)
     dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision=PRECISION)
-    delta = tl.load(delta_ptr + query, mask=query < length, other=0.0)
+    delta = _numbers(delta_ptr, start, length, BLOCK_M, not MASKED)
     ds = p * (tl.dot(v, tl.trans(grad), input_precision=PRECISION) - delta[None, :])
     dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     return dk, dv
@@ -193,39 +246,35 @@ def attention_key_gradient(
     begin, length, first = _tile(cu_ptr, tiles_ptr)
     key_head = tl.program_id(1)
     key = first + tl.arange(0, BLOCK_N)
-    k = _rows(k_ptr + begin * k_stride + key_head * k_head_stride, key, k_stride, length, D, BLOCK_D)
-    v = _rows(v_ptr + begin * v_stride + key_head * v_head_stride, key, v_stride, length, D, BLOCK_D)
+    k_ptr += begin * k_stride + key_head.to(tl.int64) * k_head_stride
+    v_ptr += begin * v_stride + key_head.to(tl.int64) * v_head_stride
+    k = _rows(k_ptr, first, k_stride, length, BLOCK_N, D, BLOCK_D, False)
+    v = _rows(v_ptr, first, v_stride, length, BLOCK_N, D, BLOCK_D, False)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    low = 0
-    full_low = 0
-    high = length
-    if CAUSAL:
-        low = first // BLOCK_M * BLOCK_M
-        full_low = tl.minimum(tl.cdiv(first + BLOCK_N - 1, BLOCK_M) * BLOCK_M, tl.cdiv(length, BLOCK_M) * BLOCK_M)
-    if WINDOWED:
-        high = tl.minimum(high, first + BLOCK_N - 1 + window)
-        if not CAUSAL:
-            low = tl.maximum(0, first - window + 1) // BLOCK_M * BLOCK_M
-        full_low = tl.cdiv(high - low, BLOCK_M) * BLOCK_M + low  # a window cuts every block: all of them are masked
+    low, whole_low, whole_high, high = _query_segments(first, length, window, BLOCK_M, BLOCK_N, CAUSAL, WINDOWED)
+    before = (whole_low - low) // BLOCK_M
+    masked = before + tl.cdiv(tl.maximum(0, high - whole_high), BLOCK_M)
     for member in range(GROUP):
-        head = key_head * GROUP + member
+        head = (key_head * GROUP + member).to(tl.int64)
         q_head_ptr = q_ptr + begin * q_stride + head * q_head_stride
         grad_head_ptr = grad_ptr + begin * grad_stride + head * grad_head_stride
-        row = head.to(tl.int64) * tokens + begin
-        for start in range(low, full_low, BLOCK_M):
+        row = head * tokens + begin
+        for block in range(masked):
+            start = tl.where(block < before, low, whole_high - before * BLOCK_M) + block * BLOCK_M
             dk, dv = _query_step(
                 dk, dv, k, v, q_head_ptr, grad_head_ptr, lse_ptr + row, delta_ptr + row, key, start, length,
                 q_stride, grad_stride, scale_log2, window, D, BLOCK_D, BLOCK_M, CAUSAL, WINDOWED, True, PRECISION,
             )  # fmt: skip
-        for start in range(full_low, high, BLOCK_M):
-            dk, dv = _query_step(
-                dk, dv, k, v, q_head_ptr, grad_head_ptr, lse_ptr + row, delta_ptr + row, key, start, length,
-                q_stride, grad_stride, scale_log2, window, D, BLOCK_D, BLOCK_M, CAUSAL, WINDOWED, False, PRECISION,
-            )  # fmt: skip
-    offset = begin * dk_stride + key_head * dk_head_stride
-    _store_rows(dk_ptr + offset, key, dk_stride, length, dk * scale, D, BLOCK_D)
-    _store_rows(dv_ptr + offset, key, dk_stride, length, dv, D, BLOCK_D)
+        if not WINDOWED:
+            for start in range(whole_low, whole_high, BLOCK_M):
+                dk, dv = _query_step(
+                    dk, dv, k, v, q_head_ptr, grad_head_ptr, lse_ptr + row, delta_ptr + row, key, start, length,
+                    q_stride, grad_stride, scale_log2, window, D, BLOCK_D, BLOCK_M, CAUSAL, WINDOWED, False, PRECISION,
+                )  # fmt: skip
+    offset = begin * dk_stride + key_head.to(tl.int64) * dk_head_stride
+    _store_rows(dk_ptr + offset, first, dk_stride, length, dk * scale, BLOCK_N, D, BLOCK_D)
+    _store_rows(dv_ptr + offset, first, dk_stride, length, dv, BLOCK_N, D, BLOCK_D)
 
 
 @triton.jit
@@ -235,13 +284,13 @@ def _key_step(
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add one block of keys to a tile's dQ."""
-    key = start + tl.arange(0, BLOCK_N)
-    k = _rows(k_ptr, key, k_stride, length, D, BLOCK_D)
-    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+    k = _rows(k_ptr, start, k_stride, length, BLOCK_N, D, BLOCK_D, not MASKED)
+    score = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if MASKED:
+        key = start + tl.arange(0, BLOCK_N)
         score = tl.where(_seen(query[:, None], key[None, :], length, window, CAUSAL, WINDOWED), score, float("-inf"))
-    p = tl.exp2(score - lse[:, None])
-    v = _rows(v_ptr, key, v_stride, length, D, BLOCK_D)
+    p = tl.exp2(score * scale_log2 - lse[:, None])
+    v = _rows(v_ptr, start, v_stride, length, BLOCK_N, D, BLOCK_D, not MASKED)
     ds = p * (tl.dot(grad, tl.trans(v), input_precision=PRECISION) - delta[:, None])
     return tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
@@ -256,13 +305,15 @@ def attention_query_gradient(
 ):  # fmt: skip
     """One tile of queries of one head: its rows of dQ."""
     begin, length, first = _tile(cu_ptr, tiles_ptr)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     query = first + tl.arange(0, BLOCK_M)
-    q = _rows(q_ptr + begin * q_stride + head * q_head_stride, query, q_stride, length, D, BLOCK_D)
-    grad = _rows(grad_ptr + begin * grad_stride + head * grad_head_stride, query, grad_stride, length, D, BLOCK_D)
-    row = head.to(tl.int64) * tokens + begin + query
-    lse = tl.load(lse_ptr + row, mask=query < length, other=0.0)
-    delta = tl.load(delta_ptr + row, mask=query < length, other=0.0)
+    q_ptr += begin * q_stride + head * q_head_stride
+    q = _rows(q_ptr, first, q_stride, length, BLOCK_M, D, BLOCK_D, False)
+    grad_ptr += begin * grad_stride + head * grad_head_stride
+    grad = _rows(grad_ptr, first, grad_stride, length, BLOCK_M, D, BLOCK_D, False)
+    row = head * tokens + begin
+    lse = _numbers(lse_ptr + row, first, length, BLOCK_M, False)
+    delta = _numbers(delta_ptr + row, first, length, BLOCK_M, False)
     k_ptr += begin * k_stride + head // GROUP * k_head_stride
     v_ptr += begin * v_stride + head // GROUP * v_head_stride
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -283,4 +334,5 @@ def attention_query_gradient(
             dq, q, grad, lse, delta, k_ptr, v_ptr, query, start, length, k_stride, v_stride, scale_log2, window,
             D, BLOCK_D, BLOCK_N, CAUSAL, WINDOWED, True, PRECISION,
         )  # fmt: skip
-    _store_rows(dq_ptr + begin * dq_stride + head * dq_head_stride, query, dq_stride, length, dq * scale, D, BLOCK_D)
+    dq_ptr += begin * dq_stride + head * dq_head_stride
+    _store_rows(dq_ptr, first, dq_stride, length, dq * scale, BLOCK_M, D, BLOCK_D)

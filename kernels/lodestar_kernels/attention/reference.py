@@ -7,7 +7,8 @@ sequence at a time, which needs no mask and no padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -69,7 +70,12 @@ def packed_attention(
     window: int | None,
     per_sequence: bool,
 ) -> Tensor:
-    """Attention by groups where that is faster, else by sequence; `per_sequence` computes each sequence alone."""
+    """By groups where that is faster (a CPU), by torch's packed FlashAttention-2 (a GPU), else by sequence.
+
+    `per_sequence` computes each sequence alone.
+    """
+    if takes_varlen(q_TND) and not per_sequence and layout.tokens:
+        return _varlen_attention(q_TND, k_TMD, v_TMD, layout, causal, scale, window)
     grouped = causal and not per_sequence and not q_TND.is_cuda and q_TND.dtype in (torch.float32, torch.float64)
     limit = GROUPED_LENGTH if grouped else 0
     if layout.tokens == 0:
@@ -89,6 +95,41 @@ def packed_attention(
         return short_TND
     rows = torch.cat([torch.arange(start, start + len(out_SND)) for start, out_SND in long])
     return short_TND.index_copy(0, rows, torch.cat([out_SND for _, out_SND in long]))
+
+
+def takes_varlen(q_TND: Tensor) -> bool:
+    """Whether torch has FlashAttention-2 over packed sequences (torch ≥ 2.11) for these queries."""
+    return (
+        q_TND.is_cuda
+        and q_TND.dtype in (torch.float16, torch.bfloat16)
+        and q_TND.shape[2] % 8 == 0
+        and q_TND.shape[2] <= 256
+        and _varlen_attn() is not None
+    )
+
+
+@lru_cache(maxsize=1)
+def _varlen_attn() -> Callable[..., Tensor] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    options = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= options.keys() else None
+
+
+def _varlen_attention(
+    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, causal: bool, scale: float, window: int | None
+) -> Tensor:
+    """torch's kernel, whose window counts the keys beside a query's own."""
+    varlen_attn = _varlen_attn()
+    assert varlen_attn is not None
+    beside = -1 if window is None else window - 1
+    boundaries, longest = layout.cu_seqlens, layout.max_seqlen
+    return varlen_attn(
+        q_TND, k_TMD, v_TMD, boundaries, boundaries, longest, longest,
+        scale=scale, window_size=(beside, 0 if causal else beside), enable_gqa=q_TND.shape[1] != k_TMD.shape[1],
+    )  # fmt: skip
 
 
 def _sequences(lengths: Sequence[int], *packed: Tensor) -> list[tuple[Tensor, ...]]:

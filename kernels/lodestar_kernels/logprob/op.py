@@ -1,4 +1,4 @@
-"""Checks and dispatch of the log-prob operations: Triton on a GPU, the chunked reference elsewhere."""
+"""Checks and dispatch of the log-prob operations: Triton on a GPU, chunks of plain torch elsewhere."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from lodestar_kernels.backend import Backend, choose_backend
-from lodestar_kernels.logprob.reference import (
-    ChunkedLogProbs,
-    ChunkedLogProbsFromLogits,
-    LogProbOutput,
-    rows_per_chunk,
-)
+from lodestar_kernels.logprob.chunks import rows_per_chunk
+from lodestar_kernels.logprob.divergence import ChunkedDivergence
+from lodestar_kernels.logprob.reference import ChunkedLogProbs, ChunkedLogProbsFromLogits, LogProbOutput
+from lodestar_kernels.logprob.token_loss import ChunkedTokenLoss, TokenLoss
 
 CPU_CHUNK_BYTES = 128 << 20
-GPU_CHUNK_BYTES = 512 << 20
+GPU_CHUNK_BYTES = 704 << 20
+KEPT_CHUNKS = 4
+"""Chunks whose probabilities a CPU keeps for the backward, which saves it a matrix product each."""
 
 
 def logprobs(
@@ -37,8 +37,9 @@ def logprobs(
     positive, not differentiated. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
     All three results are differentiable with respect to hidden, weight and bias.
 
-    chunk_bytes bounds the float32 logits that exist at any time (default 128 MiB on a CPU, 512 MiB on a GPU); at least
-    64 rows are computed at once. On a CPU, logits that fit the budget whole are kept for the backward.
+    chunk_bytes bounds the logits that are computed at once (default 128 MiB on a CPU; on a GPU 704 MiB with their
+    gradient); at least 64 rows are. On a CPU the probabilities of the first four chunks are kept for the backward, the
+    rest is computed again; see `token_loss` for a backward that keeps and computes nothing again.
 
     backend: "triton" (float16, bfloat16, float32) or "torch"; by default Triton on a GPU and torch elsewhere.
 
@@ -55,12 +56,103 @@ def logprobs(
     if choose_backend(backend, hidden_TH) == "triton" and hidden_TH.shape[0]:
         from lodestar_kernels.logprob.sliced import SlicedLogProbs
 
-        results = SlicedLogProbs.apply(*inputs, chunk_bytes or GPU_CHUNK_BYTES, entropy)  # type: ignore[no-untyped-call]
+        results = SlicedLogProbs.apply(*inputs, _budget(chunk_bytes, GPU_CHUNK_BYTES), entropy)  # type: ignore[no-untyped-call]
     else:
-        rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
-        trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs[:3])
-        results = ChunkedLogProbs.apply(*inputs, rows, entropy, trains)  # type: ignore[no-untyped-call]
+        rows = rows_per_chunk(vocab, _budget(chunk_bytes, CPU_CHUNK_BYTES))
+        kept = min(KEPT_CHUNKS, -(-hidden_TH.shape[0] // rows)) if _trains(*inputs[:3]) else 0
+        results = ChunkedLogProbs.apply(*inputs, rows, entropy, kept)  # type: ignore[no-untyped-call]
     return _collect(results, kept_T, tokens, entropy, lse)
+
+
+def token_loss(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    loss: TokenLoss,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    entropy: bool = False,
+    chunk_bytes: int | None = None,
+    backend: Backend | None = None,
+) -> tuple[Tensor, LogProbOutput]:
+    """A loss that is a sum over tokens, with the log-probs (and entropies) it was computed from, detached.
+
+    `loss(chunk, logprobs_C, entropy_C)` returns the share of the tokens `chunk` (a slice of T) as a scalar; entropy_C
+    is None unless `entropy` is set. It is called once per chunk, and must not look at other tokens. The result is
+    differentiable with respect to hidden, weight and bias. Other arguments as in `logprobs`; no target is ignored.
+
+    Plain torch takes the gradient in the forward, chunk by chunk, and needs no score twice. Triton's path calls
+    `logprobs` and then `loss` once, over all tokens: chunks of rows would add each one's share to a float32 [V, H],
+    which for large vocabularies costs the time of the product that it saves and more memory than the goal allows.
+
+    Raises ValueError as `logprobs`, and for a target outside the vocabulary.
+    """
+    _check_projection(hidden_TH, weight_VH, bias)
+    tokens, vocab = hidden_TH.shape[0], weight_VH.shape[0]
+    _check_targets(targets_T, tokens, vocab, None, hidden_TH.device)
+    if choose_backend(backend, hidden_TH) == "triton" or not _trains(hidden_TH, weight_VH, bias):
+        output = logprobs(
+            hidden_TH, weight_VH, targets_T, bias=bias, temperature=temperature, entropy=entropy,
+            chunk_bytes=chunk_bytes, backend=backend,
+        )  # fmt: skip
+        total = loss(slice(0, tokens), output.logprobs_T, output.entropy_T)
+        entropy_T = None if output.entropy_T is None else output.entropy_T.detach()
+        return total, LogProbOutput(output.logprobs_T.detach(), entropy_T, None)
+    inverse_temperature_T = _inverse_temperature(temperature, hidden_TH)
+    rows = rows_per_chunk(vocab, _budget(chunk_bytes, CPU_CHUNK_BYTES))
+    total, logprobs_T, entropy_T = ChunkedTokenLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T, loss, rows, entropy
+    )
+    return total, LogProbOutput(logprobs_T, entropy_T if entropy else None, None)
+
+
+def kl_divergence(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    reference_TH: Tensor,
+    reference_VH: Tensor,
+    *,
+    bias: Tensor | None = None,
+    reference_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    chunk_bytes: int | None = None,
+) -> Tensor:
+    """KL(π‖π_ref) over the whole vocabulary at every token, kl_T in nats, float32 (float64 for float64 inputs).
+
+    hidden_TH, weight_VH, bias: states [T, H] and head [V, H] of π; reference_…: those of π_ref, whose hidden size may
+    differ. Both scores are divided by `temperature`. Differentiable with respect to π's states, head and bias alone.
+    Plain torch on every device: two chunks of scores and a probability per score exist at a time.
+
+    Raises ValueError naming the argument for wrong shapes, dtypes, devices or temperatures.
+    """
+    _check_projection(hidden_TH, weight_VH, bias)
+    _check_projection(reference_TH, reference_VH, reference_bias)
+    if reference_TH.shape[0] != hidden_TH.shape[0] or reference_VH.shape[0] != weight_VH.shape[0]:
+        raise ValueError(
+            f"reference_TH and reference_VH must have T = {hidden_TH.shape[0]} rows and V = {weight_VH.shape[0]}, "
+            f"got {reference_TH.shape[0]} and {reference_VH.shape[0]}"
+        )
+    if reference_TH.device != hidden_TH.device:
+        raise ValueError(f"reference_TH is on {reference_TH.device} and hidden_TH on {hidden_TH.device}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    default = GPU_CHUNK_BYTES if hidden_TH.is_cuda else CPU_CHUNK_BYTES
+    rows = rows_per_chunk(3 * weight_VH.shape[0], _budget(chunk_bytes, default))
+    kl_T: Tensor = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
+        hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias, temperature, rows
+    )
+    return kl_T
+
+
+def _budget(chunk_bytes: int | None, default: int) -> int:
+    if chunk_bytes is not None and chunk_bytes < 1:
+        raise ValueError(f"chunk_bytes must be positive, got {chunk_bytes}")
+    return default if chunk_bytes is None else chunk_bytes
+
+
+def _trains(*inputs: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
 
 
 def logprobs_from_logits(
@@ -89,7 +181,7 @@ def logprobs_from_logits(
 
         results = LogProbsFromLogits.apply(*inputs, entropy)  # type: ignore[no-untyped-call]
     else:
-        rows = rows_per_chunk(vocab, chunk_bytes or CPU_CHUNK_BYTES)
+        rows = rows_per_chunk(vocab, _budget(chunk_bytes, CPU_CHUNK_BYTES))
         results = ChunkedLogProbsFromLogits.apply(*inputs, rows, entropy)  # type: ignore[no-untyped-call]
     return _collect(results, kept_T, tokens, entropy, lse)
 
@@ -127,7 +219,7 @@ def _check_projection(hidden_TH: Tensor, weight_VH: Tensor, bias: Tensor | None)
 
 
 def _check_targets(
-    targets_T: Tensor, tokens: int, vocab: int, ignore_index: int, device: torch.device
+    targets_T: Tensor, tokens: int, vocab: int, ignore_index: int | None, device: torch.device
 ) -> Tensor | None:
     """Rows that are not ignored, or None when all rows count."""
     if targets_T.shape != (tokens,) or targets_T.dtype != torch.int64 or targets_T.device != device:
@@ -137,15 +229,15 @@ def _check_targets(
         )
     if tokens == 0:
         return None
-    wrong_T = (targets_T < 0) | (targets_T >= vocab)
-    if not wrong_T.any():
+    outside_T = (targets_T < 0) | (targets_T >= vocab)
+    ignored_T = torch.zeros_like(outside_T) if ignore_index is None else targets_T == ignore_index
+    if not (outside_T | ignored_T).any():  # the one wait for the device, unless something is ignored
         return None
-    if (wrong_T & (targets_T != ignore_index)).any():
-        bad = int(targets_T[wrong_T & (targets_T != ignore_index)][0])
-        raise ValueError(
-            f"targets_T holds {bad}: outside the vocabulary of {vocab}, and not ignore_index={ignore_index}"
-        )
-    return (~wrong_T).nonzero()[:, 0]
+    wrong_T = outside_T & ~ignored_T
+    if wrong_T.any():
+        marks = "" if ignore_index is None else f", and not ignore_index={ignore_index}"
+        raise ValueError(f"targets_T holds {int(targets_T[wrong_T][0])}: outside the vocabulary of {vocab}{marks}")
+    return (~ignored_T).nonzero()[:, 0]
 
 
 def _inverse_temperature(temperature: float | Tensor, like: Tensor) -> Tensor | None:

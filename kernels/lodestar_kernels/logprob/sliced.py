@@ -17,28 +17,48 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lodestar_kernels.logprob.chunks import cast_like, product
 from lodestar_kernels.logprob.kernel import accumulate_statistics, score_gradient
 
 MIN_SLICE = 4096
+SLICE_MULTIPLE = 256
+"""A matrix product's tile. Rows of a tile of scores start at multiples of it, too: a product over a vocabulary like
+50,257 would otherwise read and write rows that are not aligned to 16 bytes, for which cuBLAS has only slow kernels."""
 MAX_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Tiles of [T, V]: `rows` × `width` scores fit the budget, float32 scores and their gradient counted."""
+    """Tiles of [T, V]: `rows` × `pitch` scores fit the budget, float32 scores and their gradient counted.
+
+    Slices of the vocabulary are `width` wide, the last one narrower; rows of a tile lie `pitch` apart.
+    """
 
     tokens: int
     vocab: int
     rows: int
     width: int
+    pitch: int
 
     @staticmethod
     def within(tokens: int, vocab: int, chunk_bytes: int, gradient_bytes: int) -> Tiling:
         """All tokens in one block of rows as long as slices keep 4,096 columns, which a matrix product needs."""
         scores = max(1, chunk_bytes // (4 + gradient_bytes))
-        width = min(vocab, max(MIN_SLICE, scores // max(tokens, 1) // 128 * 128))
-        rows = min(tokens, max(64, scores // width // 64 * 64))
-        return Tiling(tokens, vocab, rows, width)
+        widest = max(MIN_SLICE, scores // max(tokens, 1) // SLICE_MULTIPLE * SLICE_MULTIPLE)
+        slices = -(-vocab // widest)
+        pitch = -(-vocab // (slices * SLICE_MULTIPLE)) * SLICE_MULTIPLE  # slices of one size: no thin last product
+        rows = min(tokens, max(64, scores // pitch // 64 * 64))
+        return Tiling(tokens, vocab, rows, min(vocab, pitch), pitch)
+
+    def tile(self, buffer: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Room for a tile in a buffer of `rows` × `pitch` elements."""
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return buffer[: height * self.pitch].view(height, self.pitch)[:, :width]
+
+    @property
+    def block(self) -> int:
+        """Columns a kernel takes at once, the same for every slice."""
+        return block_of(self.width)
 
     @property
     def slices(self) -> Iterator[slice]:
@@ -75,10 +95,10 @@ class RowStatistics:
         bias_V: Tensor | None,
         inverse_temperature_T: Tensor | None,
         entropy: bool,
+        block: int,
     ) -> None:
         """Fold in a tile of logits whose first column is token `first`."""
         height, width = logits_TV.shape
-        block = _block(width)
         accumulate_statistics[(height,)](
             logits_TV,
             _or(bias_V, logits_TV),
@@ -92,7 +112,7 @@ class RowStatistics:
             HAS_TEMPERATURE=inverse_temperature_T is not None,
             ENTROPY=entropy,
             BLOCK_V=block,
-            num_warps=_warps(block),
+            num_warps=8 if block >= 4096 else 4,
         )
 
     def results(self, entropy: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,10 +145,10 @@ class ScoreGradients:
             targets_T, maximum_T, log_sum_T, entropy_T, bias_V, inverse_temperature_T, dense[0], dense[1], dense[2]
         )
 
-    def write(self, logits_TV: Tensor, rows: slice, first: int, out_TV: Tensor) -> Tensor:
+    def write(self, logits_TV: Tensor, rows: slice, first: int, out_TV: Tensor, block: int) -> Tensor:
         """Gradient of a tile of logits, written to `out_TV` in its dtype."""
         height, width = logits_TV.shape
-        block = min(_block(width), 2048)
+        block = min(block, 2048)
         upstream = (self.grad_logprobs_T, self.grad_entropy_T, self.grad_lse_T)
         score_gradient[(height, triton.cdiv(width, block))](
             logits_TV,
@@ -171,12 +191,14 @@ class SlicedLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         tiling = Tiling.within(hidden_TH.shape[0], weight_VH.shape[0], chunk_bytes, hidden_TH.element_size())
         statistics = RowStatistics.empty(hidden_TH, tiling.tokens)
-        buffer = hidden_TH.new_empty(tiling.rows * tiling.width, dtype=torch.float32)
+        buffer = hidden_TH.new_empty(tiling.rows * tiling.pitch, dtype=torch.float32)
         for columns in tiling.slices:
             for rows in tiling.blocks:
-                logits_TV = _tile(buffer, rows, columns)
-                _product(hidden_TH[rows], weight_VH[columns].t(), logits_TV)
-                statistics.add(logits_TV, rows, columns.start, targets_T, bias_V, inverse_temperature_T, want_entropy)
+                logits_TV = tiling.tile(buffer, rows, columns)
+                product(hidden_TH[rows], weight_VH[columns].t(), logits_TV)
+                statistics.add(
+                    logits_TV, rows, columns.start, targets_T, bias_V, inverse_temperature_T, want_entropy, tiling.block
+                )
         logprobs_T, entropy_T, lse_T, log_sum_T = statistics.results(want_entropy)
         ctx.save_for_backward(
             hidden_TH, weight_VH, bias_V, targets_T, inverse_temperature_T, statistics.maximum_T, log_sum_T, entropy_T
@@ -192,34 +214,33 @@ class SlicedLogProbs(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         gradients = ScoreGradients.of(ctx, upstream)
         tiling: Tiling = ctx.tiling
-        scores = hidden_TH.new_empty(tiling.rows * tiling.width, dtype=torch.float32)
-        tile_gradient = hidden_TH.new_empty(tiling.rows * tiling.width)
-        one_slice, one_block = tiling.width >= tiling.vocab, tiling.rows >= tiling.tokens
+        scores = hidden_TH.new_empty(tiling.rows * tiling.pitch, dtype=torch.float32)
+        tile_gradient = hidden_TH.new_empty(tiling.rows * tiling.pitch)
         # A sum over several tiles is kept in float32; the sum within a tile is the matrix product's own, also float32.
-        grad_TH = _zeros(hidden_TH, exact=not one_slice) if needs_hidden else None
-        grad_VH = torch.zeros_like(weight_VH) if needs_weight else None
+        one_slice, one_block = tiling.width >= tiling.vocab, tiling.rows >= tiling.tokens
+        grad_TH = _sum_like(hidden_TH, one_slice) if needs_hidden else None
+        grad_VH = torch.empty_like(weight_VH) if needs_weight else None
+        slice_sums = _sum_like(weight_VH[: tiling.width], one_block) if needs_weight and not one_block else None
         grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
         for columns in tiling.slices:
             weight_slice = weight_VH[columns]
-            slice_sum = None if grad_VH is None else _zeros(grad_VH[columns], exact=not one_block)
+            slice_sum = None if grad_VH is None else grad_VH[columns]
+            if slice_sums is not None:
+                slice_sum = slice_sums[: columns.stop - columns.start]
             for rows in tiling.blocks:
-                logits_TV = _tile(scores, rows, columns)
-                _product(hidden_TH[rows], weight_slice.t(), logits_TV)
-                d_TV = gradients.write(logits_TV, rows, columns.start, _tile(tile_gradient, rows, columns))
+                logits_TV = tiling.tile(scores, rows, columns)
+                product(hidden_TH[rows], weight_slice.t(), logits_TV)
+                d_TV = tiling.tile(tile_gradient, rows, columns)
+                gradients.write(logits_TV, rows, columns.start, d_TV, tiling.block)
                 if grad_TH is not None:
-                    _product(d_TV, weight_slice, grad_TH[rows], add=columns.start > 0)
+                    product(d_TV, weight_slice, grad_TH[rows], add=columns.start > 0)
                 if slice_sum is not None:
-                    _product(d_TV.t(), hidden_TH[rows], slice_sum, add=rows.start > 0)
+                    product(d_TV.t(), hidden_TH[rows], slice_sum, add=rows.start > 0)
                 if grad_V is not None:
                     grad_V[columns] += d_TV.sum(0, dtype=torch.float32)
-            if grad_VH is not None and slice_sum is not None:
+            if grad_VH is not None and slice_sums is not None:
                 grad_VH[columns] = slice_sum
-        return (
-            None if grad_TH is None else grad_TH.to(hidden_TH.dtype),
-            grad_VH,
-            None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype),
-            *(None,) * 4,
-        )
+        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 4
 
 
 class LogProbsFromLogits(torch.autograd.Function):
@@ -231,7 +252,8 @@ class LogProbsFromLogits(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits_TV = logits_TV if logits_TV.stride(1) == 1 else logits_TV.contiguous()
         statistics = RowStatistics.empty(logits_TV, logits_TV.shape[0])
-        statistics.add(logits_TV, slice(None), 0, targets_T, None, inverse_temperature_T, want_entropy)
+        block = block_of(logits_TV.shape[1])
+        statistics.add(logits_TV, slice(None), 0, targets_T, None, inverse_temperature_T, want_entropy, block)
         logprobs_T, entropy_T, lse_T, log_sum_T = statistics.results(want_entropy)
         ctx.save_for_backward(
             logits_TV, None, targets_T, inverse_temperature_T, statistics.maximum_T, log_sum_T, entropy_T
@@ -245,15 +267,13 @@ class LogProbsFromLogits(torch.autograd.Function):
         logits_TV = ctx.saved_tensors[0]
         gradients = ScoreGradients.of(ctx, upstream)
         grad_TV = torch.empty(logits_TV.shape, dtype=logits_TV.dtype, device=logits_TV.device)
-        return gradients.write(logits_TV, slice(None), 0, grad_TV), None, None, None
+        block = block_of(logits_TV.shape[1])
+        return gradients.write(logits_TV, slice(None), 0, grad_TV, block), None, None, None
 
 
-def _block(width: int) -> int:
+def block_of(width: int) -> int:
+    """Columns a kernel takes at once of rows that are `width` wide."""
     return min(MAX_BLOCK, 1 << max(4, (width - 1).bit_length()))
-
-
-def _warps(block: int) -> int:
-    return 8 if block >= 4096 else 4
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -261,20 +281,6 @@ def _or(tensor: Tensor | None, placeholder: Tensor, rows: slice = slice(None)) -
     return placeholder if tensor is None else tensor[rows]
 
 
-def _zeros(like: Tensor, exact: bool) -> Tensor:
-    return torch.zeros_like(like, dtype=torch.float32 if exact else like.dtype)
-
-
-def _tile(buffer: Tensor, rows: slice, columns: slice) -> Tensor:
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    return buffer[: height * width].view(height, width)
-
-
-def _product(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
-    """out = a · b, or out += a · b, with float32 sums whatever the dtype of `out`."""
-    if a.dtype == out.dtype:
-        torch.addmm(out, a, b, beta=float(add), out=out)
-    elif a.is_cuda:
-        torch.addmm(out, a, b, out_dtype=out.dtype, beta=float(add), out=out)
-    else:
-        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=float(add), out=out)
+def _sum_like(like: Tensor, one_tile: bool) -> Tensor:
+    """Room for a sum over tiles, whose first one overwrites what is there."""
+    return torch.empty_like(like, dtype=like.dtype if one_tile else torch.float32)

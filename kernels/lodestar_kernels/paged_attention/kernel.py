@@ -23,22 +23,36 @@ def _attend_page(
     """Fold one block of keys, wherever their pages lie, into a tile's output, running maximum and running sum."""
     key = start + tl.arange(0, BLOCK_N)
     inside = key < high
-    page = tl.load(table_ptr + key // PAGE, mask=inside, other=0).to(tl.int64)
-    slot = key % PAGE
     dim = tl.arange(0, BLOCK_D)
-    stored = inside[:, None] & (dim < D)[None, :]
-    k = tl.load(k_ptr + (page * k_block_stride + slot * k_slot_stride)[:, None] + dim[None, :], mask=stored, other=0.0)
-    score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+    if MASKED:
+        page = tl.load(table_ptr + key // PAGE, mask=inside, other=0)
+    else:
+        page = tl.load(table_ptr + key // PAGE)
+    slot = key % PAGE
+    k_rows = k_ptr + (page.to(tl.int64) * k_block_stride + slot * k_slot_stride)[:, None] + dim[None, :]
+    v_rows = v_ptr + (page.to(tl.int64) * v_block_stride + slot * v_slot_stride)[:, None] + dim[None, :]
+    if MASKED:
+        stored = inside[:, None] & (dim < D)[None, :]
+        k = tl.load(k_rows, mask=stored, other=0.0)
+        v = tl.load(v_rows, mask=stored, other=0.0)
+    elif D < BLOCK_D:
+        k = tl.load(k_rows, mask=(dim < D)[None, :], other=0.0)
+        v = tl.load(v_rows, mask=(dim < D)[None, :], other=0.0)
+    else:
+        k = tl.load(k_rows)
+        v = tl.load(v_rows)
+    score = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if MASKED:
         seen = (key[None, :] <= position[:, None]) & inside[None, :]
         if WINDOWED:
             seen = seen & (position[:, None] - key[None, :] < window)
         score = tl.where(seen, score, float("-inf"))
-    new_max = tl.maximum(maximum, tl.max(score, 1))
-    centre = tl.where(new_max == float("-inf"), 0.0, new_max)
-    p = tl.exp2(score - centre[:, None])
+    new_max = tl.maximum(maximum, tl.max(score, 1) * scale_log2)
+    centre = new_max
+    if MASKED:  # a row may have seen no key yet
+        centre = tl.where(new_max == float("-inf"), 0.0, new_max)
+    p = tl.exp2(score * scale_log2 - centre[:, None])
     decay = tl.exp2(maximum - centre)
-    v = tl.load(v_ptr + (page * v_block_stride + slot * v_slot_stride)[:, None] + dim[None, :], mask=stored, other=0.0)
     acc = tl.dot(p.to(v.dtype), v, acc * decay[:, None], input_precision=PRECISION)
     return acc, new_max, total * decay + tl.sum(p, 1)
 
@@ -55,7 +69,7 @@ def paged_attention_forward(
     """One tile of queries of one key/value head, over all its keys or over one stretch of them.
 
     Parts are float32 [tiles, M, splits, part_rows, BLOCK_D] with base-2 log-sum-exps [tiles, M, splits, part_rows];
-    part_rows is the number of rows of a tile that can hold a query.
+    part_rows is the number of rows of a tile that can hold a query. Stretches past a context are not written.
     """
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     tile = tl.program_id(0)
@@ -66,6 +80,8 @@ def paged_attention_forward(
     begin = tl.load(cu_ptr + sequence)
     queries = tl.load(cu_ptr + sequence + 1) - begin
     keys = tl.load(context_ptr + sequence)
+    if SPLIT > 0 and split * SPLIT >= keys:  # the grid reaches as far as the longest context
+        return
     row = tl.arange(0, BLOCK_M)
     query = first + row // GROUP
     head = key_head * GROUP + row % GROUP

@@ -25,11 +25,12 @@ def paged_attention(
 
     q_TND: queries of all sequences end to end; caches: [blocks, block size, M, D], with the step's own keys and values
     already written (`write_kv`). Decode and chunked prefill mix freely in one call. A sequence's result does not depend
-    on the others. `scale` is 1/√D by default; with a `window` of w, position i sees positions j with i − w < j.
+    on the others. `scale` is positive, 1/√D by default. With a `window` of w, position i sees positions j with
+    i − w < j.
 
     Raises ValueError naming the argument for shapes, dtypes and devices that do not fit.
     """
-    _check(q_TND, k_cache_PSMD, v_cache_PSMD, layout, window)
+    _check(q_TND, k_cache_PSMD, v_cache_PSMD, layout, scale, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
     if choose_backend(backend, q_TND) == "triton":
         from lodestar_kernels.paged_attention.split_kv import run_paged_attention
@@ -74,7 +75,14 @@ def write_kv(
         write_kv_reference(k_TMD, v_TMD, k_cache_PSMD, v_cache_PSMD, slots_T)
 
 
-def _check(q_TND: Tensor, k_cache_PSMD: Tensor, v_cache_PSMD: Tensor, layout: PagedLayout, window: int | None) -> None:
+def _check(
+    q_TND: Tensor,
+    k_cache_PSMD: Tensor,
+    v_cache_PSMD: Tensor,
+    layout: PagedLayout,
+    scale: float | None,
+    window: int | None,
+) -> None:
     if q_TND.ndim != 3 or k_cache_PSMD.ndim != 4 or k_cache_PSMD.shape != v_cache_PSMD.shape:
         raise ValueError(
             "q_TND must be [T, N, D] and both caches [blocks, block size, M, D], got "
@@ -101,3 +109,5 @@ def _check(q_TND: Tensor, k_cache_PSMD: Tensor, v_cache_PSMD: Tensor, layout: Pa
         )
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")

@@ -14,6 +14,8 @@ from lodestar_kernels.tuning import Blocks, Key, Tuner, interpreted
 # Keys per split. Fixed, so that the order of a sum depends on its own context alone; a part costs 8·D bytes of traffic
 # per head against 4·D·SPLIT / GROUP bytes of 16-bit keys and values.
 SPLIT = 512
+REDUCE_BLOCK = 64
+"""Parts that the reduce loads at once: 128K keys are 256 parts, and every block of them waits for memory twice."""
 NO_LIMIT = 1 << 30
 
 
@@ -39,8 +41,8 @@ def prefill_candidates(key: Key) -> list[Blocks]:
     if size == 4:
         return [Blocks(max(16, least), 16, 8, 1) if dim == 256 else Blocks(max(32, least), 32, 8, 1)]
     if dim == 256:
-        return [Blocks(max(64, least), 32, 8, 2), Blocks(max(128, least), 32, 8, 2)]
-    return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2)]
+        return [Blocks(max(64, least), 32, 8, 2), Blocks(max(128, least), 32, 8, 2), Blocks(max(32, least), 16, 4, 2)]
+    return [Blocks(max(128, least), 64, 8, 2), Blocks(max(64, least), 64, 4, 2), Blocks(max(64, least), 32, 4, 2)]
 
 
 DECODE = Tuner("paged-decode", decode_candidates)
@@ -67,9 +69,9 @@ def run_paged_attention(
     inputs = (q_TND, k_cache_PSMD, v_cache_PSMD, out_TND, layout, scale, window)
     limit = decode_queries(q_TND.shape[1] // k_cache_PSMD.shape[2])
     if any(0 < queries <= limit for queries in layout.query_lengths):
-        run_decode(DECODE.choose(key), *inputs)
+        DECODE.launch(key, lambda blocks: run_decode(blocks, *inputs))
     if any(queries > limit for queries in layout.query_lengths):
-        run_prefill(PREFILL.choose(key), *inputs)
+        PREFILL.launch(key, lambda blocks: run_prefill(blocks, *inputs))
     return out_TND
 
 
@@ -96,7 +98,7 @@ def run_decode(
             q_TND, k_cache_PSMD, v_cache_PSMD, out_TND, layout, scale, window)  # fmt: skip
     reduce_splits[(len(tiles), key_heads, rows)](
         part, part_lse, out_TND, layout.context_lengths_B, layout.cu_seqlens, tiles, splits, rows,
-        *out_TND.stride()[:2], GROUP=group, D=dim, BLOCK_D=padded_dim(dim), SPLIT=SPLIT, BLOCK_S=16,
+        *out_TND.stride()[:2], GROUP=group, D=dim, BLOCK_D=padded_dim(dim), SPLIT=SPLIT, BLOCK_S=REDUCE_BLOCK,
     )  # fmt: skip
 
 

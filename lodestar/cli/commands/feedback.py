@@ -47,6 +47,19 @@ def split_data(
     data.split(file, folder, held_out=held_out, seed=seed, strict=strict)
 
 
+def contrast_data(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of demonstrations, or .gz of one.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="JSONL of comparisons to write.")],
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows to write; unset: one per demonstration.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    strict: Strict = False,
+) -> None:
+    """Comparisons from demonstrations alone, to pretrain a reward model on (reward_model.start)."""
+    from lodestar.cli import data
+
+    data.contrast(file, output, rows=rows, seed=seed, strict=strict)
+
+
 def rank(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="CSV or JSONL rows: first, second, label (or winner), count.")

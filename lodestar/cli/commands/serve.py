@@ -45,6 +45,9 @@ def serve(
         bool | None, typer.Option("--reflection/--no-reflection", help="gRPC reflection; unset: on loopback only.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="learner: go on from the newest checkpoint.")] = False,
+    linger: Annotated[
+        float, typer.Option(help="learner: seconds to stay after the last step, for scrapers and watchers.")
+    ] = 2.5,
 ) -> None:
     """One service in this process, until it is told to stop."""
     from lodestar.cli.serve import serve
@@ -69,6 +72,7 @@ def serve(
             insecure=insecure,
             reflection=reflection,
             resume=resume,
+            linger_seconds=linger,
             endpoints=endpoints | {"weights": weights},
         )
     )

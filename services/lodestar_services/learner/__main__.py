@@ -12,21 +12,23 @@ from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.server import configure_logging, serve
 from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import learner_pb2, learner_pb2_grpc
+from lodestar_services.learner.followers import follow, rank_here
 from lodestar_services.learner.learner import Learner
 from lodestar_services.learner.servicer import LearnerServicer
 from lodestar_services.learner.status import Controls, StatusBoard
 
-LINGER_SECONDS = 2.5
-"""After the last step: time for whoever scrapes or watches to see how the run ended."""
 NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
 def main(options: ServeOptions) -> int:
-    """Serves until the run ends or SIGTERM; the exit code.
+    """Serves until the run ends or SIGTERM; the exit code. Ranks after the first only compute.
 
     Raises:
         Terminated: SIGTERM came first.
     """
+    if rank := rank_here():
+        configure_logging(f"learner-{rank}")
+        return follow(options)
     configure_logging("learner")
     if not asyncio.run(_serve(options)):
         raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
@@ -54,7 +56,7 @@ async def _serve(options: ServeOptions) -> bool:
             board.update(state=RunState.FAILED, reason=str(error))
             controls.checkpointed(error)
             raise
-        await asyncio.wait((stop,), timeout=LINGER_SECONDS)
+        await asyncio.wait((stop,), timeout=options.linger_seconds)
         stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from lodestar.config import PpoConfig
-from lodestar.model.packed import (
-    head_logprobs,
-    lm_head,
-    response_logprobs,
-    response_states,
-    token_values,
-)
+from lodestar.model.packed import head_divergence, head_loss, response_states, token_values
 from lodestar.ppo import kl, losses
 from lodestar_services.learner.batch import Batch
 from lodestar_services.learner.figures import UpdateFigures
@@ -61,41 +55,56 @@ class Gradients:
         tokens = sum(len(document) - 1 for document in documents)
         mine = [documents[i] for i in self._ranks.share(range(len(documents)))]
         for packed in text.pack(mine, self._config.micro_batch_tokens, next(self._policy.parameters()).device):
-            logprobs_T, _ = response_logprobs(self._policy, packed, temperature=1.0)
-            loss = self._config.ptx.coefficient * losses.language_model_loss(logprobs_T, tokens=tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, _ = head_loss(
+                self._policy,
+                response_states(self._policy, packed),
+                packed.targets_R,
+                lambda _, logprobs_C, __: losses.language_model_loss(logprobs_C, tokens=tokens),
+                temperature=1.0,
+            )
+            (self._config.ptx.coefficient * loss).backward()  # type: ignore[no-untyped-call]
 
     def _policy_backward(self, batch: Batch, packed: Any, rows: Tensor, tokens: int) -> tuple[Tensor, losses.LossSums]:
-        config = self._config
+        config, responses = self._config, batch.responses
         hidden_RH = response_states(self._policy, packed)
-        logprobs_R, entropy_R = head_logprobs(
+        policy: list[losses.LossSums] = []
+
+        def share(chunk: slice, logprobs_C: Tensor, entropy_C: Tensor | None) -> Tensor:
+            of = rows[chunk]
+            sums = losses.policy_loss(
+                logprobs_C,
+                batch.proximal_R[of],
+                batch.advantages_R[of],
+                batch.weights_R[of],
+                clip=config.clip,
+                tokens=tokens,
+            )
+            policy.append(losses.LossSums(sums.loss.detach(), sums.clipped))
+            loss = sums.loss
+            if entropy_C is not None:
+                loss = loss + config.entropy_coefficient * losses.entropy_loss(entropy_C, tokens=tokens)
+            if config.kl.loss_estimator == "k2":
+                kl_C = kl.k2(logprobs_C, responses.reference_R[of])
+                loss = loss + config.kl.loss_coefficient * losses.kl_loss(kl_C, tokens=tokens)
+            return loss
+
+        loss, logprobs_R = head_loss(
             self._policy,
             hidden_RH,
             packed.targets_R,
+            share,
             temperature=config.temperature,
             entropy=config.entropy_coefficient > 0,
         )
-        sums = losses.policy_loss(
-            logprobs_R,
-            batch.proximal_R[rows],
-            batch.advantages_R[rows],
-            batch.weights_R[rows],
-            clip=config.clip,
-            tokens=tokens,
-        )
-        loss = sums.loss
-        if entropy_R is not None:
-            loss = loss + config.entropy_coefficient * losses.entropy_loss(entropy_R, tokens=tokens)
-        if config.kl.loss_estimator is not None:
-            if config.kl.loss_estimator == "exact":
-                kl_R = self._exact_kl(packed, hidden_RH)
-            else:
-                kl_R = kl.k2(logprobs_R, batch.responses.reference_R[rows])
+        if config.kl.loss_estimator == "exact":
+            kl_R = self._exact_kl(packed, hidden_RH)
             loss = loss + config.kl.loss_coefficient * losses.kl_loss(kl_R, tokens=tokens)
         loss.backward()  # type: ignore[no-untyped-call]
-        return logprobs_R.detach(), sums
+        return logprobs_R, losses.total(policy)
 
     def _exact_kl(self, packed: Any, hidden_RH: Tensor) -> Tensor:
         with torch.no_grad():
-            reference_RV = lm_head(self._reference)(response_states(self._reference, packed))
-        return kl.exact_kl(lm_head(self._policy)(hidden_RH), reference_RV, temperature=self._config.temperature)
+            reference_RH = response_states(self._reference, packed)
+        return head_divergence(
+            self._policy, hidden_RH, self._reference, reference_RH, temperature=self._config.temperature
+        )

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from lodestar.config import RunConfig, ServeOptions, deciding_options
-from lodestar.data.files import DataFiles, read_prompts, read_text
-from lodestar.data.rows import encode_documents, encode_prompts
+from lodestar.data.files import DataFiles, read_prompts
+from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
+from lodestar.model.loading import load_tokenizer
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
@@ -34,10 +34,11 @@ from lodestar_services.learner.checkpoint import (
     refuse_changes,
 )
 from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.loop import LearnerLoop
+from lodestar_services.learner.models import Start, make_trainer
 from lodestar_services.learner.publisher import WeightPublisher
+from lodestar_services.learner.ranks import Orders, join
 from lodestar_services.learner.status import Controls, StatusBoard
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer, make_deterministic
@@ -56,6 +57,7 @@ class Learner:
         self._board = board
         self._controls = controls
         self._open = ExitStack()
+        self._orders: Orders
         self._loop: LearnerLoop
         self.over = False
         """Whether the run has ended, and not this start of the learner alone."""
@@ -68,6 +70,8 @@ class Learner:
             ConfigError, ModelError, DataError: the run cannot start as it is configured.
         """
         config, ppo = self._config, self._config.ppo
+        join()
+        self._orders = Orders()
         self._open.enter_context(_sole_learner(self._folder))
         torch.set_num_threads(config.learner.threads)
         if config.deterministic:
@@ -130,6 +134,7 @@ class Learner:
         """The loop, on the training thread."""
         try:
             self._loop.run()
+            self._orders.give(None)
             self.over = self._loop.over
         finally:
             self.close()
@@ -199,39 +204,14 @@ class Learner:
         return incarnation
 
     def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
-        config, ppo = self._config, self._config.ppo
-        device = str(resolve_device(config.model.device))
-        policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
-        ends, tls = self._options.endpoints, self._options.tls
-        offset = (
-            float(state["trainer"]["offset"])
-            if state
-            else calibration_offset(ppo, self._folder, self._prompts(), ends, tls)
-        )
-        source = config.critic_source
-        own = config.reward_model.path or self._folder.reward_model
-        critic = critic_from(
-            ppo.critic,
-            reward_model_path=None if source is None else source.paths[0] if source.paths else own,
-            policy=policy,
-            tokenizer=self._tokenizer,
-            offset=offset,
-            seed=config.seed,
-        )
-        wants_reference = ppo.kl.loss_estimator == "exact"
-        text = read_text(DataFiles.of(self._folder).text("train")) if ppo.ptx.coefficient else []
-        longest = min(config.data.max_tokens, self._tokenizer.model_max_length)
-        return Trainer(
-            ppo,
-            policy,
-            critic,
-            seed=config.seed,
-            offset=offset,
-            reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
-            pretraining=encode_documents(self._tokenizer, text, longest=longest),
-            failures=self._folder.root / "failures",
-            deterministic=config.deterministic,
-        )
+        if state:
+            offset = float(state["trainer"]["offset"])
+        else:
+            ends, tls = self._options.endpoints, self._options.tls
+            offset = calibration_offset(self._config.ppo, self._folder, self._prompts(), ends, tls)
+        orders = self._orders
+        orders.give(Start(offset, f"step-{state['step']:06d}" if state else None))
+        return make_trainer(self._config, self._folder, self._tokenizer, path, offset, orders=orders)
 
 
 @contextmanager

@@ -6,12 +6,51 @@ sequences only. Losses are divided by global token counts, so gradients and metr
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+PATIENCE = datetime.timedelta(days=30)
+"""Of those who wait to be told something: a step's rollouts may be hours away, where NCCL gives up after minutes."""
+
+
+def join() -> None:
+    """Joins the processes that torchrun started with this one, on the calling thread; does nothing for one alone.
+
+    GPUs are taken in the order of the local ranks.
+    """
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":  # schedulers set WORLD_SIZE too
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+
+
+class Orders:
+    """What the first rank tells the others, over the CPU; nobody is there to hear it in a learner of one process."""
+
+    def __init__(self) -> None:
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if several else None
+
+    def give(self, order: Any) -> None:
+        """The first rank's part."""
+        if self._group is not None:
+            dist.broadcast_object_list([order], src=0, group=self._group)
+
+    def take(self) -> Any:
+        """The others' part: waits for the next one."""
+        box: list[Any] = [None]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
 
 
 class Ranks:

@@ -23,6 +23,7 @@ from lodestar.config import PpoConfig
 from lodestar.errors import ConfigError, NonFinite
 from lodestar.model.fused import fuse
 from lodestar.model.packed import response_logprobs, token_values
+from lodestar.model.warm_up import warm_up_kernels
 from lodestar.ppo import kl, losses
 from lodestar.ppo.ema import update_average
 from lodestar.ppo.gae import packed_gae
@@ -81,6 +82,7 @@ class Trainer:
             model.eval()  # dropout off everywhere
             fuse(model)
             self._ranks.copy_from_first(model.parameters())
+        warm_up_kernels(policy, train=True)
         self._gradients = Gradients(config, policy, critic, reference, self._ranks)
         self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
         self._critic_optimizer = self._optimizer("critic", critic, config.critic.max_grad_norm)

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 600.0
 WARM_TOKENS = 4
+WARM_PROMPT = 64
+"""Tokens on a GPU: more than a decode step's kernel takes, so that the one for prompts is compiled, too."""
 
 
 class Policy:
@@ -70,8 +72,11 @@ class Policy:
         await self.engine.start()
         info = self.engine.model_info
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, info.version.incarnation).set(1)
-        warm = SamplingParams(max_tokens=min(WARM_TOKENS, self.engine.engine.limits.context_tokens - 1), seed=0)
-        async for _ in self.engine.generate([self._tokenizer.eos_token_id], warm):
+        context = self.engine.engine.limits.context_tokens
+        compiles = resolve_device(self._config.model.device).type == "cuda"
+        prompt = [self._tokenizer.eos_token_id] * (min(WARM_PROMPT, context - 1) if compiles else 1)
+        warm = SamplingParams(max_tokens=min(WARM_TOKENS, context - len(prompt)), seed=0)
+        async for _ in self.engine.generate(prompt, warm):
             pass
 
     def _make_engine(self) -> Engine:

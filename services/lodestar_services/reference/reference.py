@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -16,6 +17,7 @@ from lodestar.config import ReferenceConfig, RunConfig
 from lodestar.errors import LodestarError, NonFinite
 from lodestar.model.loading import load_causal_lm
 from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.model.warm_up import warm_up_kernels
 from lodestar.records import Scored, TokenLogProbs
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
 from lodestar.rpc.checks import check_scored, check_temperature
@@ -53,6 +55,7 @@ class Reference:
     async def load(self) -> None:
         """Loads the model on its thread and runs it once."""
         self.frozen = await self._compute.run(FrozenModel.load, load_causal_lm, self._path, self._config)
+        await self._compute.run(partial(warm_up_kernels, self.frozen.model, train=False))
         eos = self.frozen.tokenizer.eos_token_id
         await self._compute.run(self._answer, [Question(Scored((eos, eos), 1), 1.0, entropy=True)])
 

@@ -9,6 +9,7 @@ from sklearn import linear_model
 
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.calibration import (
+    calibration_noise,
     calibration_offset,
     expected_calibration_error,
     fit_temperature,
@@ -33,6 +34,18 @@ def test_a_calibrated_model_has_no_error_and_an_overconfident_one_has() -> None:
     honest, boastful = (expected_calibration_error(reliability(*_votes(8000, overconfidence=f))) for f in (1.0, 3.0))
     assert honest < 0.02
     assert boastful > 0.1
+
+
+def test_the_error_that_chance_alone_makes_is_that_of_calibrated_votes() -> None:
+    rng = random.Random(3)
+    differences = [rng.gauss(0, 0.5) for _ in range(760)]
+    measured, expected = [], []
+    for _ in range(200):
+        bins = reliability(differences, [float(rng.random() < win_probability(d)) for d in differences])
+        measured.append(expected_calibration_error(bins))
+        expected.append(calibration_noise(bins))
+    assert sum(expected) / 200 == pytest.approx(sum(measured) / 200, rel=0.07)
+    assert 0.02 < expected[0] < 0.05
 
 
 def test_reliability_counts_every_pair_once_and_ties_half() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, read_feedback, write_jsonl
 from lodestar.data.prepare import prepare
+from lodestar.data.tokenizer import train_tokenizer
 from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
 from lodestar.model.heads import scalar_from_causal_lm
@@ -145,6 +147,8 @@ def test_aspects_that_nobody_rated_are_refused() -> None:
         ({"loss": "davidson", "margin": 1.0}, "margin is for loss bradley_terry, not davidson"),
         ({"aspects": ["a", "a"]}, "aspects must have different names"),
         ({"learning_curve": [1.0]}, "learning_curve holds shares between 0 and 1"),
+        ({"start": "a", "path": "b"}, "set one of them"),
+        ({"start": "a", "ensemble": 2}, "start has one head: use ensemble_of models"),
         ({"annotators": {"ada": -1.0}}, "annotators' weights must be 0 or more"),
     ],
 )
@@ -196,6 +200,23 @@ def test_an_ensemble_of_models_has_a_folder_each_and_trains_none_twice(made: Run
     train_reward(config, made)
     assert (second / "model.safetensors").stat().st_mtime_ns == changed
     assert json.loads((made.reward_model / "card.json").read_text())["ensemble"]["mean_standard_deviation"] > 0
+
+
+def test_a_reward_model_trains_further_from_another(made: RunFolder, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train_reward(_config(score_tokens="all"), made)
+    made.reward_model.rename(first)
+    ready = json.loads((first / "card.json").read_text())["training"]["history"][-1]["held_out_loss"]
+    train_reward(_config(score_tokens="all", start=str(first), learning_rate=1e-5), made)
+    history = json.loads((made.reward_model / "card.json").read_text())["training"]["history"]
+    assert history[0]["held_out_loss"] <= ready
+    with pytest.raises(ConfigError, match=r"reward_model\.score_tokens: must be all"):
+        train_reward(_config(start=str(first)), made)
+    sayings = ["two other words"] * 3
+    other = train_tokenizer(_config().model.tokenizer, sayings, context_tokens=96)
+    other.save_pretrained(first)
+    with pytest.raises(ConfigError, match=r"reward_model\.start: .* has another tokenizer"):
+        train_reward(_config(score_tokens="all", start=str(first)), made)
 
 
 def test_likert_ratings_train_beside_comparisons(made: RunFolder) -> None:

@@ -1,0 +1,264 @@
+"""Reward models in the synthetic world, where the true reward is known: share of the best possible, and K-way batches.
+
+    python benchmarks/reward_world.py bayes groups --seeds 0 1 2
+
+Of a seed's 5,568 requests 1,400 are for tests: no demonstration, contrast or comparison is of one of those.
+
+bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 40,000 demonstrations and a reward model
+        of contrasts made from these (lodestar/data/contrasts.py), neither of which has seen a comparison.
+groups  500 rankings of six replies in K-way batches against their 7,500 pairs as rows of their own: same start, same
+        optimizer steps, same tokens per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from reward_models import Said, keep, merged, rounded
+
+from lodestar.config import RunConfig
+from lodestar.data.contrasts import contrasts
+from lodestar.data.files import DataFiles, write_jsonl
+from lodestar.data.tokenizer import train_tokenizer
+from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
+from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
+from lodestar.layout import RunFolder
+from lodestar.model.loading import load_scalar_model, load_tokenizer
+from lodestar.preference.calibration import win_probability
+from lodestar.preference.pairs import choices
+from lodestar.preference.statistics import accuracy, accuracy_difference
+from lodestar.records import Choice, Demonstration, Feedback
+from lodestar.train import train_reward, train_sft
+from lodestar.train.reward import judge
+
+RUN: dict[str, Any] = {
+    "model": {
+        "architecture": {
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "layers": 3,
+            "heads": 4,
+            "kv_heads": 4,
+            "context_tokens": 96,
+        }
+    },
+    "sft": {"batch_tokens": 2048, "epochs": 1, "learning_rate": 2e-3, "evaluations_per_epoch": 2},
+    "data": {"max_prompt_tokens": 32},
+    "ppo": {"max_tokens": 48},
+    "reward_model": {"batch_tokens": 2048, "learning_rate": 1e-3, "evaluations_per_epoch": 1, "score_tokens": "all"},
+}
+"""A third of a million parameters."""
+TEST_REQUESTS = 1400
+DEMONSTRATIONS = 40_000
+CONTRASTS = 36_000
+CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9}
+COMPARING = {"epochs": 4, "patience": 4, "ensemble": 3, "ensemble_of": "models"}
+NOISE = 0.5
+GROUPING = {"score_tokens": "last", "batch_tokens": 4096, "patience": 99}
+EPOCHS = {"groups": 10, "pairs": 2}
+"""As many steps: a group holds each of its six completions once, its pairs on their own five times."""
+
+
+class Start:
+    """What a seed's measurements start from, in a folder of its own: requests, an SFT model, a reward model."""
+
+    def __init__(self, seed: int, folder: RunFolder) -> None:
+        self.seed, self.folder = seed, folder
+        requests = every_request()
+        random.Random(f"{seed}/requests").shuffle(requests)
+        self.tested, self.learned = requests[:TEST_REQUESTS], requests[TEST_REQUESTS:]
+        self._language()
+
+    def _language(self) -> None:
+        config, rng, shown = _config(self.seed, {}), random.Random(f"{self.seed}/shown"), []
+        for i in range(DEMONSTRATIONS):
+            request, (writer,) = rng.choice(self.learned), rng.choices(WRITERS, DEMONSTRATION_MIX)
+            shown.append(Demonstration(request.text, write(request, writer, rng).text, f"d{i}"))
+        self._shown = shown
+        files = DataFiles.of(self.folder)
+        write_jsonl(files.demonstrations("train"), shown[:-400])
+        write_jsonl(files.demonstrations("held_out"), shown[-400:])
+        texts = [text for row in shown for text in (row.prompt, row.completion)]
+        train_tokenizer(config.model.tokenizer, texts, context_tokens=96).save_pretrained(self.folder.tokenizer)
+        train_sft(config, self.folder, Said())
+
+    def contrasted(self) -> Path:
+        """The reward model of contrasts."""
+        files, rows = DataFiles.of(self.folder), contrasts(self._shown, CONTRASTS + 300, seed=self.seed)
+        write_jsonl(files.comparisons("train"), rows[:-300])
+        for split in ("held_out", "evaluation"):
+            write_jsonl(files.comparisons(split), rows[-300:])
+        train_reward(_config(self.seed, CONTRASTING), self.folder, Said())
+        return self.folder.reward_model
+
+    def train(self, parts: dict[str, list[Feedback]], changes: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
+        """The card and the test pairs' score differences of a reward model trained on ``parts``."""
+        config = _config(self.seed, changes)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = RunFolder(Path(temporary))
+            for theirs, ours in ((self.folder.sft, folder.sft), (self.folder.tokenizer, folder.tokenizer)):
+                shutil.copytree(theirs, ours)
+            files = DataFiles.of(folder)
+            for split, rows in parts.items():
+                write_jsonl(files.comparisons(split), rows)
+            write_jsonl(files.demonstrations("held_out"), self._shown[-400:])
+            train_reward(config, folder, Said())
+            members = [path.parent for path in sorted(folder.reward_model.parent.glob("reward*/config.json"))]
+            tokenizer = load_tokenizer(folder.reward_model)
+            judged = judge([load_scalar_model(path) for path in members], tokenizer, parts["evaluation"], config)
+            card: dict[str, Any] = json.loads((folder.reward_model / "card.json").read_text())
+            return card, judged.differences
+
+
+def main() -> None:
+    """Runs what was asked for and prints a line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["bayes", "groups"], help="bayes, groups; unset: both")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    grouped = []
+    for seed in options.seeds:
+        with tempfile.TemporaryDirectory() as temporary:
+            start = Start(seed, RunFolder(Path(temporary)))
+            if "groups" in options.what:
+                row, opinions = groups_against_pairs(start)
+                grouped.append(opinions)
+                keep("world-groups", row)
+            if "bayes" in options.what:
+                keep("world-bayes", bayes_share(start))
+    if len(grouped) > 1:
+        keep("world-groups", pooled(grouped))
+
+
+def bayes_share(start: Start, comparisons: int = 2000, tests: int = 2800) -> dict[str, Any]:
+    """2,000 comparisons by an annotator of known noise: share of the Bayes-optimal accuracy on noisy votes.
+
+    The optimal judge knows the gold reward and is right as often as the noise allows: mean of σ(|gap| / noise).
+    ``share`` is of votes, as anybody could count; ``share_expected`` takes each vote's probability for the vote.
+    """
+    rng = random.Random(f"{start.seed}/bayes")
+    rows = _voted(start.learned, comparisons, rng)
+    held = comparisons // 10
+    test = _voted(start.tested, tests, rng)
+    parts = {"train": rows[:-held], "held_out": rows[-held:], "evaluation": test}
+    changes = COMPARING | {"start": str(start.contrasted())}
+    card, differences = start.train(parts, changes)
+    gaps = [row.gold[0] - row.gold[1] for row in test if row.gold]
+    votes = [row.verdict[0].label for row in test if isinstance(row.verdict, tuple)]
+    wins = [win_probability(gap / NOISE) for gap in gaps]
+    best = sum(max(win, 1 - win) for win in wins) / len(wins)
+    ours = sum(win if difference > 0 else 1 - win for difference, win in zip(differences, wins, strict=True))
+    of_gold = accuracy(gaps, votes)
+    return rounded(
+        {
+            "seed": start.seed,
+            "accuracy": card["accuracy"],
+            "bayes_on_these_votes": of_gold.value,
+            "share": card["accuracy"]["value"] / of_gold.value,
+            "bayes_expected": best,
+            "share_expected": ours / len(wins) / best,
+            "against_gold": card["gold"]["model"]["value"],
+            "ece": card["calibration"]["ece"],
+            "ece_scaled": card["calibration"]["scaled"]["ece"],
+            "seconds": card["training"]["seconds"],
+        }
+    )
+
+
+def groups_against_pairs(start: Start) -> tuple[dict[str, Any], list[list[Any]]]:
+    """500 rankings of six replies, whole or as their 7,500 pairs on their own, from one start; and every test pair's
+    prompt, truth and score differences."""
+    rng = random.Random(f"{start.seed}/groups")
+    panel = Annotator("one", noise=0.8, length_liking=0.0, flattery_liking=0.0)
+    ranked = []
+    for i, request in enumerate([*start.learned[:600], *start.tested[:300]]):
+        replies: dict[str, None] = {}
+        while len(replies) < 6:
+            replies[write(request, uneven_writer(rng), rng).text] = None
+        ranked.append(rank(request.text, list(replies), panel, rng, row=f"g{i}"))
+    parts = {"train": ranked[:500], "held_out": ranked[500:600], "evaluation": ranked[600:]}
+    test = [pair for group in parts["evaluation"] for pair in alone(group)]
+    gaps = [row.gold[0] - row.gold[1] for row in test if row.gold]
+    opinions: list[list[Any]] = [
+        [f"{start.seed}: {row.prompt}" for row in test],
+        [0.5 if gap == 0 else float(gap > 0) for gap in gaps],
+    ]
+    found: dict[str, Any] = {"seed": start.seed}
+    for name, train in (("groups", parts["train"]), ("pairs", [p for g in parts["train"] for p in alone(g)])):
+        changes = GROUPING | {"epochs": EPOCHS[name], "evaluations_per_epoch": 10 // EPOCHS[name]}
+        card, differences = start.train(parts | {"train": train}, changes)
+        opinions.append(differences)
+        found[name] = {
+            "accuracy": asdict(accuracy(differences, opinions[1], opinions[0])),
+            "kendall_tau": card["kendall_tau"]["value"],
+            "steps": card["training"]["steps"],
+            "best_step": card["training"]["best_step"],
+            "seconds_per_epoch": card["training"]["seconds"] / EPOCHS[name],
+        }
+    found["difference"] = asdict(accuracy_difference(opinions[2], opinions[3], opinions[1], opinions[0]))
+    found["epoch_ratio"] = found["pairs"]["seconds_per_epoch"] / found["groups"]["seconds_per_epoch"]
+    return rounded(found), opinions
+
+
+def pooled(seeds: Sequence[list[list[Any]]]) -> dict[str, Any]:
+    """All seeds' test pairs together, bootstrapped over prompts."""
+    prompts, truth, groups, pairs = ([value for seed in seeds for value in seed[i]] for i in range(4))
+    return rounded(
+        {
+            "seed": -1,
+            "seeds": len(seeds),
+            "groups": asdict(accuracy(groups, truth, prompts)),
+            "pairs": asdict(accuracy(pairs, truth, prompts)),
+            "difference": asdict(accuracy_difference(groups, pairs, truth, prompts)),
+        }
+    )
+
+
+def alone(group: Feedback) -> list[Feedback]:
+    """The pairs of a ranking as rows of their own."""
+    return [
+        Feedback(
+            group.prompt,
+            (group.completions[choice.first], group.completions[choice.second]),
+            (Choice(0, 1, choice.label),),
+            f"{group.id}.{choice.first}.{choice.second}",
+            group.annotator,
+            gold=(group.gold[choice.first], group.gold[choice.second]) if group.gold else None,
+        )
+        for choice in choices(group)
+    ]
+
+
+def _voted(requests: Sequence[Request], count: int, rng: random.Random) -> list[Feedback]:
+    """One vote each on pairs of replies to the requests in turn; every other pair is a reply and an edit of it."""
+    annotator = Annotator("known", noise=NOISE, length_liking=0.0, flattery_liking=0.0)
+    rows = []
+    for i, request in zip(range(count), cycle(requests), strict=False):
+        first = second = write(request, uneven_writer(rng), rng)
+        while second.text == first.text:
+            second = edit(first, request, uneven_writer(rng), rng) if i % 2 else write(request, uneven_writer(rng), rng)
+        vote = float(annotator.prefers_first(request.text, first.text, second.text, rng))
+        gold = tuple(gold_reward(request.text, draft.text) for draft in (first, second))
+        rows.append(
+            Feedback(request.text, (first.text, second.text), (Choice(0, 1, vote),), f"b{i}", "known", gold=gold)
+        )
+    return rows
+
+
+def _config(seed: int, changes: dict[str, Any]) -> RunConfig:
+    return merged(RUN, seed, changes)
+
+
+if __name__ == "__main__":
+    main()
