@@ -51,8 +51,6 @@ def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
             "score": {"offset": "none"},
         },
         policy={"threads": 2},
-        reward={"threads": 2},
-        reference={"threads": 2},
         learner={"threads": 2, "checkpoint_every": 1000},
         rollout={"in_flight": size["batch"]},
     )
