@@ -21,9 +21,8 @@ from rich.console import Console
 
 from lodestar.config import load_config
 from lodestar.errors import Unavailable
-from lodestar.kubernetes import Cluster, Fleet, render, submit
+from lodestar.kubernetes import Cluster, Fleet, render, status, submit
 from lodestar.kubernetes.live import FleetPage, follow, forwarded
-from lodestar.kubernetes.runs import status
 from lodestar.local.board import Board, StageRow
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.certificates import Authority
