@@ -11,7 +11,8 @@ belong to one run, and sentences for what goes wrong.
 
 from lodestar.kubernetes.cluster import Cluster
 from lodestar.kubernetes.fleet import Fleet, render
-from lodestar.kubernetes.runs import FleetStatus, StageStatus, WorkloadStatus, cancel, logs, status, submit, watch
+from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, WorkloadStatus, logs, status, watch
+from lodestar.kubernetes.runs import cancel, submit
 
 __all__ = [
     "Cluster",

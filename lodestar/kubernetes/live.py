@@ -20,7 +20,7 @@ from rich.text import Text
 from lodestar.client import LearnerClient
 from lodestar.errors import LodestarError, Unauthenticated, Unavailable
 from lodestar.kubernetes.cluster import Cluster
-from lodestar.kubernetes.runs import FleetStatus, StageStatus, watch
+from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, watch
 from lodestar.local.board import Board, StageRow, StageState
 from lodestar.local.view import Page, live_view, plain_view, quiet_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import stat
 import sys
 import time
@@ -20,9 +21,8 @@ from rich.console import Console
 
 from lodestar.config import load_config
 from lodestar.errors import Unavailable
-from lodestar.kubernetes import Cluster, Fleet, render, submit
+from lodestar.kubernetes import Cluster, Fleet, render, status, submit
 from lodestar.kubernetes.live import FleetPage, follow, forwarded
-from lodestar.kubernetes.runs import status
 from lodestar.local.board import Board, StageRow
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.certificates import Authority
@@ -189,9 +189,8 @@ def test_the_page_shows_stages_workloads_and_what_is_wrong(api: Any, cluster: Cl
     api.put("pods", manifest)
     page = FleetPage(Board("mine", [StageRow("sft"), StageRow("ppo")]))
     page.fleet = status(cluster, "mine")
-    console = Console(width=100, record=True, force_terminal=False)
-    with console.capture():
-        console.print(page)
-    text = console.export_text()
+    drawn = io.StringIO()
+    Console(width=100, file=drawn, force_terminal=False).print(page)
+    text = drawn.getvalue()
     for shown in ("mine", "sft", "ppo", "learner", "0/1", "no node has a free GPU"):
         assert shown in text, shown
