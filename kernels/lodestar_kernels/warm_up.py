@@ -99,12 +99,12 @@ def _tune_backend(
 ) -> None:
     from lodestar_kernels.attention import flash
 
-    inputs = [x.detach().requires_grad_(trains) for x in (q_TND, k_TMD, v_TMD)]
+    q_TND, k_TMD, v_TMD = (x.detach().requires_grad_(trains) for x in (q_TND, k_TMD, v_TMD))
 
     def step(backend: Backend) -> None:
-        out_TND = attention(*inputs, layout=layout, window=window, backend=backend)
+        out_TND = attention(q_TND, k_TMD, v_TMD, layout=layout, window=window, backend=backend)
         if trains:
-            torch.autograd.grad(out_TND, inputs, q_TND)
+            torch.autograd.grad(out_TND, (q_TND, k_TMD, v_TMD), torch.ones_like(out_TND))
 
     flash.BACKEND.tune(flash.backend_key(q_TND, True, window is not None, trains), step)
 

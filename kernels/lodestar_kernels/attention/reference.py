@@ -109,7 +109,7 @@ def takes_varlen(q_TND: Tensor) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _varlen_attn() -> Callable[..., Tensor] | None:
+def _varlen_attn() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -126,10 +126,11 @@ def _varlen_attention(
     assert varlen_attn is not None
     beside = -1 if window is None else window - 1
     boundaries, longest = layout.cu_seqlens, layout.max_seqlen
-    return varlen_attn(
+    out_TND: Tensor = varlen_attn(
         q_TND, k_TMD, v_TMD, boundaries, boundaries, longest, longest,
         scale=scale, window_size=(beside, 0 if causal else beside), enable_gqa=q_TND.shape[1] != k_TMD.shape[1],
     )  # fmt: skip
+    return out_TND
 
 
 def _sequences(lengths: Sequence[int], *packed: Tensor) -> list[tuple[Tensor, ...]]:

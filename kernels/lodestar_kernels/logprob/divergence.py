@@ -63,12 +63,12 @@ class ChunkedDivergence(torch.autograd.Function):
 
 def _chunk(chunk: slice, heads: tuple[Any, ...], temperature: float) -> tuple[Tensor, Tensor]:
     """π's probabilities, and log π − log π_ref, of a chunk of rows."""
-    logp_TV, logq_TV = (_log_softmax(*head, chunk, temperature) for head in (heads[:3], heads[3:]))
+    logp_TV, logq_TV = (_log_softmax(chunk, temperature, *head) for head in (heads[:3], heads[3:]))
     return logp_TV.exp(), logp_TV.sub_(logq_TV)
 
 
 def _log_softmax(
-    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, chunk: slice, temperature: float
+    chunk: slice, temperature: float, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None
 ) -> Tensor:
     rows_TH = hidden_TH[chunk]
     scores_TV = rows_TH.new_empty(len(rows_TH), len(weight_VH), dtype=statistics_dtype(hidden_TH))

@@ -239,7 +239,7 @@ class SlicedLogProbs(torch.autograd.Function):
                 if grad_V is not None:
                     grad_V[columns] += d_TV.sum(0, dtype=torch.float32)
             if grad_VH is not None and slice_sums is not None:
-                grad_VH[columns] = slice_sum
+                grad_VH[columns] = slice_sums[: columns.stop - columns.start]
         return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 4
 
 
