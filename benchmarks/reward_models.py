@@ -35,7 +35,8 @@ from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Demonstration, Feedback
-from lodestar.train import train_reward, train_sft
+from lodestar.train import train_reward
+from lodestar.train.language import pretrain
 from lodestar.train.progress import Silent
 from lodestar.train.reward import judge
 
@@ -45,7 +46,6 @@ SMALL = {"hidden_size": 256, "intermediate_size": 640, "layers": 1, "heads": 4, 
 """2.9 million parameters with a vocabulary of 8,192."""
 RUN: dict[str, Any] = {
     "model": {"architecture": SMALL, "tokenizer": {"kind": "bpe", "vocab_size": 8192}},
-    "sft": None,
     "reward_model": {
         "epochs": 4,
         "batch_tokens": 16384,
@@ -68,7 +68,7 @@ class DataSet:
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of the section reward_model."""
     language: Mapping[str, Any] | None = None
-    """The section sft: a language model of the training rows' completions to start from; None: nothing."""
+    """The section pretrain: a language model of the training rows to start from; None: random weights."""
     held_out: float = 0.1
     """Of the training rows."""
     context: int = 512
@@ -76,7 +76,12 @@ class DataSet:
 
 BRIEF = {"batch_tokens": 4096, "max_seconds": 40}
 SETS = {
-    "hh": DataSet(("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz")),
+    "hh": DataSet(
+        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
+        {"batch_tokens": 8192, "epochs": 3, "patience": 3},
+        language={"batch_tokens": 4096, "learning_rate": 2e-3, "evaluations_per_epoch": 1, "max_seconds": 90},
+        held_out=0.15,
+    ),
     "oasst": DataSet(("oasst-trees/en_100_tree.jsonl.gz",)),
     "fine-grained": DataSet(("fine-grained-rlhf/dev_feedback.json.gz",)),
     "pandalm": DataSet(("pandalm/testset-v1.json.gz",), BRIEF),
@@ -133,8 +138,8 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
         with tempfile.TemporaryDirectory() as temporary:
             folder, config = RunFolder(Path(temporary)), config_of(chosen, seed)
             long = write_split(rows, config, folder, seed=seed, held_out=chosen.held_out)
-            if config.sft is not None:
-                train_sft(config, folder, Said())
+            if config.pretrain is not None:
+                pretrain(config, folder, Said())
             train_reward(config, folder, Said())
             card = json.loads((folder.reward_model / "card.json").read_text())
             card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors), "long_rows": long}
@@ -221,8 +226,11 @@ def write_split(
     for split, records in kept.items():
         write_jsonl(files.comparisons(split), records)
     for split in ("train", "held_out"):
-        shown = [Demonstration(row.prompt, text, row.id) for row in kept[split] for text in row.completions]
-        write_jsonl(files.demonstrations(split), shown if split == "train" else shown[:400])
+        spoken = [row.prompt + row.completions[0] for row in kept[split]]
+        spoken += [text for row in kept[split] for text in row.completions[1:]]
+        write_jsonl(files.text(split), ({"text": text} for text in spoken))
+    shown = [Demonstration(row.prompt, row.completions[0], row.id) for row in kept["held_out"][:200]]
+    write_jsonl(files.demonstrations("held_out"), shown)
     return len(train) + len(stop) + len(apart) - sum(map(len, kept.values()))
 
 
@@ -240,7 +248,7 @@ def fitting(tokenizer: Any, rows: Sequence[Feedback], config: RunConfig) -> list
 def config_of(chosen: DataSet, seed: int) -> RunConfig:
     """The run of a set."""
     model = RUN["model"] | {"architecture": SMALL | {"context_tokens": chosen.context}}
-    return merged(RUN | {"model": model, "sft": chosen.language}, seed, chosen.changes)
+    return merged(RUN | {"model": model, "pretrain": chosen.language}, seed, chosen.changes)
 
 
 def merged(run: Mapping[str, Any], seed: int, changes: Mapping[str, Any]) -> RunConfig:

@@ -4,7 +4,7 @@
 
 Of a seed's 5,568 requests 1,400 are for tests: no demonstration, contrast or comparison is of one of those.
 
-bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 40,000 demonstrations and a reward model
+bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 30,000 demonstrations and a reward model
         of contrasts made from these (lodestar/data/contrasts.py), neither of which has seen a comparison.
 groups  500 rankings of six replies in K-way batches against their 7,500 pairs as rows of their own: same start, same
         optimizer steps, same tokens per step.
@@ -59,8 +59,8 @@ RUN: dict[str, Any] = {
 }
 """A third of a million parameters."""
 TEST_REQUESTS = 1400
-DEMONSTRATIONS = 40_000
-CONTRASTS = 36_000
+DEMONSTRATIONS = 30_000
+CONTRASTS = 24_000
 CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9}
 COMPARING = {"epochs": 4, "patience": 4, "ensemble": 3, "ensemble_of": "models"}
 NOISE = 0.5

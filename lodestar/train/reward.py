@@ -40,7 +40,8 @@ CALIBRATION_ROWS = 512
 
 
 def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit | None:
-    """Trains a reward model from the SFT model's weights; writes ``folder.reward_model`` with its card.json.
+    """Trains a reward model from the SFT model's weights, or where there is none the pretrained model's; writes
+    ``folder.reward_model`` with its card.json.
 
     An ensemble of models has further members in ``models/reward-2`` …; one that is finished is not trained again when
     the stage resumes. With ``reward_model.path`` nothing is trained: that model is judged on the run's feedback, and
@@ -111,7 +112,7 @@ def _train(
 
 
 def _start(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """What training begins with: ``reward_model.start``, or the SFT model's trunk under a new head."""
+    """What training begins with: ``reward_model.start``, or the language model's trunk under a new head."""
     training: RewardTrainingConfig = config.reward_model
     if training.start is not None:
         model = load_scalar_model(training.start, device=str(resolve_device(config.model.device)))
@@ -122,9 +123,8 @@ def _start(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerB
                 "reward_model.score_tokens", f"must be {read}, as {training.start} was trained, or start unset"
             )
         return model
-    model = scalar_from_causal_lm(
-        start_model(config, tokenizer, folder.sft, folder.pretrained), tokenizer, seed, training.heads
-    )
+    language_model = start_model(config, tokenizer, folder.sft, folder.pretrained)
+    model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
     model.config.score_tokens = training.score_tokens
     if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
         with torch.no_grad():

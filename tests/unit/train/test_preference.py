@@ -19,12 +19,13 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.errors import ConfigError
 from lodestar.layout import RunFolder
 from lodestar.model.heads import scalar_from_causal_lm
-from lodestar.model.loading import load_tokenizer, new_causal_lm
+from lodestar.model.loading import load_tokenizer, new_causal_lm, save_model
 from lodestar.preference.losses import bradley_terry
 from lodestar.preference.statistics import spearman
 from lodestar.records import Choice, Feedback, Ranking, Ratings
 from lodestar.train import train_reward
 from lodestar.train.preference import PreferenceObjective, Trainee, bootstrap, rating_scales, score_all
+from lodestar.train.reward import _start
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "kv_heads": 2, "context_tokens": 96}
 BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1, "learning_rate": 5e-3, "centering": 0.0}
@@ -217,6 +218,15 @@ def test_a_reward_model_trains_further_from_another(made: RunFolder, tmp_path: P
     other.save_pretrained(first)
     with pytest.raises(ConfigError, match=r"reward_model\.start: .* has another tokenizer"):
         train_reward(_config(score_tokens="all", start=str(first)), made)
+
+
+def test_a_reward_model_starts_from_the_pretrained_model_where_no_sft_stage_ran(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), _config()
+    tokenizer = train_tokenizer(config.model.tokenizer, ["two other words"], context_tokens=96)
+    model = new_causal_lm(config.model.architecture, tokenizer, seed=7)
+    save_model(model, tokenizer, folder.pretrained)
+    start = _start(config, folder, tokenizer, 0)
+    assert torch.equal(start.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
 def test_likert_ratings_train_beside_comparisons(made: RunFolder) -> None:
