@@ -26,7 +26,8 @@ from lodestar.kubernetes.live import FleetPage, follow, forwarded
 from lodestar.local.board import Board, StageRow
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.certificates import Authority
-from lodestar.rpc.server import Server, ServerSpec, Service
+from lodestar.rpc.server import Server
+from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import learner_pb2_grpc
 
 K8S = Path(__file__).parents[2] / "k8s"
