@@ -95,10 +95,10 @@ class ChunkedLogProbs(torch.autograd.Function):
     def backward(
         ctx: Any, grad_logprobs_T: Tensor | None, grad_entropy_T: Tensor | None, grad_lse_T: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[:3]
+        hidden_TH, weight_VH, bias_V = ctx.saved_tensors[:3]
         targets_T, inverse_temperature_T, lse_T, entropy_T = ctx.saved_tensors[3:7]
         probabilities = ctx.saved_tensors[7:]
-        scorer = Scorer(*inputs, inverse_temperature_T)
+        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T)
         one_hot_T = grad_logprobs_T if grad_logprobs_T is not None else torch.zeros_like(lse_T)
         row_T = -one_hot_T if grad_lse_T is None else grad_lse_T - one_hot_T
         gradients = HeadGradients(
@@ -111,7 +111,7 @@ class ChunkedLogProbs(torch.autograd.Function):
             buffer_TV = scorer.buffer(again[0].stop - again[0].start)
             for chunk in again:
                 gradients.add(chunk, softmax_(scorer(chunk, buffer_TV)))
-        return *cast_like(gradients.finish(), inputs), *(None,) * 5
+        return *cast_like(gradients.finish(), (hidden_TH, weight_VH, bias_V)), *(None,) * 5
 
 
 class ChunkedLogProbsFromLogits(torch.autograd.Function):
