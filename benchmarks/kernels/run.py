@@ -113,7 +113,7 @@ def logprob_work(tokens: int, hidden: int, vocab: int) -> dict[str, Callable[[],
 
     work: dict[str, Callable[[], object]] = {"ours": ours, "torch": dense}
     if DEVICE == "cpu":  # on a GPU it is the same as ours
-        work["ours, as a token loss"] = inside
+        work["token_loss"] = inside
     if DEVICE == "cuda":
         try:
             from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
@@ -159,7 +159,7 @@ def logprob_rows(arguments: argparse.Namespace) -> Iterator[Row]:
     elif DEVICE == "cuda":
         shapes = [(16384, 4096, 131072), (16384, 4096, 32000), (8192, 2048, 151936)]
     else:
-        shapes = [(3072, 256, 1024), (1024, 512, 8192), (512, 512, 50257)]
+        shapes = [(3072, 256, 1024), (1024, 512, 8192), (512, 512, 50257), (2048, 512, 50257)]
     for shape in shapes:
         tokens, hidden, vocab = shape
         work = logprob_work(*shape)

@@ -85,9 +85,9 @@ class Scorer:
 class HeadGradients:
     """Gradients of hidden states, weight and bias, summed over chunks of rows whose probabilities are at hand.
 
-    one_hot_T, row_T and entropy_T are the factors g, l − g and h of the equation in reference.py. The one-hot part of
-    all rows is added at the end; without an entropy gradient the rest is p scaled by rows, and the scaling moves to the
-    [T, H] side, too.
+    one_hot_T, row_T and grad_entropy_T are g, l − g and h of the equation in reference.py. In a vocabulary wider than
+    twice the hidden states the one-hot part of all rows is added at the end; without an entropy gradient the rest is p
+    scaled by rows, and the scaling moves to the [T, H] side, too. A narrow one takes both on the [T, V] side.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class HeadGradients:
         self._one_hot_T, self._row_T = one_hot_T, row_T
         self._entropy_T, self._grad_entropy_T = entropy_T, grad_entropy_T
         weight = scorer.weight_VH
+        self._narrow = weight.shape[0] <= 2 * weight.shape[1]
         self._grad_TH = torch.empty_like(scorer.scaled_TH) if needs[0] else None
         self._grad_VH = torch.zeros_like(weight) if needs[1] else None
         self._grad_V = weight.new_zeros(weight.shape[0]) if needs[2] else None
@@ -112,29 +113,36 @@ class HeadGradients:
     def add(self, chunk: slice, p_TV: Tensor) -> None:
         """The part of a chunk's probabilities, [rows, V], which are read only."""
         scaled_TH, weight = self._scorer.scaled_TH[chunk], self._scorer.weight_VH
-        scale_T = self._row_T[chunk]
+        scale_T: Tensor | None = None
         if self._grad_entropy_T is not None:
-            p_TV = entropy_gradient(p_TV, self._entropy_T[chunk], scale_T, self._grad_entropy_T[chunk])
-            scale_T = torch.ones_like(scale_T)
+            p_TV = entropy_gradient(p_TV, self._entropy_T[chunk], self._row_T[chunk], self._grad_entropy_T[chunk])
+        elif self._narrow:
+            p_TV = p_TV * self._row_T[chunk, None]
+        else:
+            scale_T = self._row_T[chunk]
+        if self._narrow:
+            p_TV.scatter_add_(1, self._targets_T[chunk, None], self._one_hot_T[chunk, None])
         if self._grad_TH is not None:
-            torch.mm(p_TV, weight, out=self._grad_TH[chunk])
-            self._grad_TH[chunk].mul_(scale_T[:, None])
+            grad_TH = torch.mm(p_TV, weight, out=self._grad_TH[chunk])
+            if scale_T is not None:
+                grad_TH.mul_(scale_T[:, None])
         if self._grad_VH is not None:
-            self._grad_VH.addmm_(p_TV.t(), scaled_TH * scale_T[:, None])
+            self._grad_VH.addmm_(p_TV.t(), scaled_TH if scale_T is None else scaled_TH * scale_T[:, None])
         if self._grad_V is not None:
-            self._grad_V.addmv_(p_TV.t(), self._scorer.unscale(scale_T, chunk))
+            ones_T = torch.ones_like(self._row_T[chunk]) if scale_T is None else scale_T
+            self._grad_V.addmv_(p_TV.t(), self._scorer.unscale(ones_T, chunk))
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The sums with the one-hot part of all rows, in the scorer's dtype."""
         scorer, one_hot_T, targets_T = self._scorer, self._one_hot_T, self._targets_T
-        if self._grad_TH is not None:
+        if self._grad_TH is not None and not self._narrow:
             self._grad_TH.addcmul_(scorer.weight_VH.index_select(0, targets_T), one_hot_T[:, None])
-            self._grad_TH = scorer.unscale(self._grad_TH)
-        if self._grad_VH is not None:
+        if self._grad_VH is not None and not self._narrow:
             self._grad_VH.index_add_(0, targets_T, scorer.scaled_TH * one_hot_T[:, None])
-        if self._grad_V is not None:
+        if self._grad_V is not None and not self._narrow:
             self._grad_V.index_add_(0, targets_T, scorer.unscale(one_hot_T))
-        return self._grad_TH, self._grad_VH, self._grad_V
+        grad_TH = None if self._grad_TH is None else scorer.unscale(self._grad_TH)
+        return grad_TH, self._grad_VH, self._grad_V
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
