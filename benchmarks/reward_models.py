@@ -74,12 +74,12 @@ class DataSet:
     context: int = 512
 
 
-BRIEF = {"batch_tokens": 4096, "max_seconds": 40}
+BRIEF = {"batch_tokens": 4096, "epochs": 2}
 SETS = {
     "hh": DataSet(
         ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
         {"batch_tokens": 8192, "epochs": 3, "patience": 3},
-        language={"batch_tokens": 4096, "learning_rate": 2e-3, "evaluations_per_epoch": 1, "max_seconds": 90},
+        language={"batch_tokens": 4096, "epochs": 1, "learning_rate": 2e-3, "evaluations_per_epoch": 1},
         held_out=0.15,
     ),
     "oasst": DataSet(("oasst-trees/en_100_tree.jsonl.gz",)),
@@ -97,7 +97,7 @@ SETS = {
     ),
     "summeval": DataSet(
         ("summeval/data.jsonl.gz",),
-        BRIEF | {"aspects": ["coherence", "consistency", "fluency", "relevance"], "batch_tokens": 32768},
+        BRIEF | {"aspects": ["coherence", "consistency", "fluency", "relevance"], "batch_tokens": 32768, "epochs": 4},
         context=1024,
     ),
     "taskmaster": DataSet(
