@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from lodestar.config import RunConfig, load_config
 
@@ -36,3 +37,15 @@ def test_every_configuration_that_ships_loads(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
     root = [] if given.get("data", {}).get("root") or given["data"]["kind"] == "synthetic" else ["data.root=somewhere"]
     assert load_config(path, root).name == given["name"]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"ppo": {"max_staleness": 1}}, r"deterministic needs ppo\.max_staleness 0"),
+        ({"policy": {"swap": "continue"}, "ppo": {"max_staleness": 0}}, r"deterministic needs policy\.swap drain"),
+    ],
+)
+def test_what_depends_on_timing_is_refused_in_a_deterministic_run(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RunConfig(name="run", deterministic=True, **section)
