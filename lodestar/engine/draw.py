@@ -14,7 +14,7 @@ BLOCK = 64
 def block_mass(weights_BV: Tensor) -> Tensor:
     """Sums of the weights of every BLOCK tokens, [B, ⌈V / BLOCK⌉]."""
     whole = weights_BV.shape[1] // BLOCK * BLOCK
-    mass_BK = weights_BV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    mass_BK = weights_BV[:, :whole].view(len(weights_BV), whole // BLOCK, BLOCK).sum(-1)
     if whole == weights_BV.shape[1]:
         return mass_BK
     return torch.cat([mass_BK, weights_BV[:, whole:].sum(-1, keepdim=True)], 1)

@@ -35,7 +35,7 @@ class PackedLinear:
 
     def __init__(self, *modules: Any) -> None:
         self._modules = modules
-        self._packed = torch.backends.mkldnn.is_available()
+        self._packed: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._bias: Tensor | None
         self.refresh()
 
@@ -52,8 +52,8 @@ class PackedLinear:
         if not len(x_TK):
             return x_TK.new_empty(0, self._outputs)
         if len(x_TK) > MOST_ROWS:
-            adds = add_TN.split(MOST_ROWS) if add_TN is not None else repeat(None)
-            return torch.cat([self(x, add) for x, add in zip(x_TK.split(MOST_ROWS), adds, strict=False)])
+            adds = torch.split(add_TN, MOST_ROWS) if add_TN is not None else repeat(None)
+            return torch.cat([self(x, add) for x, add in zip(torch.split(x_TK, MOST_ROWS), adds, strict=False)])
         if not self._packed:
             y_TN = torch.nn.functional.linear(x_TK, self._weight, self._bias)
             return y_TN if add_TN is None else y_TN.add_(add_TN)

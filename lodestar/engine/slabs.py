@@ -190,7 +190,8 @@ class SlabCache(KVCache):
     def _in_blocks(self, slot: int, first: int, end: int) -> Tensor:
         """A slab's tokens as blocks ``first … end − 1``: a view [blocks, layers, 2, M, block, D]."""
         slab = self._slabs.tensor[:, :, slot, :, first * self.block_tokens : end * self.block_tokens]
-        return slab.unflatten(3, (end - first, self.block_tokens)).permute(3, 0, 1, 2, 4, 5)
+        blocks = slab.view(*slab.shape[:3], end - first, self.block_tokens, slab.shape[4])
+        return blocks.permute(3, 0, 1, 2, 4, 5)
 
     def _note_written(self, slot: int, end: int) -> None:
         self._touched[slot] = max(self._touched[slot], end)

@@ -110,7 +110,7 @@ class _Layer:
             window=self._window,
         )
         # In pieces, so that what lies between two products is still in the processor's cache.
-        pieces = zip(out_TND.flatten(1).split(MOST_ROWS), x_TH[:rows].split(MOST_ROWS), strict=True)
+        pieces = zip(torch.split(out_TND.flatten(1), MOST_ROWS), torch.split(x_TH[:rows], MOST_ROWS), strict=True)
         outputs = [self._after_attention(out_TF, residual_TH) for out_TF, residual_TH in pieces]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -147,7 +147,8 @@ def _window(attention: Any) -> int | None:
 
 def _normalised(x: Tensor, norm: Any) -> Tensor:
     rstd = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-    return (x * rstd.add_(norm.variance_epsilon).rsqrt_()).mul_(norm.weight)
+    normalised: Tensor = (x * rstd.add_(norm.variance_epsilon).rsqrt_()).mul_(norm.weight)
+    return normalised
 
 
 def _rotated(x_TXD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
