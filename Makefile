@@ -35,9 +35,10 @@ proto: $(DEV) ## Regenerate lodestar/v1 from proto/
 bench: $(DEV) ## Every benchmark, one after another; each prints a table and writes JSON
 	@set -e; export GOMP_SPINCOUNT=100000; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-gpu-check: $(DEV) ## The kernels' tests and benchmarks that need a CUDA device
+gpu-check: $(DEV) ## Tests and benchmarks of kernels and engine that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests; status=$$?; [ $$status -eq 5 ] || exit $$status
 	$(BIN)/python benchmarks/kernels/run.py
+	$(BIN)/python benchmarks/generate_gpu.py
 
 k8s-check: $(DEV) ## Manifests, alerts, dashboards and runs on Kubernetes, without a cluster
 	$(BIN)/python tests/tiers.py k8s

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lodestar.config import PolicyConfig
-from lodestar.errors import ModelError
+from lodestar.errors import InvalidArgument, ModelError
 from lodestar.layout import RunFolder
 from lodestar.records import ChatMessage, GenerationChunk, SamplingParams, WeightVersion
 
@@ -41,6 +41,8 @@ class Local:
     """A model on this machine, in an engine of our own."""
 
     def __init__(self, path: str) -> None:
+        import torch
+
         from lodestar.engine.engine import Engine
         from lodestar.engine.front import AsyncEngine
         from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
@@ -53,7 +55,7 @@ class Local:
             config = PolicyConfig(max_sequences=16, kv_cache_tokens=16_384)
             return Engine(model, self._tokenizer, config, version=WeightVersion("", 0, ""), device=device)
 
-        self._engine = AsyncEngine(make, name=path)
+        self._engine = AsyncEngine(make, name=path, threads=torch.get_num_threads())
         self._started = False
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncIterator[GenerationChunk]:
@@ -127,8 +129,11 @@ def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int, s
                 if line == "/new":
                     turns = []
                 elif line:
-                    turns.append(ChatMessage("user", line))
-                    turns.append(ChatMessage("assistant", await reply(source, turns)))
+                    asked = [*turns, ChatMessage("user", line)]
+                    try:
+                        turns = [*asked, ChatMessage("assistant", await reply(source, asked))]
+                    except InvalidArgument as error:  # a chat beyond the model's context, say
+                        console.print(f"[red]{error}[/]")
 
     asyncio.run(work())
 

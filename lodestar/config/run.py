@@ -80,6 +80,8 @@ class RunConfig(Section):
             raise ValueError(
                 "deterministic needs ppo.max_staleness 0: which weights a stale rollout sees depends on timing"
             )
+        if self.deterministic and self.policy.swap == "continue":
+            raise ValueError("deterministic needs policy.swap drain: where new weights come in depends on timing")
         if self.sft is None and self.model.path is None:
             raise ValueError("sft is null, so model.path must name a trained model")
         if self.evaluation.judge == "gold" and self.data.kind != "synthetic":

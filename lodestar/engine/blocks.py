@@ -25,7 +25,8 @@ class BlockManager:
     """Counts references to ``total`` blocks and remembers the hashes of those with a finished prefix.
 
     A block is free, held by sequences (references ≥ 1), or idle: nobody holds it, but its prefix may be wanted again.
-    Idle blocks are evicted, least recently used first, when free ones run out.
+    Idle blocks are evicted, least recently used first, when free ones run out. A prefix loses its end before its
+    beginning: a block is of no use without those before it.
     """
 
     def __init__(self, total: int, on_evict: Callable[[int], None] | None = None) -> None:
@@ -71,7 +72,7 @@ class BlockManager:
 
     def release(self, blocks: Sequence[int]) -> None:
         """One reference less; the last one makes the block idle when it has a hash, else free."""
-        for block in blocks:
+        for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block] == 0:
                 if block in self._hash_of:
@@ -92,9 +93,10 @@ class BlockManager:
             block = self._block_of.get(prefix)
             if block is None:
                 break
+            blocks.append(block)
+        for block in reversed(blocks):
             if block in self._idle:
                 self._idle.move_to_end(block)
-            blocks.append(block)
         return blocks
 
     def knows(self, prefix: bytes) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from lodestar.config import PolicyConfig
-from lodestar.engine.cache import CacheShape, KVCache
+from lodestar.engine.cache import KVCache
 from lodestar.engine.pages import PagedCache
+from lodestar.engine.shape import CacheShape, context_tokens
 from lodestar.engine.slabs import SlabCache
 from lodestar.errors import ModelError
 
@@ -17,15 +18,17 @@ def make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: 
     """The cache for a model's shape: pages or slabs.
 
     Raises:
-        ModelError: deterministic, and not float32 on a CPU.
+        ModelError: deterministic, and not float32 on a CPU; or see CacheShape.of.
     """
     shape = CacheShape.of(model)
     if deterministic and (shape.dtype != torch.float32 or paged):
         raise ModelError(f"deterministic needs float32 weights on a CPU, and the model is {shape.dtype} on {device}")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or config.kv_cache_tokens
+    context = context_tokens(model) or config.kv_cache_tokens
+    slots = config.max_sequences + 1  # one more than run, for replay
     if paged:
         return PagedCache(
             shape,
+            sequences=slots,
             capacity=context,
             total_tokens=config.kv_cache_tokens,
             block_tokens=config.block_tokens,
@@ -33,7 +36,7 @@ def make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: 
         )
     return SlabCache(
         shape,
-        slots=config.max_sequences + 1,  # one more than run, for replay
+        slots=slots,
         capacity=context,
         total_tokens=config.kv_cache_tokens,
         block_tokens=config.block_tokens,

@@ -23,15 +23,18 @@ from lodestar import metrics
 from lodestar.config import PolicyConfig
 from lodestar.engine.blocks import block_hashes
 from lodestar.engine.caches import make_cache
+from lodestar.engine.figures import Figures
 from lodestar.engine.limits import Limits, check_room
 from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
 from lodestar.engine.sequence import Chunk, Plan, Purpose, Request, Sequence
+from lodestar.engine.shape import context_tokens
 from lodestar.engine.text import StopChecker
+from lodestar.engine.weights import LiveWeights
 from lodestar.errors import ModelError, ResourceExhausted
 from lodestar.model.attention import NAME as ATTENTION
-from lodestar.model.loading import named_tensors, tokenizer_hash
+from lodestar.model.loading import tokenizer_hash
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.records import FinishReason, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
@@ -56,7 +59,7 @@ class EngineStatus:
 
 
 class Engine:
-    """Generates with one model. Not thread-safe: one thread calls everything but :meth:`check`."""
+    """Generates with one model. Not thread-safe: one thread calls everything but :meth:`request`."""
 
     def __init__(
         self,
@@ -93,29 +96,33 @@ class Engine:
         self._device = device
         paged = device.type != "cpu" if paged is None else paged
         self._cache = make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
-        self._runner = ModelRunner(
-            model, self._cache, Sampler(self.eos_ids, device), deterministic=deterministic, device=device
-        )
         self.scheduler = Scheduler(
             self._cache,
             max_sequences=config.max_sequences,
             prefill_tokens=config.prefill_tokens,
             deterministic=deterministic,
         )
-        text_config = model.config.get_text_config()
-        context = getattr(text_config, "max_position_embeddings", None) or self._cache.capacity
+        context = context_tokens(model) or self._cache.capacity
         self.limits = Limits(
-            vocab_size=text_config.vocab_size,
+            vocab_size=model.config.get_text_config().vocab_size,
             context_tokens=min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens),
             request_tokens=config.kv_cache_tokens * 4,
             samples=config.max_waiting,
         )
+        self._runner = ModelRunner(
+            model,
+            self._cache,
+            Sampler(self.eos_ids, device),
+            context_tokens=self.limits.context_tokens,
+            deterministic=deterministic,
+            device=device,
+        )
+        self._weights = LiveWeights(model)
+        self._figures = Figures(self.scheduler, self._cache.blocks, config.block_tokens)
         self._requests: dict[int, Request] = {}
         self._stops: dict[int, StopChecker] = {}
         self._ids = count()
-        self._seen = (0, 0)
         self.swap_seconds = 0.0
-        metrics.KV_TOKENS_TOTAL.set(self._cache.blocks.total * config.block_tokens)
 
     # --- requests ----------------------------------------------------------------------------------------------
     def request(
@@ -159,6 +166,7 @@ class Engine:
             self._stops[request.id] = StopChecker(self.tokenizer, request.sampling.stop)
         self.scheduler.add(request)
         metrics.TOKENS_IN.inc(len(request.prompt_ids))
+        self._figures.show_load()
 
     def abort(self, request_id: int) -> None:
         """Drop what is unfinished of a request, and free its memory; unknown ids are ignored."""
@@ -166,12 +174,15 @@ class Engine:
         if request is not None:
             self.scheduler.cancel(request)
         self._stops.pop(request_id, None)
+        self._figures.show_load()
 
-    def reset(self) -> None:
-        """Drop every request: after a failed step nobody knows what the cache holds."""
-        for request_id in list(self._requests):
+    def reset(self) -> list[int]:
+        """Drop every request, and return their ids: after a failed step nobody knows what the cache holds."""
+        dropped = list(self._requests)
+        for request_id in dropped:
             self.abort(request_id)
         self._cache.forget_prefixes()
+        return dropped
 
     # --- steps -------------------------------------------------------------------------------------------------
     def step(self) -> list[Sequence]:
@@ -182,7 +193,7 @@ class Engine:
         sampled = self._runner.run(plan)
         self._note_computed(plan)
         now = time.monotonic()
-        self._observe(plan.decode, now)
+        self._figures.count_step(plan.decode, now)
         for row, sequence in enumerate(plan.decode):
             if not math.isfinite(sampled.logprobs[row]):
                 self._fail(sequence)
@@ -199,6 +210,7 @@ class Engine:
             reason = self._finish_reason(sequence, sampled.tokens[row])
             if reason is not None:
                 self._finish(sequence, reason)
+        self._figures.show_load()
         return plan.decode
 
     def generate(self, prompt_ids: Tokens[int], sampling: SamplingParams) -> list[Sequence]:
@@ -215,7 +227,7 @@ class Engine:
             sequence.computed = chunk.end
             if sequence.cached_version is None:
                 sequence.cached_version = self.version
-            if chunk.end == sequence.prompt_tokens - 1:
+            if chunk.start < sequence.prompt_tokens - 1 <= chunk.end:
                 self.scheduler.share_prompt(sequence)
             prefixes = sequence.request.hashes[: (sequence.prompt_tokens - 1) // self.config.block_tokens]
             if prefixes and chunk.end == sequence.prefill_target and sequence.cached_version == self.version:
@@ -241,7 +253,7 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
-        self.scheduler.release(sequence, poisoned=reason is FinishReason.ERROR)
+        self.scheduler.release(sequence)
         request = sequence.request
         request.unfinished -= 1
         if not request.unfinished:
@@ -266,9 +278,8 @@ class Engine:
         """
         started = time.monotonic()
         if tensors:
-            weights = named_tensors(self.model)
-            _check_weights(weights, tensors)
-            previous = {name: tensor.clone() for name, tensor in weights.items()} if verify else {}
+            self._weights.check(tensors)
+            previous = self._weights.copies() if verify else {}
             self._copy_in(tensors)
             if verify is not None:
                 try:
@@ -282,24 +293,24 @@ class Engine:
         metrics.WEIGHT_STEP.set(version.step)
 
     def _copy_in(self, tensors: Mapping[str, Tensor]) -> None:
-        weights = named_tensors(self.model)
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                weights[name].copy_(tensor)
+        self._weights.replace(tensors)
         self._runner.refresh()
         self._cache.forget_prefixes()
 
     def replay(self, scored: Scored) -> list[float]:
         """Log-probs of a completion through the serving path itself: prefill, then one decode step per token.
 
+        Running sequences yield their blocks to it where they must, and are recomputed later.
+
         Raises:
-            ResourceExhausted: running sequences leave no room in the cache.
+            ResourceExhausted: the cache is smaller than the completion.
         """
         known, ids = scored.prompt_tokens, list(scored.token_ids)
+        if len(ids) > self.limits.context_tokens:
+            raise ResourceExhausted(f"a completion of {len(ids)} tokens cannot be replayed in this KV cache")
         request = Request(next(self._ids), scored.token_ids[:known], SamplingParams(len(ids) - known), seed=0)
         sequence = Sequence(next(self._ids), request, 0, ids[:known])
-        if not self._cache.has_room(len(ids)):
-            raise ResourceExhausted("the running sequences leave no room in the KV cache to replay a completion")
+        self.scheduler.make_way(len(ids))
         self._cache.open(sequence, len(ids), ())
         logprobs = []
         try:
@@ -350,23 +361,6 @@ class Engine:
             swap_seconds=self.swap_seconds,
         )
 
-    def _observe(self, decoded: list[Sequence], now: float) -> None:
-        for sequence in decoded:
-            if not sequence.last_token_at:
-                metrics.FIRST_TOKEN_SECONDS.observe(now - sequence.request.arrived)
-        earlier = [sequence.last_token_at for sequence in decoded if sequence.last_token_at]
-        if earlier:  # one observation a step, of whoever waited longest
-            metrics.BETWEEN_TOKENS_SECONDS.observe(now - min(earlier))
-        scheduler = self.scheduler
-        metrics.TOKENS_OUT.inc(len(decoded))
-        metrics.SEQUENCES_RUNNING.set(len(scheduler.running))
-        metrics.SEQUENCES_WAITING.set(scheduler.waiting)
-        metrics.KV_TOKENS_USED.set(self._cache.blocks.held * self.config.block_tokens)
-        hits, preemptions = self._seen
-        metrics.PREFIX_HIT_TOKENS.inc(scheduler.prefix_hit_tokens - hits)
-        metrics.PREEMPTIONS.inc(scheduler.preemptions - preemptions)
-        self._seen = scheduler.prefix_hit_tokens, scheduler.preemptions
-
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Every id that ends a response: the generation config's and the tokenizer's."""
@@ -374,17 +368,3 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     ids = getattr(generation, "eos_token_id", None)
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
-
-
-def _check_weights(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    missing, unknown = sorted(weights.keys() - tensors.keys()), sorted(tensors.keys() - weights.keys())
-    if missing or unknown:
-        raise ModelError(
-            f"weights: tensors are missing ({missing[:3]}) or unknown ({unknown[:3]}); nothing was swapped"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != weights[name].shape:
-            raise ModelError(
-                f"weights: {name} has shape {list(tensor.shape)}, the model's is {list(weights[name].shape)}; "
-                "nothing was swapped"
-            )

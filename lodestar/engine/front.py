@@ -1,8 +1,7 @@
-"""The engine behind asyncio: one thread owns the model, callers talk to it by a queue.
+"""The engine behind asyncio: one thread owns the model (lodestar.engine.thread), callers talk to it by a queue.
 
-The thread runs commands between steps (add, abort, swap, log-probs), then steps; it sleeps when there is nothing to do.
-After each step it hands the event loop one batch of news. Text is decoded on the event loop, for what was waiting to be
-read: a slow reader gets longer chunks, not a longer queue.
+After each step the thread hands the event loop one batch of news. Text is decoded on the event loop, for what was
+waiting to be read: a slow reader gets longer chunks, not a longer queue.
 """
 
 from __future__ import annotations
@@ -10,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from collections.abc import Sequence as Tokens
 from functools import partial
-from threading import Thread
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.limits import check_room
 from lodestar.engine.messages import CLOSED, Command, News, Stream
 from lodestar.engine.sequence import Purpose, Request, Sequence
+from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
 from lodestar.records import (
     GenerationChunk,
@@ -43,18 +40,15 @@ class AsyncEngine:
 
     def __init__(self, make_engine: Callable[[], Engine], *, name: str, threads: int = 1) -> None:
         """``make_engine`` loads the model on the engine's own thread, where ``threads`` of torch's compute."""
-        self._make_engine = make_engine
         self._name = name
-        self._threads = threads
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop
-        self._engine: Engine
+        self._loaded: asyncio.Future[Engine]
+        self._thread = EngineThread(
+            make_engine, threads, on_loaded=self._on_loaded, on_progress=self._on_progress, on_failure=self._on_failure
+        )
         self._streams: dict[int, Stream] = {}
         self._unfinished = 0
-        self._paused = False
         self._swapping = asyncio.Lock()
-        self._swap_when_drained: Command | None = None
         self._swapped = asyncio.Event()
         self.closed = False
 
@@ -62,10 +56,9 @@ class AsyncEngine:
     async def start(self) -> None:
         """Load the model and begin to serve. Raises what loading raises."""
         self._loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[Engine] = self._loop.create_future()
-        self._thread = Thread(target=self._run, args=(loaded,), name="engine", daemon=True)
+        self._loaded = self._loop.create_future()
         self._thread.start()
-        self._engine = await loaded
+        await self._loaded
 
     async def close(self) -> None:
         """End every stream with UNAVAILABLE and stop the thread after the step in progress."""
@@ -78,25 +71,17 @@ class AsyncEngine:
     def stop(self) -> None:
         """:meth:`close` for after the event loop's end."""
         self.closed = True
-        self._commands.put(None)
-        if self._thread is not None:
-            self._thread.join()
-        if self._swap_when_drained is not None:
-            self._swap_when_drained.refuse()
-        while not self._commands.empty():
-            command = self._commands.get()
-            if command is not None:
-                command.refuse()
+        self._thread.stop()
 
     @property
     def engine(self) -> Engine:
         """The synchronous engine; only its immutable parts (limits, tokenizer, config) may be read from here."""
-        return self._engine
+        return self._thread.engine
 
     @property
     def version(self) -> WeightVersion:
         """The weights served now."""
-        return self._engine.version
+        return self.engine.version
 
     @property
     def model_info(self) -> ModelInfo:
@@ -112,7 +97,7 @@ class AsyncEngine:
         priority: float = 0.0,
         purpose: Purpose = Purpose.SERVING,
         stream: bool = True,
-    ) -> AsyncIterator[GenerationChunk]:
+    ) -> AsyncGenerator[GenerationChunk, None]:
         """Chunks of the n samples as they come, each sample's last one with its finish_reason.
 
         Without ``stream`` every sample is one chunk. Leaving the iteration early, or being cancelled, stops the
@@ -125,13 +110,13 @@ class AsyncEngine:
             LodestarError: a step failed.
         """
         self._check_open()
-        request = self._engine.request(prompt_ids, sampling, priority=priority, purpose=purpose)
-        config = self._engine.config
+        request = self.engine.request(prompt_ids, sampling, priority=priority, purpose=purpose)
+        config = self.engine.config
         check_room(max(0, self._unfinished - config.max_sequences), sampling.n, config.max_waiting)
-        reader = self._streams[request.id] = Stream(request, stream, self._engine.tokenizer)
+        reader = self._streams[request.id] = Stream(request, stream, self.engine.tokenizer)
         self._unfinished += sampling.n
         try:
-            self._commands.put(Command(lambda: self._add(request, reader)))
+            self._thread.put(Command(lambda: self._add(request, reader)))
             while reader.open:
                 for sequence, end, last in await reader.read():
                     yield self._chunk(reader, sequence, end, last)
@@ -139,15 +124,15 @@ class AsyncEngine:
             del self._streams[request.id]
             self._unfinished -= sampling.n
             if reader.open:
-                self._commands.put(Command(lambda: self._engine.abort(request.id)))
+                self._thread.put(Command(lambda: self.engine.abort(request.id)))
 
     async def logprobs(
         self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
     ) -> list[TokenLogProbs]:
         """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens."""
         results: list[TokenLogProbs] = []
-        for batch in _batches(sequences, self._engine.config.prefill_tokens):
-            results += await self.call(partial(self._engine.logprobs, batch, temperature=temperature, entropy=entropy))
+        for batch in _batches(sequences, self.engine.config.prefill_tokens):
+            results += await self.call(partial(self.engine.logprobs, batch, temperature=temperature, entropy=entropy))
         return results
 
     # --- weights and control -----------------------------------------------------------------------------------
@@ -169,8 +154,8 @@ class AsyncEngine:
         """
         async with self._swapping:
             self._check_open()
-            swap = Command(lambda: self._engine.swap(tensors, version, verify))
-            self._commands.put(Command(lambda: self._begin_swap(swap, bool(tensors))))
+            swap = Command(lambda: self.engine.swap(tensors, version, verify))
+            self._thread.put_swap(swap, drain=bool(tensors) and self.engine.config.swap == "drain")
             await asyncio.wrap_future(swap.done)
             self._swapped.set()
             self._swapped = asyncio.Event()
@@ -194,15 +179,15 @@ class AsyncEngine:
 
     async def pause(self) -> None:
         """Stop after the step in progress; requests wait."""
-        await self.call(lambda: setattr(self, "_paused", True))
+        await self.call(lambda: setattr(self._thread, "paused", True))
 
     async def resume(self) -> None:
         """Go on."""
-        await self.call(lambda: setattr(self, "_paused", False))
+        await self.call(lambda: setattr(self._thread, "paused", False))
 
     async def status(self) -> EngineStatus:
         """Counts between two steps."""
-        return await self.call(lambda: self._engine.status(paused=self._paused))
+        return await self.call(lambda: self.engine.status(paused=self._thread.paused))
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Run a function on the engine's thread between two steps; it may be dropped when the caller is cancelled.
@@ -212,7 +197,7 @@ class AsyncEngine:
         """
         self._check_open()
         command = Command(function)
-        self._commands.put(command)
+        self._thread.put(command)
         return await asyncio.wrap_future(command.done)
 
     # --- event loop's side -------------------------------------------------------------------------------------
@@ -226,9 +211,11 @@ class AsyncEngine:
             if stream is not None:
                 stream.put(sequence, end, last)
 
-    def _fail_all(self, error: LodestarError) -> None:
-        for stream in self._streams.values():
-            stream.fail(error)
+    def _fail(self, request_ids: list[int], error: LodestarError) -> None:
+        for request_id in request_ids:
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                stream.fail(error)
 
     def _chunk(self, reader: Stream, sequence: Sequence, end: int, last: bool) -> GenerationChunk:
         """Response tokens up to ``end`` that were not read yet."""
@@ -256,59 +243,26 @@ class AsyncEngine:
         )
 
     def _info(self, version: WeightVersion) -> ModelInfo:
-        return ModelInfo(self._name, version, self._engine.tokenizer_hash)
+        return ModelInfo(self._name, version, self.engine.tokenizer_hash)
 
-    # --- the engine's thread -----------------------------------------------------------------------------------
-    def _run(self, loaded: asyncio.Future[Engine]) -> None:
-        torch.set_num_threads(self._threads)  # OpenMP keeps it per calling thread
-        try:
-            engine = self._engine = self._make_engine()
-        except BaseException as error:  # the caller of start() gets it
-            self._loop.call_soon_threadsafe(loaded.set_exception, error)
-            return
-        self._loop.call_soon_threadsafe(loaded.set_result, engine)
-        while self._take_commands(idle=self._paused or not engine.scheduler):
-            if self._swap_when_drained is not None and engine.drained:
-                swap, self._swap_when_drained = self._swap_when_drained, None
-                swap.run()
-                engine.scheduler.draining = False
-            if not self._paused:
-                self._step()
-
-    def _take_commands(self, *, idle: bool) -> bool:
-        """Run what was asked, waiting for something when idle; False at the end."""
-        idle = idle and (self._swap_when_drained is None or self._paused)
-        while idle or not self._commands.empty():
-            command = self._commands.get()
-            if command is None:
-                return False
-            command.run()
-            idle = False
-        return True
-
-    def _begin_swap(self, swap: Command, new_tensors: bool) -> None:
-        if new_tensors and self._engine.config.swap == "drain":
-            self._engine.scheduler.draining = True
-            self._swap_when_drained = swap
+    # --- called on the engine's thread --------------------------------------------------------------------------
+    def _on_loaded(self, outcome: Engine | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            self._tell(self._loaded.set_exception, outcome)
         else:
-            swap.run()
+            self._tell(self._loaded.set_result, outcome)
 
     def _add(self, request: Request, reader: Stream) -> None:
         try:
-            self._engine.add(request)
+            self.engine.add(request)
         except LodestarError as error:
             self._tell(reader.fail, error)
+        except Exception as error:  # whatever it is, the caller waits for it
+            log.exception("a request could not be added")
+            self.engine.abort(request.id)
+            self._tell(reader.fail, LodestarError(f"the engine failed to take the request ({type(error).__name__})"))
 
-    def _step(self) -> None:
-        try:
-            progressed = self._engine.step()
-        except Exception as error:
-            # Whatever it was, it happened in the shared batch: its requests end, and the server stays up.
-            log.exception("a step of the engine failed")
-            self._engine.reset()
-            failure = LodestarError(f"the engine failed in a step ({type(error).__name__}); the server's log says more")
-            self._tell(self._fail_all, failure)
-            return
+    def _on_progress(self, progressed: list[Sequence]) -> None:
         news = [
             (sequence, len(sequence.logprobs), sequence.finish_reason is not None)
             for sequence in progressed
@@ -316,6 +270,10 @@ class AsyncEngine:
         ]
         if news:
             self._tell(self._deliver, news)
+
+    def _on_failure(self, request_ids: list[int], error: Exception) -> None:
+        why = f"the engine failed in a step ({type(error).__name__}); the server's log says more"
+        self._tell(self._fail, request_ids, LodestarError(why))
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         """Run on the event loop; one that has ended has nobody left to tell."""

@@ -111,11 +111,10 @@ class Limits:
     def check_ids(self, field: str, ids: Tokens[int]) -> None:
         """Raises InvalidArgument when an id is no token of the model."""
         for i, token in enumerate(ids):
-            _require(
-                isinstance(token, int) and 0 <= token < self.vocab_size,
-                f"{field}[{i}]",
-                f"token id {token} is outside the vocabulary (0 … {self.vocab_size - 1})",
-            )
+            if not (isinstance(token, int) and 0 <= token < self.vocab_size):
+                raise InvalidArgument(
+                    f"{field}[{i}]", f"token id {token} is outside the vocabulary (0 … {self.vocab_size - 1})"
+                )
 
 
 def check_training(sampling: SamplingParams) -> None:

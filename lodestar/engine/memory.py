@@ -1,4 +1,4 @@
-"""Zeroed memory that costs nothing until it is written, a page at a time."""
+"""Memory that costs nothing until it is written, and copies to a device that nobody waits for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from lodestar.errors import ModelError
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``, copied behind what runs there already, without waiting for it."""
+    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 
 class LazyTensor:

@@ -47,7 +47,8 @@ class Stream:
         request.streamed = streamed
         self.sent = [0] * request.sampling.n
         self.unfinished = request.sampling.n
-        self._texts = [TextStream(tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
+        sampling = request.sampling
+        self._texts = [TextStream(tokenizer, sampling.stop, sampling.min_tokens) for _ in range(sampling.n)]
         self._news: dict[int, News] = {}
         self._error: LodestarError | None = None
         self._ready = asyncio.Event()

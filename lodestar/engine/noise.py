@@ -1,7 +1,7 @@
-"""Noise for sampling as a pure function of (seed, sample, position, token): no generator state, any batch order.
+"""Noise for sampling as a pure function of (seed, sample, position, choice): no generator state, any batch order.
 
-A 64-bit key per row (splitmix64, Steele et al. 2014) and the token id go through a 32-bit mixer (the finaliser of
-MurmurHash3). The arithmetic is integer and the same on every device.
+A 64-bit key per row (splitmix64, Steele et al. 2014) and the choice's number go through a 32-bit mixer (the finaliser
+of MurmurHash3). The arithmetic is integer and the same on every device.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def row_keys(streams: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDAr
     return keys.view(np.int32).reshape(-1, 2)
 
 
-def exponential(keys_B2: Tensor, vocab: int) -> Tensor:
-    """Standard exponential noise [B, V] in float32, strictly positive.
+def exponential(keys_B2: Tensor, count: int) -> Tensor:
+    """Standard exponential noise [B, count] in float32, strictly positive.
 
     ``argmax(p / noise)`` draws from p: it is the Gumbel-max rule, whose outcome changes only with the probability that
-    p changes, so that rounding in p hardly ever flips a token.
+    p changes, so that rounding in p hardly ever flips a choice.
     """
     first, second = keys_B2[:, :1], keys_B2[:, 1:]
-    bits_BV = torch.bitwise_xor(_scattered(vocab, keys_B2.device), first)
-    shifted_BV = torch.empty_like(bits_BV)
-    bits_BV.mul_(-2048144789)
-    _fold(bits_BV, shifted_BV, 13)
-    bits_BV.add_(second).mul_(-1028477379)
-    _fold(bits_BV, shifted_BV, 16)
-    bits_BV.mul_(668265263)
-    _fold(bits_BV, shifted_BV, 15)
+    bits_BC = torch.bitwise_xor(_scattered(count, keys_B2.device), first)
+    shifted_BC = torch.empty_like(bits_BC)
+    bits_BC.mul_(-2048144789)
+    _fold(bits_BC, shifted_BC, 13)
+    bits_BC.add_(second).mul_(-1028477379)
+    _fold(bits_BC, shifted_BC, 16)
+    bits_BC.mul_(668265263)
+    _fold(bits_BC, shifted_BC, 15)
     # 31 bits; small values keep all of them in float32, and small noise is what wins.
-    uniform_BV = bits_BV.bitwise_and_(0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(-(2.0**-31))
-    return uniform_BV.log1p_().neg_()
+    uniform_BC = bits_BC.bitwise_and_(0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(-(2.0**-31))
+    return uniform_BC.log1p_().neg_()
 
 
 def _fold(bits: Tensor, buffer: Tensor, shift: int) -> None:
@@ -56,9 +56,9 @@ def _fold(bits: Tensor, buffer: Tensor, shift: int) -> None:
 
 
 @lru_cache(maxsize=4)
-def _scattered(vocab: int, device: torch.device) -> Tensor:
-    """Token ids spread over 32 bits, int32 [V]."""
-    ids = np.arange(vocab, dtype=np.uint32) * np.uint32(0x9E3779B1)
+def _scattered(count: int, device: torch.device) -> Tensor:
+    """0 … count − 1 spread over 32 bits, int32 [count]."""
+    ids = np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B1)
     return torch.from_numpy(ids.view(np.int32)).to(device)
 
 

@@ -8,34 +8,47 @@ import torch
 from torch import Tensor
 
 from lodestar.engine.cache import KVCache
+from lodestar.engine.graphs import DecodeGraphs
+from lodestar.engine.head import Head
+from lodestar.engine.linear import padded_rows
+from lodestar.engine.memory import to_device
+from lodestar.engine.pages import PagedCache
 from lodestar.engine.sampler import Sampled, Sampler
 from lodestar.engine.sequence import Plan
+from lodestar.engine.trunk import make_trunk
+from lodestar.model.attention import AttentionContext
 
 ROW_MULTIPLE = 16
 """Deterministic steps pad their rows to a multiple: matrix products then give a row the same bits in any batch."""
 
 
 class ModelRunner:
-    """Owns the forward call. Logits exist for decode rows only, in float32 whatever the model's dtype."""
+    """Owns the forward call. Logits exist for decode rows only."""
 
     def __init__(
-        self, model: Any, cache: KVCache, sampler: Sampler, *, deterministic: bool, device: torch.device
+        self,
+        model: Any,
+        cache: KVCache,
+        sampler: Sampler,
+        *,
+        context_tokens: int,
+        deterministic: bool,
+        device: torch.device,
     ) -> None:
-        self._trunk = model.base_model
-        self._head = model.get_output_embeddings()
+        self._trunk = make_trunk(model, paged=isinstance(cache, PagedCache), positions=context_tokens)
+        self._head = Head(model.get_output_embeddings())
         self._cache = cache
         self._sampler = sampler
         self._device = device
-        self._multiple = ROW_MULTIPLE if deterministic else 1
-        self._head_weight: Tensor
-        self._head_bias: Tensor | None
-        self.refresh()
+        self._deterministic = deterministic
+        self.graphs: DecodeGraphs | None = None
+        if isinstance(cache, PagedCache) and device.type == "cuda":
+            self.graphs = DecodeGraphs(self.forward, cache, device)
 
     def refresh(self) -> None:
-        """Derive anew what is derived from the weights: the head in float32."""
-        self._head_weight = self._head.weight.detach().float()
-        bias = getattr(self._head, "bias", None)
-        self._head_bias = None if bias is None else bias.detach().float()
+        """Derive anew what is derived from the weights."""
+        self._trunk.refresh()
+        self._head.refresh()
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Sampled:
@@ -46,22 +59,25 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, plan: Plan) -> Tensor:
         """Compute the plan's rows; logits of the decode rows in float32 [B, V], padding rows after them."""
-        hidden_TH = self._forward(plan)
-        padded = -(-len(plan.decode) // self._multiple) * self._multiple
-        return torch.nn.functional.linear(hidden_TH[:padded].float(), self._head_weight, self._head_bias)
-
-    def _forward(self, plan: Plan) -> Tensor:
+        if self.graphs is not None and plan.decode and not plan.chunks:
+            logits_BV = self.graphs(plan.decode)
+            if logits_BV is not None:
+                return logits_BV
         tokens = [sequence.tokens[-1] for sequence in plan.decode]
         positions = [len(sequence.tokens) - 1 for sequence in plan.decode]
         for chunk in plan.chunks:
             tokens += chunk.sequence.tokens[chunk.start : chunk.end]
             positions += range(chunk.start, chunk.end)
-        padding = -len(tokens) % self._multiple
-        rows_2T = torch.tensor([tokens + [0] * padding, positions + [0] * padding], device=self._device)
-        output = self._trunk(
-            input_ids=rows_2T[:1],
-            position_ids=rows_2T[1:],
-            use_cache=False,
-            attention_context=self._cache.context(plan),
-        )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        padding = self._padded(len(tokens)) - len(tokens)
+        rows_2T = to_device(torch.tensor([tokens + [0] * padding, positions + [0] * padding]), self._device)
+        return self.forward(rows_2T[0], rows_2T[1], self._cache.context(plan), self._padded(len(plan.decode)))
+
+    def _padded(self, rows: int) -> int:
+        """A count of rows that the products of a CPU take; the paged kernel takes any."""
+        if isinstance(self._cache, PagedCache):
+            return rows
+        return padded_rows(rows, ROW_MULTIPLE if self._deterministic else 1)
+
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, context: AttentionContext, rows: int) -> Tensor:
+        """Logits [rows, V] of the first ``rows`` rows."""
+        return self._head(self._trunk(tokens_T, positions_T, context, rows))

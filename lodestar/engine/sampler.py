@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lodestar.engine.noise import exponential, row_keys, stream_key
+from lodestar.engine.draw import block_mass, draw
+from lodestar.engine.memory import to_device
+from lodestar.engine.noise import row_keys, stream_key
+from lodestar.engine.processing import Processing, is_processed
 from lodestar.engine.sequence import Sequence
-from lodestar.records import SamplingParams, TokenCandidate
+from lodestar.records import TokenCandidate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +38,14 @@ class _Rows:
     streams: np.ndarray[tuple[int], np.dtype[np.uint64]]
     temperature_B1: Tensor | None
     """None when every temperature is 1."""
-    greedy_B: Tensor | None
+    greedy_G: Tensor | None
     """Rows with temperature 0; None without any."""
-    processed: list[int]
-    """Rows that top_p, top_k, min_p, min_tokens or logit_bias apply to."""
-    top: list[int]
-    """Rows that want the most likely tokens."""
-
-
-def is_processed(sampling: SamplingParams) -> bool:
-    """Whether tokens are drawn from something else than softmax(logits / temperature)."""
-    return bool(sampling.top_p < 1 or sampling.top_k or sampling.min_p or sampling.min_tokens or sampling.logit_bias)
+    processing: Processing | None
+    """For rows that top_p, top_k, min_p, min_tokens or logit_bias apply to; None without any."""
+    top: dict[int, int]
+    """Rows that want the most likely tokens, and how many."""
+    top_U: Tensor | None
+    """Those rows; None without any."""
 
 
 class Sampler:
@@ -63,47 +64,59 @@ class Sampler:
         rows = self._rows
         ids = [sequence.id for sequence in sequences]
         if rows is None or rows.ids != ids:
-            rows = self._rows = self._describe(ids, sequences)
+            rows = self._rows = self._describe(ids, sequences, logits_BV.shape[1])
         count = len(sequences)
+        generated_B = np.array([len(sequence.logprobs) for sequence in sequences])
         scaled_BV = logits_BV if rows.temperature_B1 is None else logits_BV / self._padded(rows, logits_BV.shape[0])
         peak_B1 = scaled_BV.amax(-1, keepdim=True)
         weights_BV = (scaled_BV - peak_B1).exp_()
-        normaliser_B1 = peak_B1 + weights_BV.sum(-1, keepdim=True).log()
-        processed = self._process(scaled_BV, sequences, rows) if rows.processed else None
-        if processed is not None:
-            weights_BV[rows.processed] = (processed - processed.amax(-1, keepdim=True)).exp_()
-        noise_BV = exponential(self._keys(rows, sequences, logits_BV.shape[0]), logits_BV.shape[1])
-        if rows.greedy_B is not None:
-            noise_BV[rows.greedy_B] = 1
-        token_B1 = weights_BV.div_(noise_BV).argmax(-1, keepdim=True)
+        mass_BK = block_mass(weights_BV)
+        normaliser_B1 = peak_B1 + mass_BK.sum(-1, keepdim=True).log()
+        processing = rows.processing
+        if processing is not None:
+            processed_PV = processing.apply(scaled_BV, to_device(torch.from_numpy(generated_B), self._device))
+            drawn_PV = (processed_PV - processed_PV.amax(-1, keepdim=True)).exp_()
+            weights_BV.index_copy_(0, processing.rows_P, drawn_PV)
+            mass_BK.index_copy_(0, processing.rows_P, block_mass(drawn_PV))
+        token_B1 = draw(weights_BV, mass_BK, self._keys(rows, generated_B, logits_BV.shape[0]))
+        if rows.greedy_G is not None:
+            best_G1 = weights_BV.index_select(0, rows.greedy_G).argmax(-1, keepdim=True)
+            token_B1.index_copy_(0, rows.greedy_G, best_G1)
         logprob_B1 = scaled_BV.gather(1, token_B1) - normaliser_B1
         outcome_B3 = torch.cat([token_B1.double(), logprob_B1.double(), logprob_B1.double()], 1)
-        if processed is not None:
-            kept_P1 = token_B1[rows.processed]
-            outcome_B3[rows.processed, 2:] = (processed.gather(1, kept_P1) - processed.logsumexp(-1, True)).double()
-        if rows.greedy_B is not None:
-            outcome_B3[rows.greedy_B, 2] *= 0  # keeps NaN
-        tokens, logprobs, processed_logprobs = outcome_B3[:count].T.tolist()  # the step's one synchronisation
+        if processing is not None:
+            kept_P1 = token_B1.index_select(0, processing.rows_P)
+            kept_logprob_P1 = processed_PV.gather(1, kept_P1) - processed_PV.logsumexp(-1, True)
+            outcome_B3[:, 2:].index_copy_(0, processing.rows_P, kept_logprob_P1.double())
+        if rows.greedy_G is not None:
+            outcome_B3[rows.greedy_G, 2] *= 0  # keeps NaN
+        best = self._best(scaled_BV, normaliser_B1, rows)
+        figures = torch.cat([outcome_B3[:count].flatten(), *best]).tolist()  # the step's one synchronisation
         return Sampled(
-            [int(token) for token in tokens],
-            logprobs,
-            processed_logprobs,
-            self._candidates(scaled_BV, normaliser_B1, sequences, rows),
+            [int(token) for token in figures[: 3 * count : 3]],
+            figures[1 : 3 * count : 3],
+            figures[2 : 3 * count : 3],
+            _candidates(rows, figures[3 * count :]),
         )
 
-    def _describe(self, ids: list[int], sequences: list[Sequence]) -> _Rows:
+    def _describe(self, ids: list[int], sequences: list[Sequence], vocab: int) -> _Rows:
         params = [sequence.request.sampling for sequence in sequences]
         streams = [stream_key(sequence.request.seed, sequence.index) for sequence in sequences]
         temperatures = [sampling.temperature or 1.0 for sampling in params]
         greedy = [row for row, sampling in enumerate(params) if sampling.temperature == 0]
         plain = all(temperature == 1 for temperature in temperatures)
+        processed = [row for row, sampling in enumerate(params) if is_processed(sampling)]
+        top = {row: min(sampling.top_logprobs, vocab) for row, sampling in enumerate(params) if sampling.top_logprobs}
         return _Rows(
             ids=ids,
             streams=np.array(streams, dtype=np.uint64),
             temperature_B1=None if plain else torch.tensor(temperatures, device=self._device)[:, None],
-            greedy_B=torch.tensor(greedy, device=self._device) if greedy else None,
-            processed=[row for row, sampling in enumerate(params) if is_processed(sampling)],
-            top=[row for row, sampling in enumerate(params) if sampling.top_logprobs],
+            greedy_G=torch.tensor(greedy, device=self._device) if greedy else None,
+            processing=Processing(processed, [params[row] for row in processed], self._eos_ids, vocab, self._device)
+            if processed
+            else None,
+            top=top,
+            top_U=torch.tensor(list(top), device=self._device) if top else None,
         )
 
     def _padded(self, rows: _Rows, count: int) -> Tensor:
@@ -111,47 +124,26 @@ class Sampler:
         missing = count - rows.temperature_B1.shape[0]
         return torch.nn.functional.pad(rows.temperature_B1, (0, 0, 0, missing), value=1.0)
 
-    def _keys(self, rows: _Rows, sequences: list[Sequence], count: int) -> Tensor:
-        positions = np.array([len(sequence.logprobs) for sequence in sequences], dtype=np.uint64)
+    def _keys(self, rows: _Rows, generated_B: NDArray[np.int64], count: int) -> Tensor:
         keys = np.zeros((count, 2), dtype=np.int32)
-        keys[: len(sequences)] = row_keys(rows.streams, positions)
-        return torch.from_numpy(keys).to(self._device)
+        keys[: len(generated_B)] = row_keys(rows.streams, generated_B.astype(np.uint64))
+        return to_device(torch.from_numpy(keys), self._device)
 
-    def _process(self, scaled_BV: Tensor, sequences: list[Sequence], rows: _Rows) -> Tensor:
-        """Rows ``rows.processed`` after logit_bias, min_tokens, top_k, top_p and min_p, in this order; [P, V]."""
-        processed_PV = scaled_BV[rows.processed]
-        for row_V, row in zip(processed_PV, rows.processed, strict=True):
-            sequence = sequences[row]
-            sampling = sequence.request.sampling
-            if sampling.logit_bias:
-                ids = torch.tensor(list(sampling.logit_bias), device=self._device)
-                bias = torch.tensor(list(sampling.logit_bias.values()), device=self._device)
-                row_V[ids] += bias / (sampling.temperature or 1.0)
-            if len(sequence.logprobs) < sampling.min_tokens:
-                row_V[[*self._eos_ids, *sampling.stop_token_ids]] = -torch.inf
-            if sampling.top_k or sampling.top_p < 1:
-                _keep_most_likely(row_V, sampling.top_k, sampling.top_p)
-            if sampling.min_p:
-                row_V[row_V < row_V.max() + float(np.log(sampling.min_p))] = -torch.inf
-        return processed_PV
-
-    def _candidates(
-        self, scaled_BV: Tensor, normaliser_B1: Tensor, sequences: list[Sequence], rows: _Rows
-    ) -> dict[int, tuple[TokenCandidate, ...]]:
-        top = {}
-        for row in rows.top:
-            wanted = min(sequences[row].request.sampling.top_logprobs, scaled_BV.shape[1])
-            best = scaled_BV[row].topk(wanted)
-            logprobs = (best.values - normaliser_B1[row]).tolist()
-            top[row] = tuple(map(TokenCandidate, best.indices.tolist(), logprobs))
-        return top
+    def _best(self, scaled_BV: Tensor, normaliser_B1: Tensor, rows: _Rows) -> list[Tensor]:
+        """Log-probs and ids of the rows' most likely tokens, as many for each as the greediest row wants."""
+        if rows.top_U is None:
+            return []
+        best = scaled_BV.index_select(0, rows.top_U).topk(max(rows.top.values()))
+        logprobs_UK = best.values - normaliser_B1.index_select(0, rows.top_U)
+        return [logprobs_UK.double().flatten(), best.indices.double().flatten()]
 
 
-def _keep_most_likely(row_V: Tensor, top_k: int, top_p: float) -> None:
-    """−inf for all but the ``top_k`` best, and of those all but the fewest whose probabilities reach ``top_p``."""
-    k = min(top_k, row_V.shape[0]) if top_k else row_V.shape[0]
-    best = row_V.topk(k)
-    before_K = best.values.softmax(-1).cumsum(-1, dtype=torch.float64).roll(1)
-    before_K[0] = 0
-    kept_K = before_K < top_p
-    row_V.fill_(-torch.inf).scatter_(0, best.indices[kept_K], best.values[kept_K])
+def _candidates(rows: _Rows, figures: list[float]) -> dict[int, tuple[TokenCandidate, ...]]:
+    """From the figures of :meth:`Sampler._best`."""
+    each = max(rows.top.values(), default=0)
+    ids = figures[len(figures) // 2 :]
+    top = {}
+    for place, (row, wanted) in enumerate(rows.top.items()):
+        span = slice(place * each, place * each + wanted)
+        top[row] = tuple(map(TokenCandidate, map(int, ids[span]), figures[span]))
+    return top

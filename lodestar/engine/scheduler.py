@@ -45,11 +45,11 @@ class Scheduler:
         for sequence in request.sequences:
             self._push(sequence)
 
-    def release(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+    def release(self, sequence: Sequence) -> None:
         """Free a running sequence's blocks now."""
         self.running.remove(sequence)
         sequence.running = False
-        self._cache.close(sequence, poisoned=poisoned)
+        self._cache.close(sequence)
 
     def cancel(self, request: Request) -> None:
         """Forget a request's unfinished samples and free their blocks now."""
@@ -58,6 +58,11 @@ class Scheduler:
                 self.release(sequence)
         self._waiting = [entry for entry in self._waiting if entry[2].request is not request]
         heapq.heapify(self._waiting)
+
+    def make_way(self, tokens: int) -> None:
+        """Preempt the last in line until the cache has room for so many tokens beside the running sequences."""
+        while self.running and not self._cache.has_room(tokens):
+            self._preempt(self.running[-1])
 
     def share_prompt(self, leader: Sequence) -> None:
         """Give a prompt that was just computed to the samples that wait for it."""

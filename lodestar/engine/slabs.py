@@ -1,8 +1,8 @@
 """The KV cache of a CPU: one contiguous slab per sequence, so that no step copies what earlier steps wrote.
 
-Decode attention is memory-bound: it reads every key and value once per step. Sequences in neighbouring slabs whose
-lengths are close are computed by one call over a view of their slabs, with a mask; the rest one call each. Prefixes
-that outlive their sequence are copied into blocks and back, which costs a fraction of computing them.
+Decode attention is memory-bound: it reads every key and value once per step. Keys of sequences in neighbouring slabs
+whose lengths are close are multiplied by one call over a view of their slabs; the rest one call each. Prefixes that
+outlive their sequence are copied into blocks and back, which costs a fraction of computing them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import math
 import mmap
 from collections.abc import Sequence as Tokens
 
-import torch
 from torch import Tensor
 
 from lodestar.engine.blocks import BlockManager
-from lodestar.engine.cache import CacheShape, KVCache
+from lodestar.engine.cache import KVCache
 from lodestar.engine.memory import LazyTensor
 from lodestar.engine.sequence import Plan, Sequence
+from lodestar.engine.shape import CacheShape
 from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SlabAttention, group_cost, group_rows
 
 REGROUP_STEPS = 32
@@ -51,12 +51,11 @@ class SlabCache(KVCache):
         self._kept = LazyTensor((self.blocks.total, *kv, shape.kv_heads, block_tokens, shape.head_dim), shape.dtype)
         self.keys = [self._slabs.tensor[layer, 0] for layer in range(shape.layers)]
         self.values = [self._slabs.tensor[layer, 1] for layer in range(shape.layers)]
-        self.mask = torch.full((slots, 1, 1, self.capacity), -torch.inf, dtype=shape.dtype)
-        """0 where a slab holds a token of its sequence, −inf elsewhere."""
         self._free_slots = list(range(slots))
         self._slot: dict[int, int] = {}
         self._held: dict[int, list[int]] = {}
         self._touched = [0] * slots
+        """Tokens up to which a slab has taken memory."""
         self._arranged: tuple[list[int], int] = ([], 0)
         """Slabs decoded last, and for how many steps."""
         self._groups: list[tuple[int, int]] = []
@@ -69,6 +68,7 @@ class SlabCache(KVCache):
         return bool(self._free_slots) and self.blocks_for(tokens) + spare_blocks <= self.blocks.available
 
     def open(self, sequence: Sequence, reserve: int, prefixes: Tokens[bytes]) -> int:
+        self.blocks.find(prefixes)  # used just now, so that taking blocks evicts others first
         held = self.blocks.take(self.blocks_for(reserve))
         if held is None:
             raise RuntimeError("open was called without room")
@@ -79,18 +79,15 @@ class SlabCache(KVCache):
             found = found[: len(found) // self._chunk_blocks * self._chunk_blocks]
         if not found:
             return 0
-        tokens = len(found) * self.block_tokens
-        blocks = self._kept.tensor[found]  # [blocks, layers, 2, M, block, D]
-        slab = self._slabs.tensor[:, :, slot, :, :tokens]
-        slab.view(*slab.shape[:3], len(found), self.block_tokens, -1).copy_(blocks.permute(1, 2, 3, 0, 4, 5))
-        self._wrote(slot, 0, tokens)
-        return tokens
+        self._in_blocks(slot, 0, len(found)).copy_(self._kept.tensor[found])
+        self._note_written(slot, len(found) * self.block_tokens)
+        return len(found) * self.block_tokens
 
     def fork(self, parent: Sequence, child: Sequence, tokens: int) -> None:
         source, target = self._slot[parent.id], self._slot[child.id]
         slabs = self._slabs.tensor
         slabs[:, :, target, :, :tokens] = slabs[:, :, source, :, :tokens]
-        self._wrote(target, 0, tokens)
+        self._note_written(target, tokens)
 
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         held = self._held[sequence.id]
@@ -103,26 +100,19 @@ class SlabCache(KVCache):
         return True
 
     def remember(self, sequence: Sequence, prefixes: Tokens[bytes]) -> None:
-        slot = self._slot[sequence.id]
-        for i, prefix in enumerate(prefixes):
-            if self.blocks.knows(prefix):
-                continue
-            taken = self.blocks.take(1)
-            if taken is None:
-                return
-            block = self._slabs.tensor[:, :, slot, :, i * self.block_tokens : (i + 1) * self.block_tokens]
-            self._kept.tensor[taken[0]].copy_(block)
-            self.blocks.publish(taken[0], prefix)
-            self.blocks.release(taken)
+        known = len(self.blocks.find(prefixes))
+        taken = self.blocks.take(min(len(prefixes) - known, self.blocks.available))
+        if not taken:
+            return
+        self._kept.tensor[taken] = self._in_blocks(self._slot[sequence.id], known, known + len(taken))
+        for block, prefix in zip(taken, prefixes[known:], strict=False):
+            self.blocks.publish(block, prefix)
+        self.blocks.release(taken)
 
-    def close(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+    def close(self, sequence: Sequence) -> None:
         slot = self._slot.pop(sequence.id)
         self.blocks.release(self._held.pop(sequence.id))
         bisect.insort(self._free_slots, slot)
-        self.mask[slot] = -torch.inf
-        if poisoned:
-            # A masked key counts 0 times its value, which must not be NaN when a neighbour's group covers this slab.
-            self._slabs.tensor[:, :, slot, :, : self._touched[slot]] = 0
         self._trim()
 
     def order(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -154,16 +144,16 @@ class SlabCache(KVCache):
         slots = [self._slot[sequence.id] for sequence in plan.decode]
         lengths = [len(sequence.tokens) for sequence in plan.decode]
         for slot, length in zip(slots, lengths, strict=True):
-            self._touched[slot] = max(self._touched[slot], length)
+            self._note_written(slot, length)
         for chunk in plan.chunks:
-            self._wrote(self._slot[chunk.sequence.id], chunk.start, chunk.end)
+            self._note_written(self._slot[chunk.sequence.id], chunk.end)
         chunks = []
         for chunk in plan.chunks:
             step = DETERMINISTIC_CHUNK if self.deterministic else chunk.end - chunk.start
             for start in range(chunk.start, chunk.end, step):
                 chunks.append((self._slot[chunk.sequence.id], start, min(start + step, chunk.end)))
-        groups = [(row, row + 1) for row in range(len(slots))] if self.deterministic else self._groups
-        return SlabAttention(self, slots, lengths, groups, chunks)
+        alone = self.deterministic or len(slots) == 1
+        return SlabAttention(self, slots, lengths, [] if alone else self._groups, chunks)
 
     def _move(self, targets: dict[Sequence, int]) -> None:
         """Put sequences into other slabs, free ones or each other's."""
@@ -183,8 +173,6 @@ class SlabCache(KVCache):
                 self._place(mover, targets[mover], aside if aside is not None and mover is start else self._slab(mover))
                 pending.remove(mover)
                 mover = wanted_by.get(vacated)
-        for slot in left - set(targets.values()):
-            self.mask[slot] = -torch.inf
         self._free_slots = sorted((set(self._free_slots) | left) - set(targets.values()))
 
     def _slab(self, sequence: Sequence) -> Tensor:
@@ -194,14 +182,18 @@ class SlabCache(KVCache):
     def _place(self, sequence: Sequence, slot: int, slab: Tensor) -> None:
         self._slabs.tensor[:, :, slot, :, : sequence.computed] = slab
         self._slot[sequence.id] = slot
-        self.mask[slot] = -torch.inf
-        self._wrote(slot, 0, sequence.computed)
+        self._note_written(slot, sequence.computed)
 
     def _choose_slot(self) -> int:
         return self._free_slots.pop(0)
 
-    def _wrote(self, slot: int, start: int, end: int) -> None:
-        self.mask[slot, ..., start:end] = 0
+    def _in_blocks(self, slot: int, first: int, end: int) -> Tensor:
+        """A slab's tokens as blocks ``first … end − 1``: a view [blocks, layers, 2, M, block, D]."""
+        slab = self._slabs.tensor[:, :, slot, :, first * self.block_tokens : end * self.block_tokens]
+        blocks = slab.view(*slab.shape[:3], end - first, self.block_tokens, slab.shape[4])
+        return blocks.permute(3, 0, 1, 2, 4, 5)
+
+    def _note_written(self, slot: int, end: int) -> None:
         self._touched[slot] = max(self._touched[slot], end)
 
     def _trim(self) -> None:

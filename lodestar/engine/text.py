@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from itertools import islice
 from typing import Any
 
 UNDECIDED = "\ufffd"
@@ -17,25 +18,34 @@ class StopChecker:
     def __init__(self, tokenizer: Any, stops: Tokens[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
+        self._special = frozenset(tokenizer.all_special_ids)
         # Every token but special ones adds at least a byte.
         self._window = max(len(stop.encode()) for stop in stops) + CONTEXT_TOKENS
 
     def found(self, tokens: Tokens[int]) -> bool:
         """Whether the last token completed a stop string."""
-        text = self._tokenizer.decode(tokens[-self._window :], skip_special_tokens=True)
-        return any(stop in text for stop in self._stops)
+        window = list(islice((token for token in reversed(tokens) if token not in self._special), self._window))[::-1]
+        text = self._tokenizer.decode(window)
+        if not any(stop in text for stop in self._stops):
+            return False
+        before = len(self._tokenizer.decode(window[:-1]).rstrip(UNDECIDED))
+        return any(text.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self._stops)
 
 
 class TextStream:
     """What a growing response adds to its text.
 
     Text is held back while its last character is incomplete or while it may be the beginning of a stop string; the
-    stop string itself is never given out.
+    stop string itself is never given out. One that is complete before ``min_tokens`` tokens stops nothing.
     """
 
-    def __init__(self, tokenizer: Any, stops: Tokens[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, stops: Tokens[str] = (), min_tokens: int = 0) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
+        self._unstoppable = max(0, min_tokens - 1) if stops else 0
+        """Tokens that no stop string may end with."""
+        self._unstoppable_text = 0
+        """Characters of their text."""
         self._tokens: list[int] = []
         self._start = 0
         """First token decoded anew each time."""
@@ -47,6 +57,12 @@ class TextStream:
 
     def add(self, tokens: Tokens[int], *, last: bool = False) -> str:
         """The text that became certain; with ``last``, all that is left."""
+        early = tokens[: max(0, self._unstoppable - len(self._tokens))]
+        if early:
+            self._tokens += early
+            tokens = tokens[len(early) :]
+            self._decode(last and not tokens)
+            self._unstoppable_text = len(self._text)
         self._tokens += tokens
         self._decode(last)
         if not self._stopped:
@@ -77,7 +93,7 @@ class TextStream:
             self._stopped = True
 
     def _earliest(self, stop: str) -> int:
-        return max(0, self._given - len(stop))
+        return max(0, self._given - len(stop), self._unstoppable_text - len(stop) + 1)
 
     def _undecided(self) -> int:
         """Characters at the end that a stop string may begin with."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -143,8 +144,8 @@ class Policy:
         min_version: WeightVersion | None,
         wait_seconds: float,
         purpose: Purpose,
-    ) -> AsyncIterator[GenerationChunk]:
-        """Chunks of the samples; training gets each sample whole.
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        """Chunks of the samples; training gets each sample whole. Closing it early frees their memory.
 
         Raises:
             VersionUnavailable: older weights than wanted, after ``wait_seconds``.
@@ -156,8 +157,10 @@ class Policy:
         if min_version is not None:
             await self.engine.wait_for(min_version, wait_seconds)
         stream = purpose is not Purpose.TRAINING
-        async for chunk in self.engine.generate(prompt_ids, sampling, purpose=purpose, stream=stream):
-            yield chunk
+        chunks = self.engine.generate(prompt_ids, sampling, purpose=purpose, stream=stream)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def logprobs(self, sequences: Sequence[Scored], *, temperature: float, entropy: bool) -> list[TokenLogProbs]:
         """Log-probs of given completions under the present weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -42,8 +43,9 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             wait_seconds=request.wait_seconds,
             purpose=_PURPOSES[request.purpose],
         )
-        async for chunk in chunks:
-            yield convert.chunk_to_proto(chunk)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield convert.chunk_to_proto(chunk)
 
     async def LogProbs(
         self, request: policy_pb2.PolicyServiceLogProbsRequest, context: Context

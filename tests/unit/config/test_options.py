@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from lodestar.config import RunConfig, load_config
 
@@ -47,3 +48,15 @@ def test_the_readmes_configurations_load() -> None:
     for sections in more:
         merged = {name: {**run.get(name, {}), **section} for name, section in sections.items()}
         assert len(RunConfig.model_validate(run | merged).reward.sources) == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"ppo": {"max_staleness": 1}}, r"deterministic needs ppo\.max_staleness 0"),
+        ({"policy": {"swap": "continue"}, "ppo": {"max_staleness": 0}}, r"deterministic needs policy\.swap drain"),
+    ],
+)
+def test_what_depends_on_timing_is_refused_in_a_deterministic_run(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RunConfig(name="run", deterministic=True, **section)

@@ -272,6 +272,7 @@ def test_many_samples_follow_the_models_distribution(make_engine: Any) -> None:
         ("sampling.max_tokens", [3], {"max_tokens": 256}),
         ("sampling.n", [3], {"n": 4097}),
         ("sampling.n", [3], {"n": 0}),
+        ("sampling.n", [3], {"n": 200, "max_tokens": 200}),
         ("sampling.stop[0]", [3], {"stop": (7,)}),
         ("sampling.top_k", [3], {"top_k": -1}),
         ("sampling.temperature", [3], {"temperature": 1e-9}),

@@ -157,6 +157,27 @@ async def test_a_failed_step_ends_its_requests_and_not_the_server(
         await empty(front)
 
 
+async def test_a_failed_step_ends_the_requests_that_were_in_it_alone(make_engine: Any) -> None:
+    async with serving(make_engine) as front:
+        chunks = front.generate([5, 6], LONG)
+        tokens = len((await anext(chunks)).token_ids)
+        front._on_failure([-1], ZeroDivisionError())
+        assert tokens + sum([len(chunk.token_ids) async for chunk in chunks]) == 200
+
+
+async def test_a_request_that_cannot_be_added_fails_alone(
+    make_engine: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(make_engine) as front:
+        with monkeypatch.context() as patch:
+            patch.setattr("lodestar.engine.engine.StopChecker", lambda *_: 1 / 0)
+            with pytest.raises(LodestarError, match=r"failed to take the request \(ZeroDivisionError\)"):
+                await collect(front, SamplingParams(3, stop=("x",)))
+        assert "ZeroDivisionError" in caplog.text
+        assert await collect(front, SamplingParams(3))
+        await empty(front)
+
+
 async def test_closing_ends_streams_and_waiting_calls(make_engine: Any) -> None:
     async with serving(make_engine) as front:
         stream = asyncio.create_task(collect(front, LONG))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lodestar.engine.draw import block_mass
+from lodestar.engine.draw import draw as draw_tokens
 from lodestar.engine.noise import exponential, row_keys, stream_key
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.sequence import Request, Sequence
@@ -123,3 +125,57 @@ def test_noise_is_a_function_of_its_key_and_exponential() -> None:
     assert abs(float((centred[1:] * centred[:-1]).mean() / centred.var())) < 0.01
     assert abs(float((centred[:, 1:] * centred[:, :-1]).mean() / centred.var())) < 0.01
     assert len({stream_key(seed, sample) for seed in range(50) for sample in range(50)}) == 2500
+
+
+# --- drawing in two steps ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("vocab", [1, 50, 64, 65, 1000])
+def test_tokens_are_drawn_in_proportion_to_their_weights_whatever_their_block(vocab: int) -> None:
+    weights_V = torch.rand(vocab, generator=torch.Generator().manual_seed(vocab)) ** 8
+    weights_V[: vocab // 3] = 0
+    draws = 20_000
+    streams = np.array([stream_key(seed, 0) for seed in range(draws)], dtype=np.uint64)
+    keys_B2 = torch.from_numpy(row_keys(streams, np.zeros(draws, dtype=np.uint64)))
+    weights_BV = weights_V.repeat(draws, 1)
+    tokens = draw_tokens(weights_BV, block_mass(weights_BV), keys_B2)[:, 0]
+    observed, expected = torch.bincount(tokens, minlength=vocab), draws * weights_V / weights_V.sum()
+    assert int(observed[: vocab // 3].sum()) == 0
+    large = expected >= 5
+    if int(large.sum()) > 1:
+        chi2 = float(((observed - expected)[large] ** 2 / expected[large]).sum())
+        degrees = int(large.sum()) - 1
+        assert chi2 < degrees + 5 * (2 * degrees) ** 0.5
+
+
+def test_a_row_is_processed_alike_beside_any_other() -> None:
+    rows = [
+        SamplingParams(4, top_p=0.7),
+        SamplingParams(4, top_k=5, top_p=0.9),
+        SamplingParams(4, min_p=0.2, logit_bias={3: 2.0}),
+        SamplingParams(4, min_tokens=3, stop_token_ids=(9, 10)),
+        SamplingParams(4, temperature=0, logit_bias={8: 40.0}),
+        SamplingParams(4, top_k=5, top_logprobs=2),
+        SamplingParams(4, top_logprobs=5),
+    ]
+    logits_BV = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(3)) * 2
+    sampler = Sampler([1], torch.device("cpu"))
+    together = sampler.sample(logits_BV, [sequence_of(sampling, seed) for seed, sampling in enumerate(rows)])
+    for row, sampling in enumerate(rows):
+        alone = sampler.sample(logits_BV[row : row + 1], [sequence_of(sampling, row)])
+        assert alone.tokens == together.tokens[row : row + 1]
+        assert alone.processed_logprobs == together.processed_logprobs[row : row + 1]
+        assert alone.top.get(0) == together.top.get(row)
+    assert together.tokens[4] == 8
+    assert [len(together.top[row]) for row in (5, 6)] == [2, 5]
+
+
+def test_stops_are_forbidden_up_to_the_least_number_of_tokens() -> None:
+    sampler = Sampler([1], torch.device("cpu"))
+    logits_BV = torch.zeros(1, VOCAB)
+    logits_BV[0, [1, 9]] = 50.0
+    sequence = sequence_of(SamplingParams(6, min_tokens=2, stop_token_ids=(9,)))
+    drawn = []
+    for _ in range(4):
+        drawn += sampler.sample(logits_BV, [sequence]).tokens
+        sequence.logprobs.append(0.0)
+    assert not {1, 9} & set(drawn[:2])
+    assert set(drawn[2:]) <= {1, 9}

@@ -18,6 +18,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<end>"])
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
 
 
@@ -70,3 +71,28 @@ def test_words_keep_their_spaces_after_special_tokens() -> None:
     stream = TextStream(words)
     ids = [5, 6, 1, 1, 1, 1, 1, 1, 7, 8]
     assert "".join(stream.add([token]) for token in ids) == words.decode(ids, skip_special_tokens=True)
+
+
+# --- stop strings and what may come before them --------------------------------------------------------------------
+@pytest.mark.parametrize("min_tokens", [0, 4, 5, 6, 30])
+def test_a_stop_counts_from_the_least_number_of_tokens_on(min_tokens: int) -> None:
+    ids = BYTES("xSTOP and STOP again")["input_ids"]
+    checker = StopChecker(BYTES, ["STOP"])
+    ended = next((end for end in range(max(1, min_tokens), len(ids) + 1) if checker.found(ids[:end])), len(ids))
+    assert ended == {0: 5, 4: 5, 5: 5, 6: 14, 30: 20}[min_tokens]
+    for pieces in (1, 3, 100):
+        stream = TextStream(BYTES, ["STOP"], min_tokens)
+        text = "".join(stream.add(ids[i : i + pieces]) for i in range(0, ended, pieces)) + stream.add([], last=True)
+        assert text == {5: "x", 14: "xSTOP and ", 20: "xSTOP and STOP again"}[ended]
+
+
+def test_a_stop_is_found_across_special_tokens_that_are_not_shown() -> None:
+    end = BYTES.eos_token_id
+    ids = BYTES("so ST")["input_ids"] + [end] * 20 + BYTES("OP")["input_ids"]
+    assert StopChecker(BYTES, ["STOP"]).found(ids)
+
+
+def test_a_stop_that_ends_in_a_character_of_several_bytes_is_found_with_its_last_byte() -> None:
+    ids = BYTES("日本")["input_ids"]
+    checker = StopChecker(BYTES, ["日本"])
+    assert [checker.found(ids[:end]) for end in range(1, 7)] == [False] * 5 + [True]

@@ -1,0 +1,84 @@
+"""What a model's layers keep of a token, and how long a sequence may be: read off the model before it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lodestar.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """Size of one token's keys and values: ``CacheShape(layers=4, kv_heads=4, head_dim=64, dtype=torch.float32)``."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, model: Any) -> CacheShape:
+        """As one forward call of one token shows it.
+
+        Raises:
+            ModelError: layers that keep something other than keys and values of one size, or attend over chunks.
+        """
+        config = model.config.get_text_config()
+        name = type(model).__name__
+        unknown = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+        if unknown:
+            raise ModelError(f"{name} has layers of kind {', '.join(unknown)}, which the KV cache cannot hold")
+        seen = _SeenAttention()
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+        with torch.inference_mode():
+            model.base_model(input_ids=ids, position_ids=ids, use_cache=False, attention_context=seen)
+        if len(seen.kept) != config.num_hidden_layers:
+            raise ModelError(
+                f"{len(seen.kept)} of {config.num_hidden_layers} layers of {name} run on Lodestar's attention; "
+                "the others keep what the KV cache cannot hold"
+            )
+        sizes = {shape for shapes in seen.kept.values() for shape in shapes[:2]}
+        dtypes = {shapes[2] for shapes in seen.kept.values()}
+        if len(sizes) > 1 or len(dtypes) > 1:
+            raise ModelError(
+                f"{name} keeps keys and values of several sizes ({', '.join(map(str, sorted(sizes)))}), "
+                "and the KV cache holds one"
+            )
+        ((kv_heads, head_dim),) = sizes
+        return cls(config.num_hidden_layers, kv_heads, head_dim, dtypes.pop())
+
+
+class _SeenAttention:
+    """Attends to nothing and notes what came."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
+
+    def attend(
+        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+    ) -> Tensor:
+        self.kept[layer] = (tuple(k_TMD.shape[1:]), tuple(v_TMD.shape[1:]), v_TMD.dtype)
+        return v_TMD.new_zeros(*q_TND.shape[:2], v_TMD.shape[2])
+
+
+def context_tokens(model: Any) -> int | None:
+    """Positions that a model knows; None when it does not say.
+
+    LongRoPE turns all rows of a call by other frequencies once one of them is beyond the length of pretraining; up to
+    there a sequence does not depend on its batch.
+    """
+    config = model.config.get_text_config()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    parts = [rope for rope in ropes.values() if isinstance(rope, dict)] or [ropes]
+    known = [getattr(config, "max_position_embeddings", None)]
+    known += [rope["original_max_position_embeddings"] for rope in parts if rope.get("rope_type") == "longrope"]
+    return min((tokens for tokens in known if tokens), default=None)

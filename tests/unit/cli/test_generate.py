@@ -1,0 +1,62 @@
+"""``lodestar generate`` and ``lodestar chat`` over a small model on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lodestar.cli.app import app
+from lodestar.local.tiny import llama, tokenizer
+from lodestar.model.weights import save_model
+
+TEMPLATE = "{% for turn in messages %}{{ 't' ~ loop.index }} {{ turn.content }} {% endfor %}{{ 't9' }}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "chatty"
+    words = tokenizer(64)
+    words.chat_template = TEMPLATE
+    policy = llama(hidden=32, layers=1, vocab=64, eos_bias=0.0)
+    with torch.no_grad():
+        policy.model.embed_tokens.weight[:, 0] = 0
+        for parameter in policy.parameters():
+            parameter.mul_(20.0 if parameter.ndim > 1 else 1.0)  # what was said before must matter
+    save_model(policy, words, path)
+    return path
+
+
+def said(*arguments: str, typed: str | None = None) -> list[str]:
+    result = CliRunner().invoke(app, [*arguments], input=typed, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def test_generate_prints_one_sample_as_text_and_several_by_number(model: Path) -> None:
+    one = said("generate", str(model), "t5 t6", "--seed", "1", "--max-tokens", "6")
+    assert 1 < len(one[0].split()) <= 6
+    assert said("generate", str(model), "-", "--seed", "1", "--max-tokens", "6", typed="t5 t6") == one
+    several = said("generate", str(model), "t5 t6", "-n", "3", "--seed", "1", "--max-tokens", "6")
+    assert [line[:4] for line in several] == ["[0] ", "[1] ", "[2] "]
+    assert several[0][4:] == one[0]
+    assert len({line[4:] for line in several}) == 3
+
+
+def test_a_chat_goes_through_the_template_remembers_and_starts_over(model: Path) -> None:
+    typed = "t20 t21\nt20 t21\n/new\nt20 t21\n/quit\n"
+    lines = said("chat", str(model), "--seed", "3", "--max-tokens", "8", "--temperature", "1", typed=typed)
+    first, second, again = (line.replace("› ", "") for line in lines[1:4])
+    assert first == again
+    assert second != first
+    plain = said("generate", str(model), f"t1 t20 t21 t2 {first} t3 t20 t21 t9", "--seed", "3", "--max-tokens", "8")
+    assert plain[0] == second
+
+
+def test_a_chat_that_became_too_long_says_so_and_goes_on(model: Path) -> None:
+    typed = "t20 " * 600 + "\nt20\n/quit\n"
+    lines = said("chat", str(model), "--seed", "3", "--max-tokens", "8", typed=typed)
+    assert "exceed the context of 512 tokens" in " ".join(lines)
+    assert any(line.replace("› ", "").startswith("t") for line in lines[2:])
