@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from lodestar.engine.linear import MOST_ROWS, PackedLinear
 from lodestar.model.attention import AttentionContext
-
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+from lodestar.model.fused import FAMILY, projections_of, sliding_window
 
 
 class Trunk(Protocol):
@@ -81,7 +80,7 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self._index = attention.layer_idx
         self._scale = attention.scaling
-        self._window = _window(attention)
+        self._window = sliding_window(attention)
         self._head_dim = attention.head_dim
         self._queries = attention.q_proj.out_features // attention.head_dim
         self._rotated = self._queries + attention.k_proj.out_features // attention.head_dim
@@ -126,23 +125,11 @@ class _Layer:
 
 def _fusible(module: Any) -> bool:
     config = module.config
-    if config.model_type not in FAMILY or config.hidden_act != "silu":
+    if config.model_type not in (*FAMILY, "qwen3") or config.hidden_act != "silu":
         return False
     if module.dtype != torch.float32 or module.device.type != "cpu":
         return False
-    return all(type(projection) is nn.Linear for layer in module.layers for projection in _projections(layer))
-
-
-def _projections(layer: Any) -> tuple[nn.Module, ...]:
-    a, m = layer.self_attn, layer.mlp
-    return a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
-
-
-def _window(attention: Any) -> int | None:
-    """Qwen decides per layer, Mistral in its configuration, Llama not at all."""
-    if attention.config.model_type == "mistral":
-        return attention.config.sliding_window  # type: ignore[no-any-return]
-    return getattr(attention, "sliding_window", None)
+    return all(type(projection) is nn.Linear for layer in module.layers for projection in projections_of(layer))
 
 
 def _normalised(x: Tensor, norm: Any) -> Tensor:

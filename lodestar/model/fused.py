@@ -40,7 +40,7 @@ def fuse(model: Any) -> bool:
     if config.model_type not in FAMILY or config.hidden_act != "silu" or trunk.dtype != torch.float32:
         return False
     for layer in trunk.layers:
-        projections = _projections(layer)
+        projections = projections_of(layer)
         if any(type(projection) is not nn.Linear for projection in projections):
             return False
         if any(projection.bias is not None for projection in projections[3:]):
@@ -57,14 +57,14 @@ def selects_rows(model: Any) -> bool:
     return layers is not None and getattr(layers[-1], "selects_rows", False)
 
 
-def _window(attention: Any) -> int | None:
+def sliding_window(attention: Any) -> int | None:
     """Qwen decides per layer, Mistral in its configuration, Llama not at all."""
     if attention.config.model_type == "mistral":
         return attention.config.sliding_window  # type: ignore[no-any-return]
     return getattr(attention, "sliding_window", None)
 
 
-def _projections(layer: Any) -> tuple[nn.Linear, ...]:
+def projections_of(layer: Any) -> tuple[nn.Linear, ...]:
     """Of queries, keys, values, attention output, gate, up, down."""
     a, m = layer.self_attn, layer.mlp
     return a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
@@ -77,7 +77,7 @@ def _layer_forward(
     attention, norm = layer.self_attn, layer.input_layernorm
     x_TH = hidden_states[0]
     cos_TD, sin_TD = position_embeddings[0][0], position_embeddings[1][0]
-    projections = _projections(layer)
+    projections = projections_of(layer)
     q_TND, k_TMD, v_TMD, x_TH = NormQkvRotary.apply(  # type: ignore[no-untyped-call]
         x_TH,
         norm.weight,
@@ -93,7 +93,7 @@ def _layer_forward(
         k_TMD,
         v_TMD,
         scale=attention.scaling,
-        window=_window(attention),
+        window=sliding_window(attention),
     )
     out_TF = out_TND.flatten(1)
     rows = getattr(attention_context, "rows", None)
