@@ -28,7 +28,7 @@ from lodestar.engine.engine import Engine
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
-from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer, named_tensors
 from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, SamplingParams, Ticket, WeightVersion
 
@@ -84,7 +84,6 @@ class OneProcess:
         )
         self._trainer = Trainer(run.ppo, policy, critic, seed=run.seed)
         generator = load_causal_lm(folder.sft)
-        self._generator = dict(generator.named_parameters())
         self._engine = Engine(generator, tokenizer, run.policy, version=WeightVersion("", 0, ""))
         prompts = read_prompts(DataFiles.of(folder).ppo_prompts)
         encoded = encode_prompts(tokenizer, [prompt.text for prompt in prompts])
@@ -103,10 +102,7 @@ class OneProcess:
     def _iterate(self, step: int) -> None:
         tickets = [self._schedule.ticket("", step, index) for index in range(self._run.ppo.tickets)]
         self._trainer.step(self._roll_out(tickets, step))
-        with torch.no_grad():
-            for name, parameter in self._trainer.policy.named_parameters():
-                self._generator[name].copy_(parameter)
-        self._engine.reset()
+        self._engine.swap(named_tensors(self._trainer.policy), WeightVersion("", step + 1, ""))
 
     @torch.inference_mode()
     def _roll_out(self, tickets: Sequence[Ticket], step: int) -> list[Rollout]:
