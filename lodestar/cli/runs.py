@@ -37,13 +37,13 @@ def run(path: Path, overrides: Sequence[str], *, resume: bool, fresh: bool, plai
 def evaluate(path: Path, overrides: Sequence[str], *, plain: bool) -> None:
     """The stages after PPO once more."""
     from lodestar.local.launcher import reevaluate
-    from lodestar.local.signals import Terminated
+    from lodestar.local.signals import Interrupted
     from lodestar.local.view import view_for
 
     config = load_config(path, overrides)
     try:
         folder = reevaluate(config, view_for(plain))
-    except Terminated as signal:
+    except Interrupted as signal:
         raise typer.Exit(signal.exit_code) from None
     _tell(folder)
 
@@ -61,12 +61,12 @@ def report(root: Path) -> None:
 
 def _run(config: RunConfig, *, resume: bool, fresh: bool, plain: bool, budgets: dict[str, float] | None) -> None:
     from lodestar.local.launcher import launch
-    from lodestar.local.signals import Terminated
+    from lodestar.local.signals import Interrupted
     from lodestar.local.view import view_for
 
     try:
         folder = launch(config, view_for(plain), resume=resume, fresh=fresh, budgets=budgets)
-    except Terminated as signal:
+    except Interrupted as signal:
         Console(stderr=True).print("stopped; the same command with [bold]--resume[/] goes on", highlight=False)
         raise typer.Exit(signal.exit_code) from None
     _tell(folder)

@@ -54,7 +54,7 @@ def launch(
 
     Raises:
         LodestarError: with the exit code of what went wrong; nothing runs any more when it is raised.
-        Terminated: by a signal; likewise.
+        Interrupted: by a signal; likewise.
     """
     root = Path(config.runs_dir) / config.name
     with interruptible() as hurry, locked(root):

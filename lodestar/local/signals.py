@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class Terminated(BaseException):
+class Interrupted(BaseException):
     """The person or the system asked the launcher to stop. Not an Exception: nothing but the launcher handles it."""
 
     def __init__(self, number: int) -> None:
@@ -19,7 +19,7 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """SIGINT, SIGTERM and SIGHUP raise Terminated inside; yields an event that the second one sets."""
+    """SIGINT, SIGTERM and SIGHUP raise Interrupted inside; yields an event that the second one sets."""
     hurry = threading.Event()
     heard: list[int] = []
 
@@ -28,7 +28,7 @@ def interruptible() -> Iterator[threading.Event]:
             hurry.set()
             return
         heard.append(number)
-        raise Terminated(number)
+        raise Interrupted(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
