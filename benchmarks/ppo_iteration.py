@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import memory_bytes, parser, report
+from harness import LEARNING_RATE, memory_bytes, parser, report
 
 from lodestar.config import RunConfig
 from lodestar.layout import RunFolder
@@ -28,8 +28,6 @@ from lodestar.local.tiny import tiny_config, write_tiny_run
 
 EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}
 """Added to EOS's logit. 3.6 makes it about 3.4% of the probability at every token."""
-LEARNING_RATE = 1e-7
-"""On both sides: all the work of an update, and responses that stay as long as they were."""
 
 
 def config(root: Path, arguments: argparse.Namespace) -> RunConfig:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from harness import parser, report
+from harness import LEARNING_RATE, parser, report
 from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
@@ -47,7 +47,7 @@ def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
             "steps": steps,
             "batch": size["batch"],
             "max_tokens": size["tokens"],
-            "learning_rate": 1e-5,
+            "learning_rate": LEARNING_RATE,
             "score": {"offset": "none"},
         },
         policy={"threads": 2},
@@ -56,13 +56,14 @@ def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
     )
 
 
-def through_services(run: RunConfig, folder: RunFolder) -> float:
-    """Median seconds of an iteration, the first left out."""
+def through_services(run: RunConfig, folder: RunFolder) -> tuple[float, float]:
+    """Median seconds of an iteration and of its update alone, the first left out."""
     with Serving(run, folder) as serving:
         serving.start()
         serving.finish()
-    times = [json.loads(line)["time"] for line in folder.metrics.read_text().splitlines()]
-    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    iterations = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
+    return statistics.median(iterations), statistics.median(row["seconds"]["optimise"] for row in rows[1:])
 
 
 class OneProcess:
@@ -90,19 +91,19 @@ class OneProcess:
         prompts = [Prompt(p.id, p.text, ids) for p, ids in zip(prompts, encoded, strict=True)]
         self._schedule = TicketSchedule(prompts, run.ppo, run=run.name, seed=run.seed)
 
-    def seconds(self) -> float:
-        """Median seconds of an iteration, the first left out."""
-        taken = []
+    def seconds(self) -> tuple[float, float]:
+        """Median seconds of an iteration and of its update alone, the first left out."""
+        iterations, updates = [], []
         for step in range(self._run.ppo.steps):
             began = time.perf_counter()
-            self._iterate(step)
-            taken.append(time.perf_counter() - began)
-        return statistics.median(taken[1:])
-
-    def _iterate(self, step: int) -> None:
-        tickets = [self._schedule.ticket("", step, index) for index in range(self._run.ppo.tickets)]
-        self._trainer.step(self._roll_out(tickets, step))
-        self._engine.swap(named_tensors(self._trainer.policy), WeightVersion("", step + 1, ""))
+            tickets = [self._schedule.ticket("", step, index) for index in range(self._run.ppo.tickets)]
+            rollouts = self._roll_out(tickets, step)
+            collected = time.perf_counter()
+            self._trainer.step(rollouts)
+            updates.append(time.perf_counter() - collected)
+            self._engine.swap(named_tensors(self._trainer.policy), WeightVersion("", step + 1, ""))
+            iterations.append(time.perf_counter() - began)
+        return statistics.median(iterations[1:]), statistics.median(updates[1:])
 
     @torch.inference_mode()
     def _roll_out(self, tickets: Sequence[Ticket], step: int) -> list[Rollout]:
@@ -150,8 +151,12 @@ def compare(size: dict[str, float], arguments: argparse.Namespace) -> dict[str, 
             write_tiny_run(folder, **shape, prompts=256, prompt_tokens=(8, 16))
             services.append(through_services(run, folder))
             alone.append(OneProcess(run, folder).seconds())
-    ratio = statistics.median(a / b for a, b in zip(services, alone, strict=True))
-    return {"services s": statistics.median(services), "one process s": statistics.median(alone), "ratio": ratio}
+    figures = {}
+    for side, pairs in {"services": services, "one process": alone}.items():
+        iterations, updates = zip(*pairs, strict=True)
+        figures |= {f"{side} s": statistics.median(iterations), f"{side}, update s": statistics.median(updates)}
+    ratio = statistics.median(a / b for (a, _), (b, _) in zip(services, alone, strict=True))
+    return {**figures, "ratio": ratio}
 
 
 def main() -> None:

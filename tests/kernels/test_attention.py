@@ -192,11 +192,16 @@ def test_tiles_and_groups_cover_every_position_once(lengths: tuple[int, ...], bl
         tiles = layout.tiles(block, True, of_keys).tolist()
         covered = [(i, p) for i, first in tiles for p in range(first, min(first + block, lengths[i]))]
         assert sorted(covered) == [(i, p) for i, length in enumerate(lengths) for p in range(length)]
-    rows = sorted(row for group in layout.groups(2, 1) for row in group.query.packed.tolist())
+    rows = layout.groups(2, 1).query
     short = [
-        start for start, n in zip(layout.starts, lengths, strict=True) if n <= GROUPED_LENGTH for _ in range(2 * n)
+        row
+        for start, n in zip(layout.starts, lengths, strict=True)
+        if n <= GROUPED_LENGTH
+        for row in range(2 * start, 2 * (start + n))
     ]
-    assert len(rows) == len(set(rows)) == len(short)
+    assert rows.packed.tolist() == short
+    assert rows.source[rows.real].tolist() == short
+    assert sorted(rows.real.tolist() + rows.padding.tolist()) == list(range(len(rows.source)))
 
 
 @pytest.mark.parametrize(

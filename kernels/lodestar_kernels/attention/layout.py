@@ -20,23 +20,34 @@ GROUP_SLACK = 0.1
 
 
 class PaddedRows(NamedTuple):
-    """source: the packed row behind each padded row; real: padded rows that are no padding; packed: source[real]."""
+    """Between the rows of a packed [T·heads, D] tensor and those of its padded copy, where all groups lie end to end.
+
+    source: the packed row behind each padded row; padding: padded rows that stand for nothing; packed and real: every
+    packed row of a grouped sequence, rising, and the padded row that holds it.
+    """
 
     source: Tensor
-    real: Tensor
+    padding: Tensor
     packed: Tensor
+    real: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PaddedGroup:
-    """Sequences of similar length, right-padded to `length`, as row numbers of the packed [T·heads, D] tensors.
-
-    Rows are ordered (sequence, head, position). A padding row repeats its sequence's first token: causality hides it
-    from every real query, and its own output is never read.
-    """
+class PaddedGroup(NamedTuple):
+    """Sequences of similar length, right-padded to `length`."""
 
     sequences: int
     length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaddedGroups:
+    """Groups of sequences, for batched products over (sequence, head).
+
+    Padded rows are ordered (group, sequence, head, position). A padding row repeats its sequence's first token:
+    causality hides it from every real query, and its own output is never read.
+    """
+
+    groups: tuple[PaddedGroup, ...]
     query: PaddedRows
     key: PaddedRows
 
@@ -53,7 +64,7 @@ class PackedLayout:
     cu_seqlens: Tensor
     max_seqlen: int
     tokens: int
-    _groups: dict[tuple[int, int], list[PaddedGroup]] = field(default_factory=dict, repr=False)
+    _groups: dict[tuple[int, int], PaddedGroups] = field(default_factory=dict, repr=False)
     _tiles: dict[tuple[int, bool, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -96,11 +107,13 @@ class PackedLayout:
             self._tiles[key] = torch.tensor(tiles, dtype=torch.int32).reshape(-1, 2).to(self.cu_seqlens.device)
         return self._tiles[key]
 
-    def groups(self, query_heads: int, key_heads: int) -> list[PaddedGroup]:
-        """Groups that hold every sequence of 1 to GROUPED_LENGTH tokens, built on first use."""
+    def groups(self, query_heads: int, key_heads: int) -> PaddedGroups:
+        """Every sequence of 1 to GROUPED_LENGTH tokens, padded; built on first use."""
         key = (query_heads, key_heads)
         if key not in self._groups:
-            self._groups[key] = [self._group(members, *key) for members in self._similar(query_heads)]
+            members = self._similar(query_heads)
+            groups = tuple(PaddedGroup(len(group), self.lengths[group[0]]) for group in members)
+            self._groups[key] = PaddedGroups(groups, *(self._rows(members, heads) for heads in key))
         return self._groups[key]
 
     def _similar(self, query_heads: int) -> list[list[int]]:
@@ -117,22 +130,20 @@ class PackedLayout:
                 longest = self.lengths[i]
         return groups
 
-    def _group(self, members: list[int], query_heads: int, key_heads: int) -> PaddedGroup:
-        length = self.lengths[members[0]]
+    def _rows(self, groups: list[list[int]], heads: int) -> PaddedRows:
         starts = self.starts
-        position_S = torch.arange(length)
-        length_B1 = torch.tensor([self.lengths[i] for i in members])[:, None]
-        start_B1 = torch.tensor([starts[i] for i in members])[:, None]
-        real_BS = position_S < length_B1
-        token_BS = start_B1 + torch.where(real_BS, position_S, 0)
-
-        def rows(heads: int) -> PaddedRows:
+        sources, reals = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.bool)]
+        for members in groups:
+            position_S = torch.arange(self.lengths[members[0]])
+            real_BS = position_S < torch.tensor([self.lengths[i] for i in members])[:, None]
+            token_BS = torch.tensor([starts[i] for i in members])[:, None] + torch.where(real_BS, position_S, 0)
             rows_BNS = token_BS[:, None, :] * heads + torch.arange(heads)[:, None]
-            real = real_BS[:, None, :].expand_as(rows_BNS).flatten().nonzero()[:, 0]
-            source = rows_BNS.flatten()
-            return PaddedRows(source, real, source[real])
-
-        return PaddedGroup(len(members), length, rows(query_heads), rows(key_heads))
+            sources.append(rows_BNS.flatten())
+            reals.append(real_BS[:, None, :].expand_as(rows_BNS).flatten())
+        source, real = (torch.cat(parts) for parts in (sources, reals))
+        rows = real.nonzero()[:, 0]
+        packed, order = source[rows].sort()
+        return PaddedRows(source, (~real).nonzero()[:, 0], packed, rows[order])
 
 
 @lru_cache(maxsize=16)

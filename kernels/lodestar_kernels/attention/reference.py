@@ -8,7 +8,7 @@ sequence at a time, which needs no mask and no padding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -175,58 +175,68 @@ def _causal_bias(length: int, group: int, window: int | None, dtype: torch.dtype
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Causal attention of a layout's short sequences by batched matrix products; rows of long ones come back as 0."""
+    """Causal attention of a layout's short sequences by batched matrix products; rows of long ones come back as 0.
+
+    Rows of 16 to 128 numbers are dear to move, so each tensor is padded and packed once for all groups.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout, scale: float, window: int | None
     ) -> Tensor:
-        q_RD, k_RD, v_RD = (x.reshape(-1, x.shape[-1]) for x in (q_TND, k_TMD, v_TMD))
-        groups = layout.groups(q_TND.shape[1], k_TMD.shape[1])
-        out_RD = torch.zeros_like(q_RD) if layout.max_seqlen > GROUPED_LENGTH else torch.empty_like(q_RD)
+        query_heads, key_heads = q_TND.shape[1], k_TMD.shape[1]
+        padded = layout.groups(query_heads, key_heads)
+        q_PD, k_PD, v_PD = _pad(q_TND, padded.query), _pad(k_TMD, padded.key), _pad(v_TMD, padded.key)
+        out_PD = torch.empty_like(q_PD)
         weights = []
-        for group in groups:
-            q, k, v = _batched(group, q_RD, k_RD, v_RD, k_TMD.shape[1])
-            bias = _causal_bias(group.length, q_TND.shape[1] // k_TMD.shape[1], window, q.dtype)
+        queries = _by_group(padded.groups, query_heads, key_heads, q_PD, out_PD)
+        keys = _by_group(padded.groups, key_heads, key_heads, k_PD, v_PD)
+        for group, (q, out), (k, v) in zip(padded.groups, queries, keys, strict=True):
+            bias = _causal_bias(group.length, query_heads // key_heads, window, q.dtype)
             p = torch.baddbmm(bias, q, k.mT, alpha=scale)
             torch._softmax(p, 2, False, out=p)
-            _scatter(torch.bmm(p, v), group.query, out_RD)
+            torch.bmm(p, v, out=out)
             weights.append(p)
-        ctx.save_for_backward(q_TND, k_TMD, v_TMD, *weights)
-        ctx.groups, ctx.scale, ctx.complete = groups, scale, layout.max_seqlen <= GROUPED_LENGTH
-        return out_RD.view(q_TND.shape)
+        ctx.save_for_backward(q_PD, k_PD, v_PD, *weights)
+        ctx.padded, ctx.scale, ctx.shapes = padded, scale, (q_TND.shape, k_TMD.shape)
+        return _pack(out_PD, padded.query, q_TND.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TND: Tensor) -> tuple[Tensor | None, ...]:
-        q_TND, k_TMD, v_TMD, *weights = ctx.saved_tensors
-        q_RD, k_RD, v_RD, g_RD = (x.reshape(-1, x.shape[-1]) for x in (q_TND, k_TMD, v_TMD, grad_TND))
-        fresh = torch.empty_like if ctx.complete else torch.zeros_like
-        grad_q, grad_k, grad_v = fresh(q_RD), fresh(k_RD), fresh(v_RD)
-        for group, p in zip(ctx.groups, weights, strict=True):
-            q, k, v = _batched(group, q_RD, k_RD, v_RD, k_TMD.shape[1])
-            g = torch.zeros_like(q).view(-1, q.shape[-1])
-            g.index_copy_(0, group.query.real, g_RD.index_select(0, group.query.packed))
-            g = g.view_as(q)
-            _scatter(torch.bmm(p.mT, g), group.key, grad_v)
+        q_PD, k_PD, v_PD, *weights = ctx.saved_tensors
+        padded, (q_shape, k_shape) = ctx.padded, ctx.shapes
+        g_PD = _pad(grad_TND, padded.query).index_fill_(0, padded.query.padding, 0)
+        grad_q_PD, grad_k_PD, grad_v_PD = (torch.empty_like(x_PD) for x_PD in (q_PD, k_PD, v_PD))
+        queries = _by_group(padded.groups, q_shape[1], k_shape[1], q_PD, g_PD, grad_q_PD)
+        keys = _by_group(padded.groups, k_shape[1], k_shape[1], k_PD, v_PD, grad_k_PD, grad_v_PD)
+        for (q, g, grad_q), (k, v, grad_k, grad_v), p in zip(queries, keys, weights, strict=True):
+            torch.bmm(p.mT, g, out=grad_v)
             ds = torch._softmax_backward_data(torch.bmm(g, v.mT), p, 2, p.dtype)
-            _scatter(torch.bmm(ds, k).mul_(ctx.scale), group.query, grad_q)
-            _scatter(torch.bmm(ds.mT, q).mul_(ctx.scale), group.key, grad_k)
-        return grad_q.view_as(q_TND), grad_k.view_as(k_TMD), grad_v.view_as(v_TMD), None, None, None
+            torch.baddbmm(grad_q, ds, k, beta=0, alpha=ctx.scale, out=grad_q)
+            torch.baddbmm(grad_k, ds.mT, q, beta=0, alpha=ctx.scale, out=grad_k)
+        grad_q_TND = _pack(grad_q_PD, padded.query, q_shape)
+        grad_k_TMD, grad_v_TMD = (_pack(grad_PD, padded.key, k_shape) for grad_PD in (grad_k_PD, grad_v_PD))
+        return grad_q_TND, grad_k_TMD, grad_v_TMD, None, None, None
 
 
-def _batched(
-    group: PaddedGroup, q_RD: Tensor, k_RD: Tensor, v_RD: Tensor, key_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B·M, N/M · S, D], keys and values [B·M, S, D] of a group."""
-    batch = group.sequences * key_heads
-    q = q_RD.index_select(0, group.query.source).view(batch, -1, q_RD.shape[1])
-    k, v = (x.index_select(0, group.key.source).view(batch, group.length, x.shape[1]) for x in (k_RD, v_RD))
-    return q, k, v
+def _by_group(groups: Sequence[PaddedGroup], heads: int, key_heads: int, *tensors_PD: Tensor) -> Iterator[list[Tensor]]:
+    """Per group, its part of each padded tensor of ``heads`` heads, as [sequences · M, heads / M · length, D]."""
+    start = 0
+    for group in groups:
+        end = start + group.sequences * heads * group.length
+        yield [x_PD[start:end].view(group.sequences * key_heads, -1, x_PD.shape[1]) for x_PD in tensors_PD]
+        start = end
 
 
-def _scatter(padded: Tensor, rows: PaddedRows, packed_RD: Tensor) -> None:
-    """Write a group's real rows to their places in the packed tensor."""
-    flat = padded.reshape(-1, packed_RD.shape[1])
-    real = flat if len(rows.real) == len(flat) else flat.index_select(0, rows.real)
-    packed_RD.index_copy_(0, rows.packed, real)
+def _pad(x_THD: Tensor, rows: PaddedRows) -> Tensor:
+    return x_THD.reshape(-1, x_THD.shape[-1]).index_select(0, rows.source)
+
+
+def _pack(x_PD: Tensor, rows: PaddedRows, shape: torch.Size) -> Tensor:
+    """The padded tensor's real rows in their places; 0 elsewhere."""
+    if len(rows.packed) == shape[0] * shape[1]:
+        return x_PD.index_select(0, rows.real).view(shape)
+    packed = x_PD.new_zeros(shape)
+    packed.view(-1, shape[-1]).index_copy_(0, rows.packed, x_PD.index_select(0, rows.real))
+    return packed

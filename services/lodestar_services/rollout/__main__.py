@@ -69,6 +69,7 @@ class RolloutService:
             await self._open.enter_async_context(AsyncRewardClient(self._reward, **told)),
             await self._open.enter_async_context(AsyncReferenceClient(self._reference, **told)),
             version_wait_seconds=section.version_wait_seconds,
+            call_tokens=min(self._config.reward.batch_tokens, self._config.reference.batch_tokens),
         )
         await calls.meet()
         queue = RedisWorkerQueue(

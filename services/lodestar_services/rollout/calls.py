@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from lodestar import metrics
@@ -34,6 +35,7 @@ from lodestar.records import (
     TokenLogProbs,
     WeightVersion,
 )
+from lodestar_services.rollout.sharing import SharedCalls
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,8 +58,14 @@ class ModelCalls:
         reference: AsyncReferenceClient,
         *,
         version_wait_seconds: float,
+        call_tokens: int,
     ) -> None:
-        """The clients' timeout is the deadline of each call."""
+        """
+        Args:
+            policy, reward, reference: clients, whose timeout is the deadline of each call.
+            version_wait_seconds: how long a policy server may wait for the wanted weights.
+            call_tokens: how many tokens of several tickets one call to a scorer may hold.
+        """
         self._policy = policy
         self._reward = reward
         self._reference = reference
@@ -66,6 +74,9 @@ class ModelCalls:
             metrics.ROLLOUT_RETRIES.labels(service)  # at 0 from the start: an increase from nothing would not be seen
         self._tokenizer = ""
         self._reward_reads_tokens = False
+        self._call_tokens = call_tokens
+        self._scores = SharedCalls(self._score, tokens_of=_score_tokens, call_tokens=call_tokens)
+        self._references: dict[float, SharedCalls[Scored, TokenLogProbs]] = {}
 
     async def meet(self) -> None:
         """Waits until all three services answer, and learns which tokenizers they have.
@@ -116,17 +127,29 @@ class ModelCalls:
 
     async def score(self, ticket: Ticket, generation: Generation) -> Sequence[Score]:
         """One score per sample."""
-        items = [self._item(ticket, completion) for completion in generation.completions]
-        hash_ = self._tokenizer if self._reward_reads_tokens else ""
-        return (await _patiently("reward", lambda: self._reward.score(items, tokenizer_hash=hash_))).scores
+        return await self._scores.submit([self._item(ticket, completion) for completion in generation.completions])
 
     async def reference(self, ticket: Ticket, generation: Generation) -> Sequence[TokenLogProbs]:
         """The reference model's log-probs of every sample's tokens, at the ticket's temperature."""
         prompt = ticket.prompt.token_ids
         sequences = [Scored(prompt + completion.token_ids, len(prompt)) for completion in generation.completions]
+        shared = self._references.get(ticket.temperature)
+        if shared is None:
+            shared = self._references[ticket.temperature] = SharedCalls(
+                partial(self._reference_logprobs, ticket.temperature),
+                tokens_of=lambda scored: len(scored.token_ids),
+                call_tokens=self._call_tokens,
+            )
+        return await shared.submit(sequences)
+
+    async def _score(self, items: Sequence[ScoreItem]) -> Sequence[Score]:
+        hash_ = self._tokenizer if self._reward_reads_tokens else ""
+        return (await _patiently("reward", lambda: self._reward.score(items, tokenizer_hash=hash_))).scores
+
+    async def _reference_logprobs(self, temperature: float, sequences: Sequence[Scored]) -> Sequence[TokenLogProbs]:
         reply = await _patiently(
             "reference",
-            lambda: self._reference.logprobs(sequences, temperature=ticket.temperature, tokenizer_hash=self._tokenizer),
+            lambda: self._reference.logprobs(sequences, temperature=temperature, tokenizer_hash=self._tokenizer),
         )
         return reply.sequences
 
@@ -169,6 +192,11 @@ def samples(generation: Generation, scores: Sequence[Score], references: Sequenc
             f"{len(generation.completions)} samples came with {len(scores)} scores and {len(references)} references"
         ) from error
     return tuple(made)
+
+
+def _score_tokens(item: ScoreItem) -> int:
+    """Its tokens; of text at most as many as it has characters."""
+    return len(item.prompt) + len(item.completion)
 
 
 async def _patiently(service: str, call: Callable[[], Awaitable[T]]) -> T:

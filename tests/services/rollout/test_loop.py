@@ -74,7 +74,7 @@ async def at_work(
         AsyncRewardClient(address, timeout=5) as reward,
         AsyncReferenceClient(address, timeout=5) as reference,
     ):
-        calls = ModelCalls(policy, reward, reference, version_wait_seconds=0.5)
+        calls = ModelCalls(policy, reward, reference, version_wait_seconds=0.5, call_tokens=1024)
         await calls.meet()
         queue = MemoryWorkerQueue(broker, "demo", "w", max_attempts=max_attempts, claim_seconds=claim_seconds)
         worker = RolloutWorker(queue, calls, name="w", in_flight=in_flight, heartbeat_seconds=HEARTBEAT_SECONDS)
@@ -162,7 +162,7 @@ async def test_a_reference_with_another_tokenizer_is_refused_at_the_start(answer
         AsyncReferenceClient(elsewhere) as reference,
     ):
         with pytest.raises(TokenizerMismatch, match="use the tokenizer saved beside the served model"):
-            await ModelCalls(policy, reward, reference, version_wait_seconds=1).meet()
+            await ModelCalls(policy, reward, reference, version_wait_seconds=1, call_tokens=1024).meet()
 
 
 async def test_several_tickets_are_rolled_out_at_once_but_no_more_than_allowed(
