@@ -3,10 +3,12 @@
 Decode reads every key and value once, and its products have one row per query head, which matrix libraries stream
 slowly. Keys of neighbouring slabs are multiplied in one call per group; values of all rows are summed in a single
 embedding bag, a weighted sum of table rows, at two to three times the bytes per second of a matrix product (measured).
+Samples of one prompt hold copies of its keys and values; they read one copy together, in products of many rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,27 +57,47 @@ def group_cost(groups: list[tuple[int, int]], slots: list[int], lengths: list[in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SharedPrefix:
+    """Decode rows whose first ``tokens`` keys and values are the same, and a slab that holds them."""
+
+    rows: list[int]
+    slot: int
+    tokens: int
+
+    def worth(self, token_bytes: int) -> bool:
+        """Whether reading them together saves more than its two calls and the moves around them cost."""
+        return (len(self.rows) - 1) * self.tokens * token_bytes > 4 * CALL_BYTES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Group:
     rows: slice
     slabs: slice
     within: Tensor | None
     """Positions of the rows among the slabs; None when every slab has a row."""
+    first: int
+    """Position from which on some row reads its own slab."""
     shortest: int
     longest: int
 
     def span(self, window: int | None) -> slice:
-        """Positions that some row sees."""
-        return slice(0 if window is None else max(0, self.shortest - window), self.longest)
+        """Positions that some row sees in its own slab."""
+        return slice(self.first if window is None else max(0, self.shortest - window), self.longest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reach:
-    """What the decode rows see under one window: scores of positions ``low …`` are laid out [B, N, width]."""
+    """What the decode rows see under one window: scores of positions ``low …`` are laid out [B, N, width].
+
+    places_E, values_E and bags_BN leave out what is read as a shared prefix.
+    """
 
     low: int
     width: int
     hidden_B11L: Tensor | None
     """Positions that a row does not see; None when all rows see all."""
+    shared: list[tuple[slice | Tensor, SharedPrefix]]
+    """Prefixes that are read together, and an index of their rows; none under a window."""
     places_E: Tensor
     """Of every visible score among all scores, row by row and head by head."""
     values_E: Tensor
@@ -94,6 +116,7 @@ class SlabAttention:
         lengths: list[int],
         groups: list[tuple[int, int]],
         chunks: list[tuple[int, int, int]],
+        shared: Sequence[SharedPrefix] = (),
     ) -> None:
         """``lengths`` count the token of the row itself; chunks are (slot, start, end).
 
@@ -106,6 +129,12 @@ class SlabAttention:
         self._lengths = lengths
         self._slots_B = torch.tensor(slots, dtype=torch.int64)
         self._positions_B = torch.tensor(lengths, dtype=torch.int64) - 1
+        self._shared = shared if groups else ()
+        self._own = [0] * len(slots)
+        """Position from which on a row reads its own slab."""
+        for prefix in self._shared:
+            for row in prefix.rows:
+                self._own[row] = prefix.tokens
         self._groups = [self._group(first, end) for first, end in groups]
         self._chunks = chunks
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
@@ -152,7 +181,8 @@ class SlabAttention:
         base, last = self._slots[first], self._slots[end - 1]
         within = None if last - base == end - 1 - first else self._slots_B[first:end] - base
         members = self._lengths[first:end]
-        return _Group(slice(first, end), slice(base, last + 1), within, min(members), max(members))
+        own = min(self._own[first:end])
+        return _Group(slice(first, end), slice(base, last + 1), within, own, min(members), max(members))
 
     def _decode(self, q_BND: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> Tensor:
         reach = self._reach(q_BND.shape[1], window)
@@ -163,12 +193,21 @@ class SlabAttention:
             span = group.span(window)
             part = _scores(q_BMGD[group.rows], keys[group.slabs, :, span], group.within)
             scores_BMGL[group.rows, :, :, span.start - reach.low : span.stop - reach.low] = part
+        for rows, prefix in reach.shared:
+            q_MSGD = q_BMGD[rows].transpose(0, 1)
+            part_MRP = torch.bmm(q_MSGD.flatten(1, 2), keys[prefix.slot, :, : prefix.tokens].mT)
+            scores_BMGL[rows, :, :, : prefix.tokens] = part_MRP.view(*q_MSGD.shape[:3], -1).transpose(0, 1)
         if reach.hidden_B11L is not None:
             scores_BMGL.masked_fill_(reach.hidden_B11L, -torch.inf)
         weights = scores_BMGL.softmax(-1, dtype=torch.float32).to(values.dtype)
         weights_E = weights.flatten().index_select(0, reach.places_E)
         table = values.flatten(0, 2)
         sums, *_ = torch.embedding_bag(table, reach.values_E, reach.bags_BN, False, 0, False, weights_E)
+        sums_BMGD = sums.view(q_BMGD.shape)
+        for rows, prefix in reach.shared:
+            weights_MSGP = weights[rows, :, :, : prefix.tokens].transpose(0, 1)
+            part_MRD = torch.bmm(weights_MSGP.flatten(1, 2), values[prefix.slot, :, : prefix.tokens])
+            sums_BMGD[rows] += part_MRD.view(*weights_MSGP.shape[:3], -1).transpose(0, 1)
         return sums.view(q_BND.shape)
 
     def _reach(self, heads: int, window: int | None) -> _Reach:
@@ -181,11 +220,16 @@ class SlabAttention:
         slots, kv_heads, capacity, _ = self._cache.keys[0].shape
         dtype = np.int32 if slots * kv_heads * capacity < 2**31 else np.int64  # half the traffic where it does
         lengths_B = np.array(self._lengths, dtype=dtype)
-        oldest_B = np.maximum(lengths_B - window, 0) if window is not None else np.zeros_like(lengths_B)
-        low = min(group.span(window).start for group in self._groups)
+        oldest_B: NDArray[Any] = np.array(self._own, dtype=dtype)
+        if window is not None:
+            oldest_B = np.maximum(lengths_B - window, 0)
+        shared = self._shared if window is None else ()
+        low = 0 if shared else min(group.span(window).start for group in self._groups)
         width = int(lengths_B.max()) - low
         columns_L = np.arange(low, low + width, dtype=dtype)
-        hidden_BL = (columns_L >= lengths_B[:, None]) | (columns_L < oldest_B[:, None])
+        hidden_BL = columns_L >= lengths_B[:, None]
+        if window is not None:
+            hidden_BL |= columns_L < oldest_B[:, None]
         # Per row and head: how many it sees, and where they begin among scores and among values.
         seen_F = np.repeat(lengths_B - oldest_B, heads)
         bags_F = np.cumsum(seen_F, dtype=dtype) - seen_F
@@ -197,6 +241,7 @@ class SlabAttention:
             low=low,
             width=width,
             hidden_B11L=torch.from_numpy(hidden_BL)[:, None, None] if hidden_BL.any() else None,
+            shared=[(_index(prefix.rows), prefix) for prefix in shared],
             places_E=_runs(scores_F, seen_F, bags_F),
             values_E=_runs(slabs_F * capacity + first_F, seen_F, bags_F),
             bags_BN=torch.from_numpy(bags_F),
@@ -262,6 +307,12 @@ def _scores(q_BMGD: Tensor, keys_SMLD: Tensor, within: Tensor | None) -> Tensor:
     else:
         scores_SMGL = torch.matmul(q_BMGD, keys_SMLD.transpose(2, 3))
     return scores_SMGL if within is None else scores_SMGL.index_select(0, within)
+
+
+def _index(rows: list[int]) -> slice | Tensor:
+    """Of rising rows; a slice, which copies nothing, where they are neighbours."""
+    first, end = rows[0], rows[-1] + 1
+    return slice(first, end) if end - first == len(rows) else torch.tensor(rows)
 
 
 def _runs(first_F: NDArray[Any], count_F: NDArray[Any], begin_F: NDArray[Any]) -> Tensor:

@@ -11,6 +11,7 @@ import bisect
 import math
 import mmap
 from collections.abc import Sequence as Tokens
+from itertools import count
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from lodestar.engine.cache import KVCache
 from lodestar.engine.memory import LazyTensor
 from lodestar.engine.sequence import Plan, Sequence
 from lodestar.engine.shape import CacheShape
-from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SlabAttention, group_cost, group_rows
+from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SharedPrefix, SlabAttention, group_cost, group_rows
 
 REGROUP_STEPS = 32
 """Lengths grow together, so groups stay good for a while."""
@@ -54,6 +55,9 @@ class SlabCache(KVCache):
         self._free_slots = list(range(slots))
         self._slot: dict[int, int] = {}
         self._held: dict[int, list[int]] = {}
+        self._family: dict[int, tuple[int, int]] = {}
+        """Of forked sequences and those they were forked from: the family's number, and how many tokens it shares."""
+        self._families = count()
         self._touched = [0] * slots
         """Tokens up to which a slab has taken memory."""
         self._arranged: tuple[list[int], int] = ([], 0)
@@ -88,6 +92,10 @@ class SlabCache(KVCache):
         slabs = self._slabs.tensor
         slabs[:, :, target, :, :tokens] = slabs[:, :, source, :, :tokens]
         self._note_written(target, tokens)
+        family = self._family.get(parent.id)
+        if family is None or family[1] != tokens:
+            family = self._family[parent.id] = next(self._families), tokens
+        self._family[child.id] = family
 
     def grow(self, sequence: Sequence, tokens: int) -> bool:
         held = self._held[sequence.id]
@@ -111,6 +119,7 @@ class SlabCache(KVCache):
 
     def close(self, sequence: Sequence) -> None:
         slot = self._slot.pop(sequence.id)
+        self._family.pop(sequence.id, None)
         self.blocks.release(self._held.pop(sequence.id))
         bisect.insort(self._free_slots, slot)
         self._trim()
@@ -153,7 +162,16 @@ class SlabCache(KVCache):
             for start in range(chunk.start, chunk.end, step):
                 chunks.append((self._slot[chunk.sequence.id], start, min(start + step, chunk.end)))
         alone = self.deterministic or len(slots) == 1
-        return SlabAttention(self, slots, lengths, [] if alone else self._groups, chunks)
+        return SlabAttention(self, slots, lengths, [] if alone else self._groups, chunks, self._shared(plan.decode))
+
+    def _shared(self, rows: list[Sequence]) -> list[SharedPrefix]:
+        """Rows of one family, where it pays to read its tokens once for all."""
+        families: dict[tuple[int, int], list[int]] = {}
+        for row, sequence in enumerate(rows):
+            if (family := self._family.get(sequence.id)) is not None:
+                families.setdefault(family, []).append(row)
+        prefixes = [SharedPrefix(rows_, self.slot(rows[rows_[0]]), family[1]) for family, rows_ in families.items()]
+        return [prefix for prefix in prefixes if prefix.worth(self.shape.token_bytes // self.shape.layers)]
 
     def _move(self, targets: dict[Sequence, int]) -> None:
         """Put sequences into other slabs, free ones or each other's."""

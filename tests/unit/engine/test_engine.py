@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from lodestar.engine.slab_attention import SharedPrefix
 from lodestar.errors import InvalidArgument, ModelError, ResourceExhausted
 from lodestar.records import FinishReason, SamplingParams, Scored, WeightVersion
 
@@ -81,6 +82,28 @@ def test_preempted_sequences_are_recomputed_and_say_the_same(
         expected = full_logprobs(models("llama"), request)[0]
         assert request.sequences[0].logprobs == pytest.approx(expected, abs=1e-4)
     assert small.status().blocks_used == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tokens", [8192, 320], ids=["roomy", "preempting"])
+def test_samples_that_read_their_prompt_together_say_what_the_plain_model_says(
+    make_engine: Any,
+    run: Any,
+    full_logprobs: Any,
+    models: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    tokens: int,
+) -> None:
+    read: list[SharedPrefix] = []
+    monkeypatch.setattr(SharedPrefix, "worth", lambda prefix, _: len(prefix.rows) > 1 and not read.append(prefix))
+    engine = make_engine(family, kv_cache_tokens=tokens, max_sequences=16)
+    work = [(p, SamplingParams(8 + 9 * i, n=1 + i, seed=i, ignore_eos=i % 2 == 0)) for i, p in enumerate(prompts(6))]
+    for request in run(engine, work):
+        for sequence, expected in zip(request.sequences, full_logprobs(models(family), request), strict=True):
+            assert sequence.logprobs == pytest.approx(expected, abs=1e-4)
+    assert {len(prefix.rows) for prefix in read} >= {2, 3}
+    assert (engine.scheduler.preemptions > 0) == (tokens == 320)
 
 
 @pytest.mark.parametrize("paged", [False, True], ids=["slabs", "pages"])
