@@ -78,7 +78,14 @@ BRIEF = {"batch_tokens": 4096, "epochs": 2}
 SETS = {
     "hh": DataSet(
         ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
-        {"batch_tokens": 8192, "epochs": 3, "learning_rate": 5e-5, "patience": 9, "ensemble": 4, "ensemble_of": "models"},
+        {
+            "batch_tokens": 8192,
+            "epochs": 3,
+            "learning_rate": 5e-5,
+            "patience": 9,
+            "ensemble": 4,
+            "ensemble_of": "models",
+        },
         held_out=0.15,
     ),
     "oasst": DataSet(("oasst-trees/en_100_tree.jsonl.gz",)),
