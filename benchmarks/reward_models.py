@@ -80,8 +80,8 @@ SETS = {
         ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
         {
             "batch_tokens": 8192,
-            "epochs": 3,
-            "learning_rate": 5e-5,
+            "epochs": 2,
+            "learning_rate": 2e-5,
             "patience": 9,
             "ensemble": 4,
             "ensemble_of": "models",
