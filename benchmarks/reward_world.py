@@ -5,7 +5,8 @@
 Of a seed's 5,568 requests 1,400 are for tests: no demonstration, contrast or comparison is of one of those.
 
 bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 30,000 demonstrations and a reward model
-        of contrasts made from these (lodestar/data/contrasts.py), neither of which has seen a comparison.
+        of contrasts made from these and judged by that model's likelihoods (lodestar/data/contrasts.py,
+        lodestar/train/likelihood.py), neither of which has seen a comparison.
 groups  500 rankings of six replies in K-way batches against their 7,500 pairs as rows of their own: same start, same
         optimizer steps, same tokens per step.
 """
@@ -33,12 +34,13 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_scalar_model, load_tokenizer
+from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
 from lodestar.preference.calibration import win_probability
 from lodestar.preference.pairs import choices
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Choice, Demonstration, Feedback
 from lodestar.train import train_reward, train_sft
+from lodestar.train.likelihood import judged_by_likelihood
 from lodestar.train.reward import judge
 
 RUN: dict[str, Any] = {
@@ -94,7 +96,8 @@ class Start:
 
     def contrasted(self) -> Path:
         """The reward model of contrasts."""
-        files, rows = DataFiles.of(self.folder), contrasts(self._shown, CONTRASTS + 300, seed=self.seed)
+        files, made = DataFiles.of(self.folder), contrasts(self._shown, CONTRASTS + 300, seed=self.seed)
+        rows = judged_by_likelihood(load_causal_lm(self.folder.sft), load_tokenizer(self.folder.sft), made)
         write_jsonl(files.comparisons("train"), rows[:-300])
         for split in ("held_out", "evaluation"):
             write_jsonl(files.comparisons(split), rows[-300:])

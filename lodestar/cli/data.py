@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
+from rich.console import Console
+
+from lodestar.records import Feedback
 
 
 def check(path: Path, *, strict: bool, as_json: bool, bad_rows: int) -> None:
@@ -31,12 +35,30 @@ def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool)
     )
 
 
-def contrast(path: Path, output: Path, *, rows: int | None, seed: int, strict: bool) -> None:
-    """Writes the contrasts and prints the counts."""
+def contrast(path: Path, output: Path, *, rows: int | None, seed: int, strict: bool, by: str | None) -> None:
+    """Writes the contrasts, judged by the language model ``by`` if there is one, and prints the counts."""
     from lodestar.data.contrasts import write_contrasts
 
-    counts = write_contrasts(path, output, rows=rows, seed=seed, strict=strict)
+    judged = list if by is None else _judge(by)
+    counts = write_contrasts(path, output, rows=rows, seed=seed, strict=strict, judged=judged)
     typer.echo(
         f"{output}: {counts['rows']} rows from {counts['demonstrations']} demonstrations, "
         f"{counts['bad_rows']} bad rows left out"
     )
+
+
+def _judge(path: str) -> Callable[[list[Feedback]], list[Feedback]]:
+    """Verdicts of a language model, with a progress bar."""
+    from rich.progress import track
+
+    from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
+    from lodestar.train.likelihood import judged_by_likelihood
+
+    model, tokenizer = load_causal_lm(path, device=str(resolve_device("auto"))), load_tokenizer(path)
+
+    def judged(rows: list[Feedback]) -> list[Feedback]:
+        parts = [rows[start : start + 200] for start in range(0, len(rows), 200)]
+        shown = track(parts, "judging", console=Console(stderr=True))
+        return [row for part in shown for row in judged_by_likelihood(model, tokenizer, part)]
+
+    return judged

@@ -7,14 +7,15 @@ demonstration is preferred to
 - itself with one stretch of words as a like demonstration has it: "the fox is red" against "the fox is brown".
 
 Some of these are as good as the original, most are not; a model that tells them apart has learned to read a reply
-against its prompt, which a few thousand comparisons cannot teach. What people like is left to them.
+against its prompt, which a few thousand comparisons cannot teach. What people like is left to them. A language model of
+the demonstrations may judge the pairs instead (lodestar/train/likelihood.py).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -78,10 +79,18 @@ def edited(text: str, other: str, rng: random.Random) -> str:
     return "".join(ours[:start]) + taken + "".join(ours[end:])
 
 
-def write_contrasts(path: Path, output: Path, *, rows: int | None, seed: int, strict: bool = False) -> dict[str, int]:
+def write_contrasts(
+    path: Path,
+    output: Path,
+    *,
+    rows: int | None,
+    seed: int,
+    strict: bool = False,
+    judged: Callable[[list[Feedback]], list[Feedback]] = list,
+) -> dict[str, int]:
     """Writes contrasts of a file of demonstrations in normal form; a row for each where ``rows`` is None.
 
-    Returns how many ``demonstrations``, ``rows`` and ``bad_rows`` there were.
+    ``judged`` gives them other verdicts. Returns how many ``demonstrations``, ``rows`` and ``bad_rows`` there were.
 
     Raises:
         DataError: the file cannot be read or has no two different demonstrations; a bad row when strict.
@@ -92,5 +101,5 @@ def write_contrasts(path: Path, output: Path, *, rows: int | None, seed: int, st
         made = contrasts(read, len(read) if rows is None else rows, seed=seed)
     except InvalidArgument as error:
         raise DataError(path, str(error)) from None
-    write_jsonl(output, made)
+    write_jsonl(output, judged(made))
     return {"demonstrations": len(read), "rows": len(made), "bad_rows": len(bad.errors)}

@@ -52,12 +52,20 @@ def contrast_data(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="JSONL of comparisons to write.")],
     rows: Annotated[int | None, typer.Option(min=1, help="Rows to write; unset: one per demonstration.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Language model of the demonstrations, folder or hub id, whose likelihoods judge every pair; "
+            "unset: the demonstration wins.",
+        ),
+    ] = None,
     strict: Strict = False,
 ) -> None:
     """Comparisons from demonstrations alone, to pretrain a reward model on (reward_model.start)."""
     from lodestar.cli import data
 
-    data.contrast(file, output, rows=rows, seed=seed, strict=strict)
+    data.contrast(file, output, rows=rows, seed=seed, strict=strict, by=by)
 
 
 def rank(

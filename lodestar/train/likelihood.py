@@ -1,0 +1,63 @@
+"""How likely a language model finds completions, and comparisons labelled by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, combinations, pairwise
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lodestar.data.rows import encode_rows
+from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.preference.calibration import win_probability
+from lodestar.records import Choice, Feedback
+from lodestar.train.batches import batches_of
+
+BATCH_TOKENS = 8192
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Feedback], *, batch_tokens: int = BATCH_TOKENS
+) -> list[list[float]]:
+    """log π(completion | prompt) in nats, EOS included, of every row's completions."""
+    prompts = [row.prompt for row in rows for _ in row.completions]
+    encoded = encode_rows(tokenizer, prompts, [text for row in rows for text in row.completions])
+    lengths = [len(scored.token_ids) for scored in encoded]
+    found = [0.0] * len(encoded)
+    for numbers in batches_of(lengths, batch_tokens, sorted(range(len(encoded)), key=lengths.__getitem__)):
+        sequences = [encoded[i] for i in numbers]
+        batch = PackedBatch.pack(
+            [scored.token_ids for scored in sequences],
+            [scored.prompt_tokens for scored in sequences],
+            device=model.device,
+        )
+        logprobs_R, _ = response_logprobs(model, batch, temperature=1.0)
+        for i, logprobs in zip(numbers, torch.split(logprobs_R, list(batch.response_lengths)), strict=True):
+            found[i] = float(logprobs.sum())
+    ends = accumulate((len(row.completions) for row in rows), initial=0)
+    return [found[start:end] for start, end in pairwise(ends)]
+
+
+def judged_by_likelihood(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Feedback], *, batch_tokens: int = BATCH_TOKENS
+) -> list[Feedback]:
+    """The rows with every pair of their completions labelled σ(log π(first) − log π(second)).
+
+    A reward model trained on them learns r = log π up to a constant of the prompt: what DPO (Rafailov et al. 2023,
+    eq. 5) takes for the reward, at β = 1 and without a reference. Where demonstrations err by chance, the model has
+    averaged over their errors, which one demonstration against its rival has not.
+    """
+    likelihoods = log_likelihoods(model, tokenizer, rows, batch_tokens=batch_tokens)
+    return [
+        replace(
+            row,
+            verdict=tuple(
+                Choice(i, j, win_probability(found[i] - found[j])) for i, j in combinations(range(len(found)), 2)
+            ),
+        )
+        for row, found in zip(rows, likelihoods, strict=True)
+    ]
