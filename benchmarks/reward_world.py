@@ -62,9 +62,9 @@ RUN: dict[str, Any] = {
 """A third of a million parameters."""
 TEST_REQUESTS = 1400
 DEMONSTRATIONS = 30_000
-CONTRASTS = 24_000
-CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9}
-COMPARING = {"epochs": 4, "patience": 4, "ensemble": 3, "ensemble_of": "models"}
+CONTRASTS = 54_000
+CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9, "learning_rate": 1.5e-3}
+COMPARING = {"epochs": 4, "patience": 4, "learning_rate": 5e-4, "ensemble": 5, "ensemble_of": "models"}
 NOISE = 0.5
 GROUPING = {"score_tokens": "last", "batch_tokens": 4096, "patience": 99}
 EPOCHS = {"groups": 10, "pairs": 2}
