@@ -129,7 +129,7 @@ class SlabAttention:
         self._lengths = lengths
         self._slots_B = torch.tensor(slots, dtype=torch.int64)
         self._positions_B = torch.tensor(lengths, dtype=torch.int64) - 1
-        self._shared = shared if groups else ()
+        self._shared = shared
         self._own = [0] * len(slots)
         """Position from which on a row reads its own slab."""
         for prefix in self._shared:

@@ -162,7 +162,9 @@ class SlabCache(KVCache):
             for start in range(chunk.start, chunk.end, step):
                 chunks.append((self._slot[chunk.sequence.id], start, min(start + step, chunk.end)))
         alone = self.deterministic or len(slots) == 1
-        return SlabAttention(self, slots, lengths, [] if alone else self._groups, chunks, self._shared(plan.decode))
+        if alone:
+            return SlabAttention(self, slots, lengths, [], chunks)
+        return SlabAttention(self, slots, lengths, self._groups, chunks, self._shared(plan.decode))
 
     def _shared(self, rows: list[Sequence]) -> list[SharedPrefix]:
         """Rows of one family, where it pays to read its tokens once for all."""
