@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lodestar.data.rows import encode_rows
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.preference.calibration import win_probability
 from lodestar.records import Choice, Feedback
 from lodestar.train.batches import batches_of
+from lodestar.train.preference import encode_groups
 
 BATCH_TOKENS = 8192
 
@@ -24,8 +24,8 @@ def log_likelihoods(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Feedback], *, batch_tokens: int = BATCH_TOKENS
 ) -> list[list[float]]:
     """log π(completion | prompt) in nats, EOS included, of every row's completions."""
-    prompts = [row.prompt for row in rows for _ in row.completions]
-    encoded = encode_rows(tokenizer, prompts, [text for row in rows for text in row.completions])
+    groups = encode_groups(tokenizer, rows)
+    encoded = [scored for group in groups for scored in group]
     lengths = [len(scored.token_ids) for scored in encoded]
     found = [0.0] * len(encoded)
     for numbers in batches_of(lengths, batch_tokens, sorted(range(len(encoded)), key=lengths.__getitem__)):
@@ -38,7 +38,7 @@ def log_likelihoods(
         logprobs_R, _ = response_logprobs(model, batch, temperature=1.0)
         for i, logprobs in zip(numbers, torch.split(logprobs_R, list(batch.response_lengths)), strict=True):
             found[i] = float(logprobs.sum())
-    ends = accumulate((len(row.completions) for row in rows), initial=0)
+    ends = accumulate(map(len, groups), initial=0)
     return [found[start:end] for start, end in pairwise(ends)]
 
 
