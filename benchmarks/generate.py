@@ -212,15 +212,7 @@ def scaling(batches: list[int], contexts: list[int], steps: int) -> list[Mapping
         before = process.memory_info().rss
         config = PolicyConfig(max_sequences=batch, kv_cache_tokens=tokens + 16 * batch, prefix_cache=False)
         engine = Engine(model, tokenizer(VOCAB), config)
-        prompt = torch.randint(4, VOCAB, (context,)).tolist()
-        engine.add(engine.request(prompt, SamplingParams(2 * steps, n=batch, seed=0, ignore_eos=True)))
-        while len(engine.step()) < batch:
-            pass
-        for _ in range(steps // 2):
-            engine.step()
-        started = time.perf_counter()
-        made = sum(len(engine.step()) for _ in range(steps))
-        seconds = time.perf_counter() - started
+        made, seconds = decoded(engine, batch, context, steps)
         held = engine.status().blocks_used * 16 * engine._cache.shape.token_bytes
         rows.append(
             {
@@ -234,6 +226,19 @@ def scaling(batches: list[int], contexts: list[int], steps: int) -> list[Mapping
         )
         del engine
     return rows
+
+
+def decoded(engine: Engine, batch: int, context: int, steps: int) -> tuple[int, float]:
+    """Tokens and seconds of decode steps of ``batch`` sequences that have about ``context`` tokens."""
+    prompt = torch.randint(4, VOCAB, (context,)).tolist()
+    engine.add(engine.request(prompt, SamplingParams(2 * steps, n=batch, seed=0, ignore_eos=True)))
+    while len(engine.step()) < batch:
+        pass
+    for _ in range(steps // 2):
+        engine.step()
+    started = time.perf_counter()
+    made = sum(len(engine.step()) for _ in range(steps))
+    return made, time.perf_counter() - started
 
 
 def profiled(model: LlamaForCausalLM, case: Case) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from generate import VOCAB, Case, compare
+from generate import VOCAB, Case, compare, decoded
 from harness import parser, report
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -21,7 +21,6 @@ from lodestar.config import PolicyConfig
 from lodestar.engine.engine import Engine
 from lodestar.local.tiny import tokenizer
 from lodestar.model.attention import NAME
-from lodestar.records import SamplingParams
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -78,16 +77,7 @@ def decode(name: str, model: LlamaForCausalLM, batch: int, steps: int, bandwidth
     tokens = batch * (CONTEXT + 2 * steps + 16)
     config = PolicyConfig(max_sequences=batch, kv_cache_tokens=max(tokens, 4096), prefix_cache=False)
     engine = Engine(model, tokenizer(VOCAB), config, device="cuda")
-    prompt = torch.randint(4, VOCAB, (CONTEXT,)).tolist()
-    engine.add(engine.request(prompt, SamplingParams(2 * steps, n=batch, seed=0, ignore_eos=True)))
-    while len(engine.step()) < batch:
-        pass
-    for _ in range(steps // 2):
-        engine.step()
-    started = time.perf_counter()
-    for _ in range(steps):
-        engine.step()
-    seconds = (time.perf_counter() - started) / steps
+    seconds = decoded(engine, batch, CONTEXT, steps)[1] / steps
     embedding = 0 if model.config.tie_word_embeddings else model.get_input_embeddings().weight.nbytes
     weights = sum(parameter.nbytes for parameter in model.parameters()) - embedding
     cached = batch * (CONTEXT + steps) * engine._cache.shape.token_bytes
