@@ -35,11 +35,22 @@ def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool)
     )
 
 
-def contrast(path: Path, output: Path, *, rows: int | None, seed: int, strict: bool, by: str | None) -> None:
+def contrast(
+    path: Path,
+    output: Path,
+    *,
+    rows: int | None,
+    seed: int,
+    strict: bool,
+    by: str | None,
+    temperature: float | None,
+) -> None:
     """Writes the contrasts, judged by the language model ``by`` if there is one, and prints the counts."""
     from lodestar.data.contrasts import write_contrasts
 
-    judged = list if by is None else _judge(by)
+    if by is None and temperature is not None:
+        raise typer.BadParameter("--temperature is of the labels that --by gives; name a model there too")
+    judged = list if by is None else _judge(by, 1.0 if temperature is None else temperature)
     counts = write_contrasts(path, output, rows=rows, seed=seed, strict=strict, judged=judged)
     typer.echo(
         f"{output}: {counts['rows']} rows from {counts['demonstrations']} demonstrations, "
@@ -47,18 +58,20 @@ def contrast(path: Path, output: Path, *, rows: int | None, seed: int, strict: b
     )
 
 
-def _judge(path: str) -> Callable[[list[Feedback]], list[Feedback]]:
+def _judge(path: str, temperature: float) -> Callable[[list[Feedback]], list[Feedback]]:
     """Verdicts of a language model, with a progress bar."""
     from rich.progress import track
 
+    from lodestar.model.fused import fuse
     from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
     from lodestar.train.likelihood import judged_by_likelihood
 
     model, tokenizer = load_causal_lm(path, device=str(resolve_device("auto"))), load_tokenizer(path)
+    fuse(model)
 
     def judged(rows: list[Feedback]) -> list[Feedback]:
         parts = [rows[start : start + 200] for start in range(0, len(rows), 200)]
         shown = track(parts, "judging", console=Console(stderr=True))
-        return [row for part in shown for row in judged_by_likelihood(model, tokenizer, part)]
+        return [row for part in shown for row in judged_by_likelihood(model, tokenizer, part, temperature=temperature)]
 
     return judged

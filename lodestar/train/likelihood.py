@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lodestar.errors import InvalidArgument
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.preference.calibration import win_probability
 from lodestar.records import Choice, Feedback
@@ -43,20 +44,32 @@ def log_likelihoods(
 
 
 def judged_by_likelihood(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Feedback], *, batch_tokens: int = BATCH_TOKENS
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Feedback],
+    *,
+    temperature: float = 1.0,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[Feedback]:
-    """The rows with every pair of their completions labelled σ(log π(first) − log π(second)).
+    """The rows with every pair of their completions labelled σ((log π(first) − log π(second)) / temperature).
 
-    A reward model trained on them learns r = log π up to a constant of the prompt: what DPO (Rafailov et al. 2023,
-    eq. 5) takes for the reward, at β = 1 and without a reference. Where demonstrations err by chance, the model has
-    averaged over their errors, which one demonstration against its rival has not.
+    A reward model trained on them learns r = log π / temperature up to a constant of the prompt: what DPO (Rafailov et
+    al. 2023, eq. 5) takes for the reward, without a reference. Where demonstrations err by chance, the model has
+    averaged over their errors, which one demonstration against its rival has not. Labels near 0 and 1 say only who
+    wins: a temperature of about a third of the usual difference keeps them where they also say by how much.
+
+    Raises:
+        InvalidArgument: a temperature that is not above 0.
     """
+    if not temperature > 0:
+        raise InvalidArgument("temperature", f"must be above 0, not {temperature}")
     likelihoods = log_likelihoods(model, tokenizer, rows, batch_tokens=batch_tokens)
     return [
         replace(
             row,
             verdict=tuple(
-                Choice(i, j, win_probability(found[i] - found[j])) for i, j in combinations(range(len(found)), 2)
+                Choice(i, j, win_probability((found[i] - found[j]) / temperature))
+                for i, j in combinations(range(len(found)), 2)
             ),
         )
         for row, found in zip(rows, likelihoods, strict=True)

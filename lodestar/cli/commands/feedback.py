@@ -60,12 +60,19 @@ def contrast_data(
             "unset: the demonstration wins.",
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Of --by: nats per unit of reward, 1 where unset; a third of the usual difference keeps labels soft.",
+        ),
+    ] = None,
     strict: Strict = False,
 ) -> None:
     """Comparisons from demonstrations alone, to pretrain a reward model on (reward_model.start)."""
     from lodestar.cli import data
 
-    data.contrast(file, output, rows=rows, seed=seed, strict=strict, by=by)
+    data.contrast(file, output, rows=rows, seed=seed, strict=strict, by=by, temperature=temperature)
 
 
 def rank(

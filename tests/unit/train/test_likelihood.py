@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lodestar.cli.app import app
 from lodestar.data.files import read_feedback, write_jsonl
 from lodestar.data.rows import encode_rows
+from lodestar.errors import InvalidArgument
 from lodestar.layout import RunFolder
 from lodestar.local.tiny import write_tiny_run
 from lodestar.model.loading import load_causal_lm, load_tokenizer
@@ -49,21 +50,40 @@ def test_log_likelihoods_are_the_plain_models_whatever_the_batches(path: Path, b
     assert [x for row in found for x in row] == pytest.approx([x for row in expected for x in row], abs=1e-4)
 
 
-def test_every_pair_is_labelled_by_the_ratio_of_likelihoods(path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_every_pair_is_labelled_by_the_ratio_of_likelihoods(path: Path, temperature: float) -> None:
     model, tokenizer = load_causal_lm(path), load_tokenizer(path)
-    (first, *_), likelihoods = judged_by_likelihood(model, tokenizer, ROWS), log_likelihoods(model, tokenizer, ROWS)
+    (first, *_) = judged_by_likelihood(model, tokenizer, ROWS, temperature=temperature)
+    likelihoods = log_likelihoods(model, tokenizer, ROWS)
     assert isinstance(first.verdict, tuple)
     assert [(choice.first, choice.second) for choice in first.verdict] == [(0, 1), (0, 2), (1, 2)]
     for choice in first.verdict:
-        ratio = math.exp(likelihoods[0][choice.first] - likelihoods[0][choice.second])
+        ratio = math.exp((likelihoods[0][choice.first] - likelihoods[0][choice.second]) / temperature)
         assert choice.label == pytest.approx(ratio / (1 + ratio))
     assert (first.prompt, first.completions, first.id) == (ROWS[0].prompt, ROWS[0].completions, "one")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_is_above_zero(path: Path, temperature: float) -> None:
+    with pytest.raises(InvalidArgument, match="temperature"):
+        judged_by_likelihood(load_causal_lm(path), load_tokenizer(path), ROWS, temperature=temperature)
+
+
+def test_the_command_refuses_a_temperature_of_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "shown.jsonl"
+    write_jsonl(source, [Demonstration("t4 t5", "t6 t7"), Demonstration("t4 t6", "t6 t8 t9")])
+    result = CliRunner().invoke(app, ["data", "contrast", str(source), str(tmp_path / "out"), "--temperature", "2"])
+    assert result.exit_code == 2
+    assert "--by" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_lets_a_model_judge_contrasts(tmp_path: Path, path: Path) -> None:
     source, output = tmp_path / "shown.jsonl", tmp_path / "contrasts.jsonl"
     write_jsonl(source, [Demonstration("t4 t5", "t6 t7"), Demonstration("t4 t6", "t6 t8 t9")])
-    result = CliRunner().invoke(app, ["data", "contrast", str(source), str(output), "--rows", "4", "--by", str(path)])
+    result = CliRunner().invoke(
+        app, ["data", "contrast", str(source), str(output), "--rows", "4", "--by", str(path), "--temperature", "3"]
+    )
     assert "4 rows from 2 demonstrations" in result.output
     labels = [choice.label for row in read_feedback(output) if isinstance(row.verdict, tuple) for choice in row.verdict]
     assert len(labels) >= 4
