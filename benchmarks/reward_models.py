@@ -5,8 +5,8 @@
 
 Rows are split by prompt 80/20; a part of the 80 is held out for early stopping and the temperature. Nothing of the test
 rows is seen by tokenizer, language model or reward model. The first seed's cards go to docs/cards/NAME.json: numbers
-and no text; ``lodestar card docs/cards/NAME.json`` draws one. ``hh`` also judges the hhh-alignment pairs, a test set,
-by its first model. reward_world.py has the synthetic world.
+and no text; ``lodestar card docs/cards/NAME.json`` draws one. ``hh`` also judges the hhh-alignment pairs, a test set.
+reward_world.py has the synthetic world.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 
 from lodestar.config import RunConfig
 from lodestar.data.feedback import read_feedback_file
-from lodestar.data.files import BadRows, DataFiles, read_comparisons, read_feedback, write_jsonl, write_text
+from lodestar.data.files import BadRows, DataFiles, read_demonstrations, read_feedback, write_jsonl, write_text
 from lodestar.data.hh import Dialogues
 from lodestar.data.rows import encode_rows
 from lodestar.data.schema import Example
@@ -33,6 +34,8 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.baselines import BagOfWords, length_differences
+from lodestar.preference.card import Judged, make_card
+from lodestar.preference.pairs import comparisons
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Demonstration, Feedback
 from lodestar.train import train_reward
@@ -72,6 +75,8 @@ class DataSet:
     held_out: float = 0.1
     """Of the training rows."""
     context: int = 512
+    by_file: bool = False
+    """A model for each file, as Llama 2's of helpfulness and of safety; figures and card are of all together."""
 
 
 BRIEF = {"batch_tokens": 4096, "epochs": 2}
@@ -132,30 +137,59 @@ def main() -> None:
 
 
 def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Trains one reward model per seed on a published set, each on a split of its own; the last row pools the seeds.
+    """Trains on a published set once per seed, each on a split of its own; the last row pools the seeds.
 
     The pooled differences are bootstrapped over prompts: a prompt in two seeds' test sets is one piece of evidence.
-    ``bag_of_words_per_file`` is fitted to each file alone, which knows what kind of dialogue it judges.
+    ``bag_of_words_per_file`` is fitted to each file alone, as a set's models are where it is trained ``by_file``.
     """
     chosen, bad = SETS[name], BadRows(strict=False)
-    rows = [row for file in chosen.files for row in read_feedback_file(data / file, Dialogues(), bad)]
+    files = [read_feedback_file(data / file, Dialogues(), bad) for file in chosen.files]
+    parts = files if chosen.by_file else [[row for file in files for row in file]]
     found, opinions = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, config = RunFolder(Path(temporary)), config_of(chosen, seed)
-            long = write_split(rows, config, folder, seed=seed, held_out=chosen.held_out)
-            if config.pretrain is not None:
-                pretrain(config, folder, Said())
-            train_reward(config, folder, Said())
-            card = json.loads((folder.reward_model / "card.json").read_text())
-            card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors), "long_rows": long}
+            trained = [Trained(Path(temporary) / str(i), chosen, rows, seed) for i, rows in enumerate(parts)]
+            card = trained[0].card
+            if len(trained) > 1:
+                card = card_of(trained, together([one.judge(one.feedback("evaluation")) for one in trained]))
+            card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors)}
+            card |= {"long_rows": sum(one.long_rows for one in trained)}
             if seed == seeds[0]:
                 _write_card(name, card)
             found.append(_row(card) | {"seed": seed})
-            opinions += _opinions(folder, config)
+            if not trained[0].config.reward_model.aspects:
+                opinions += _opinions(trained)
             if name == "hh" and seed == seeds[0]:
-                keep("hhh", _row(judged_elsewhere(folder, config, data / ALIGNMENT)) | {"seed": seed})
+                helpful, harmless = trained
+                keep("hhh", _row(alignment_card(helpful, harmless, data / ALIGNMENT)) | {"seed": seed})
     return [*found, pooled(opinions, len(seeds))] if opinions else found
+
+
+class Trained:
+    """A reward model of some rows, in a folder of its own."""
+
+    def __init__(self, path: Path, chosen: DataSet, rows: Sequence[Example[Feedback]], seed: int) -> None:
+        self.folder, self.config = RunFolder(path), config_of(chosen, seed)
+        self.long_rows = write_split(rows, self.config, self.folder, seed=seed, held_out=chosen.held_out)
+        if self.config.pretrain is not None:
+            pretrain(self.config, self.folder, Said())
+        train_reward(self.config, self.folder, Said())
+        self.card: dict[str, Any] = json.loads((self.folder.reward_model / "card.json").read_text())
+
+    def feedback(self, split: str) -> list[Feedback]:
+        """The rows of a split."""
+        return read_feedback(DataFiles.of(self.folder).comparisons(split))
+
+    def shown(self) -> list[Feedback]:
+        """Held-out demonstrations, whose mean score is the zero."""
+        read = read_demonstrations(DataFiles.of(self.folder).demonstrations("held_out"))
+        return [Feedback(row.prompt, (row.completion,), ()) for row in read]
+
+    def judge(self, rows: Sequence[Feedback]) -> Judged:
+        """Scores by the mean of the members."""
+        members = sorted(self.folder.reward_model.parent.glob("reward*/config.json"))
+        models = [load_scalar_model(path.parent) for path in members]
+        return judge(models, load_tokenizer(self.folder.reward_model), rows, self.config)
 
 
 def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], seeds: int) -> dict[str, Any]:
@@ -170,16 +204,10 @@ def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], se
     return rounded(pool)
 
 
-def _opinions(folder: RunFolder, config: RunConfig) -> list[tuple[str, float, float, float, float, float]]:
+def _opinions(trained: Sequence[Trained]) -> list[tuple[str, float, float, float, float, float]]:
     """Prompt, the model's difference, label, and the baselines' differences, of every test pair."""
-    files = DataFiles.of(folder)
-    train = read_comparisons(files.comparisons("train"))
-    members = [path.parent for path in sorted(folder.reward_model.parent.glob("reward*/config.json"))]
-    tokenizer = load_tokenizer(folder.reward_model)
-    if config.reward_model.aspects:
-        return []
-    models = [load_scalar_model(path) for path in members]
-    judged = judge(models, tokenizer, read_feedback(files.comparisons("evaluation")), config)
+    train = comparisons([row for one in trained for row in one.feedback("train")])
+    judged = together([one.judge(one.feedback("evaluation")) for one in trained])
     test = judged.comparisons
     subsets = {row.subset for row in (*train, *test)}
     own = {name: BagOfWords([row for row in train if row.subset == name] or train) for name in subsets}
@@ -191,25 +219,42 @@ def _opinions(folder: RunFolder, config: RunConfig) -> list[tuple[str, float, fl
     ]
 
 
-def judged_elsewhere(folder: RunFolder, config: RunConfig, path: Path) -> dict[str, Any]:
-    """The card of a trained model on another set, no row of which it has seen; also to docs/cards."""
-    bad, files = BadRows(strict=False), DataFiles.of(folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        there = RunFolder(Path(temporary))
-        rows = read_feedback_file(path, Dialogues(), bad)
-        kept = fitting(load_tokenizer(folder.tokenizer), [row.record for row in rows], config)
-        for split in ("train", "held_out"):
-            write_jsonl(DataFiles.of(there).comparisons(split), read_feedback(files.comparisons(split)))
-        write_jsonl(DataFiles.of(there).comparisons("evaluation"), kept)
-        shown = files.demonstrations("held_out").read_text(encoding="utf-8")
-        write_text(DataFiles.of(there).demonstrations("held_out"), shown)
-        used = config.model_copy(
-            update={"reward_model": config.reward_model.model_copy(update={"path": str(folder.reward_model)})}
-        )
-        train_reward(used, there, Said())
-        card: dict[str, Any] = json.loads((there.reward_model / "card.json").read_text())
-    card |= {"source": [ALIGNMENT], "trained_on": list(SETS["hh"].files), "seed": config.seed}
-    card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(kept)}
+def card_of(trained: Sequence[Trained], judged: Judged) -> dict[str, Any]:
+    """The card of several models, each of which judged rows of its own, beside baselines fitted to all their rows."""
+    return make_card(
+        comparisons([row for one in trained for row in one.feedback("train")]),
+        judged,
+        together([one.judge(one.shown()) for one in trained]).scores,
+        together([one.judge(one.feedback("held_out")) for one in trained]),
+    )
+
+
+def together(parts: Sequence[Judged]) -> Judged:
+    """One after another."""
+    deviations = [one.deviations for one in parts if one.deviations is not None]
+    return Judged(
+        [row for one in parts for row in one.feedback],
+        [score for one in parts for score in one.scores],
+        [length for one in parts for length in one.lengths],
+        deviations=list(chain.from_iterable(deviations)) if len(deviations) == len(parts) else None,
+    )
+
+
+def alignment_card(helpful: Trained, harmless: Trained, path: Path) -> dict[str, Any]:
+    """The card of HH's models on the hhh-alignment pairs, no row of which they have seen; also to docs/cards.
+
+    The harmless pairs are judged by the model of harmless-base, the others by that of helpful-base.
+    """
+    bad = BadRows(strict=False)
+    rows = [row.record for row in read_feedback_file(path, Dialogues(), bad)]
+    parts = []
+    for one, theirs in ((helpful, False), (harmless, True)):
+        own = [row for row in rows if row.subset.startswith("harmless") == theirs]
+        parts.append(one.judge(fitting(load_tokenizer(one.folder.tokenizer), own, one.config)))
+    judged = together(parts)
+    card = card_of((helpful, harmless), judged)
+    card |= {"source": [ALIGNMENT], "trained_on": list(SETS["hh"].files), "seed": helpful.config.seed}
+    card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(judged.feedback)}
     _write_card("hhh", card)
     return card
 

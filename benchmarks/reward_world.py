@@ -4,9 +4,10 @@
 
 Of a seed's 5,568 requests 1,400 are for tests: no demonstration, contrast or comparison is of one of those.
 
-bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 30,000 demonstrations and a reward model
-        of contrasts made from these and judged by that model's likelihoods (lodestar/data/contrasts.py,
-        lodestar/train/likelihood.py), neither of which has seen a comparison.
+bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 40,000 demonstrations and two reward
+        models of contrasts made from these and judged by that model's likelihoods (lodestar/data/contrasts.py,
+        lodestar/train/likelihood.py), none of which has seen a comparison. Each of the two is the start of four
+        models of the comparisons; the reward is the mean of the eight.
 groups  500 rankings of six replies in K-way batches against their 7,500 pairs as rows of their own: same start, same
         optimizer steps, same tokens per step.
 """
@@ -18,7 +19,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
@@ -34,9 +35,11 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.layout import RunFolder
+from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
 from lodestar.preference.calibration import win_probability
-from lodestar.preference.pairs import choices
+from lodestar.preference.card import make_card
+from lodestar.preference.pairs import choices, comparisons
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Choice, Demonstration, Feedback
 from lodestar.train import train_reward, train_sft
@@ -61,10 +64,21 @@ RUN: dict[str, Any] = {
 }
 """A third of a million parameters."""
 TEST_REQUESTS = 1400
-DEMONSTRATIONS = 30_000
-CONTRASTS = 54_000
-CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9, "learning_rate": 1.5e-3}
-COMPARING = {"epochs": 4, "patience": 4, "learning_rate": 5e-4, "ensemble": 5, "ensemble_of": "models"}
+DEMONSTRATIONS = 40_000
+CONTRASTS = 100_000
+TEMPERATURE = 3.0
+"""Of the labels: log-likelihoods of two completions differ by some ten nats."""
+STARTS = 2
+CONTRASTING = {"epochs": 1, "evaluations_per_epoch": 3, "patience": 9, "learning_rate": 1.5e-3, "centering": 0}
+COMPARING = {
+    "epochs": 3,
+    "patience": 9,
+    "learning_rate": 4e-4,
+    "centering": 0,
+    "ensemble": 4,
+    "ensemble_of": "models",
+}
+"""Not centred: the starts' scores are sums of some ten nats, which the penalty would flatten before all else."""
 NOISE = 0.5
 GROUPING = {"score_tokens": "last", "batch_tokens": 4096, "patience": 99}
 EPOCHS = {"groups": 10, "pairs": 2}
@@ -94,33 +108,49 @@ class Start:
         train_tokenizer(config.model.tokenizer, texts, context_tokens=96).save_pretrained(self.folder.tokenizer)
         train_sft(config, self.folder, Said())
 
-    def contrasted(self) -> Path:
-        """The reward model of contrasts."""
-        files, made = DataFiles.of(self.folder), contrasts(self._shown, CONTRASTS + 300, seed=self.seed)
-        rows = judged_by_likelihood(load_causal_lm(self.folder.sft), load_tokenizer(self.folder.sft), made)
-        write_jsonl(files.comparisons("train"), rows[:-300])
-        for split in ("held_out", "evaluation"):
-            write_jsonl(files.comparisons(split), rows[-300:])
-        train_reward(_config(self.seed, CONTRASTING), self.folder, Said())
-        return self.folder.reward_model
+    def contrasted(self) -> list[Path]:
+        """Reward models of the same contrasts from different seeds."""
+        made, language_model = contrasts(self._shown, CONTRASTS + 300, seed=self.seed), load_causal_lm(self.folder.sft)
+        fuse(language_model)
+        tokenizer = load_tokenizer(self.folder.sft)
+        rows = judged_by_likelihood(language_model, tokenizer, made, temperature=TEMPERATURE)
+        parts = {"train": rows[:-300], "held_out": rows[-300:], "evaluation": rows[-300:]}
+        return [
+            self._trained(parts, CONTRASTING, self.seed + 1000 * i, self.folder.root / f"start-{i}").reward_model
+            for i in range(STARTS)
+        ]
 
-    def train(self, parts: dict[str, list[Feedback]], changes: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
-        """The card and the test pairs' score differences of a reward model trained on ``parts``."""
-        config = _config(self.seed, changes)
+    def train(
+        self, parts: dict[str, list[Feedback]], changes: dict[str, Any], starts: Sequence[Path | None] = (None,)
+    ) -> tuple[dict[str, Any], list[float]]:
+        """The card and the test pairs' score differences of the reward models trained on ``parts`` from each start."""
         with tempfile.TemporaryDirectory() as temporary:
-            folder = RunFolder(Path(temporary))
-            for theirs, ours in ((self.folder.sft, folder.sft), (self.folder.tokenizer, folder.tokenizer)):
-                shutil.copytree(theirs, ours)
-            files = DataFiles.of(folder)
-            for split, rows in parts.items():
-                write_jsonl(files.comparisons(split), rows)
-            write_jsonl(files.demonstrations("held_out"), self._shown[-400:])
-            train_reward(config, folder, Said())
-            members = [path.parent for path in sorted(folder.reward_model.parent.glob("reward*/config.json"))]
-            tokenizer = load_tokenizer(folder.reward_model)
-            judged = judge([load_scalar_model(path) for path in members], tokenizer, parts["evaluation"], config)
-            card: dict[str, Any] = json.loads((folder.reward_model / "card.json").read_text())
+            settings = [changes | {"start": str(start) if start else None} for start in starts]
+            folders = [
+                self._trained(parts, setting, self.seed, Path(temporary) / str(i)) for i, setting in enumerate(settings)
+            ]
+            paths = [path.parent for one in folders for path in sorted(one.root.glob("models/reward*/config.json"))]
+            models, tokenizer = [load_scalar_model(path) for path in paths], load_tokenizer(paths[0])
+            config = _config(self.seed, changes)
+            held_out, judged = (judge(models, tokenizer, parts[split], config) for split in ("held_out", "evaluation"))
+            card = make_card(comparisons(parts["train"]), judged, (0.0,), held_out)
+            cards = [json.loads((one.reward_model / "card.json").read_text()) for one in folders]
+            card["training"] = cards[0]["training"] | {"seconds": sum(one["training"]["seconds"] for one in cards)}
             return card, judged.differences
+
+    def _trained(
+        self, parts: Mapping[str, list[Feedback]], changes: dict[str, Any], seed: int, path: Path
+    ) -> RunFolder:
+        """A folder with a reward model of ``parts``."""
+        folder = RunFolder(path)
+        for theirs, ours in ((self.folder.sft, folder.sft), (self.folder.tokenizer, folder.tokenizer)):
+            shutil.copytree(theirs, ours)
+        files = DataFiles.of(folder)
+        for split, rows in parts.items():
+            write_jsonl(files.comparisons(split), rows)
+        write_jsonl(files.demonstrations("held_out"), self._shown[-400:])
+        train_reward(_config(seed, changes), folder, Said())
+        return folder
 
 
 def main() -> None:
@@ -144,25 +174,24 @@ def main() -> None:
         keep("world-groups", pooled(grouped))
 
 
-def bayes_share(start: Start, comparisons: int = 2000, tests: int = 2800) -> dict[str, Any]:
+def bayes_share(start: Start, votes: int = 2000, tests: int = 8400) -> dict[str, Any]:
     """2,000 comparisons by an annotator of known noise: share of the Bayes-optimal accuracy on noisy votes.
 
     The optimal judge knows the gold reward and is right as often as the noise allows: mean of σ(|gap| / noise).
     ``share`` is of votes, as anybody could count; ``share_expected`` takes each vote's probability for the vote.
     """
     rng = random.Random(f"{start.seed}/bayes")
-    rows = _voted(start.learned, comparisons, rng)
-    held = comparisons // 10
+    rows = _voted(start.learned, votes, rng)
+    held = votes // 10
     test = _voted(start.tested, tests, rng)
     parts = {"train": rows[:-held], "held_out": rows[-held:], "evaluation": test}
-    changes = COMPARING | {"start": str(start.contrasted())}
-    card, differences = start.train(parts, changes)
+    card, differences = start.train(parts, COMPARING, start.contrasted())
     gaps = [row.gold[0] - row.gold[1] for row in test if row.gold]
-    votes = [row.verdict[0].label for row in test if isinstance(row.verdict, tuple)]
+    labels = [row.verdict[0].label for row in test if isinstance(row.verdict, tuple)]
     wins = [win_probability(gap / NOISE) for gap in gaps]
     best = sum(max(win, 1 - win) for win in wins) / len(wins)
     ours = sum(win if difference > 0 else 1 - win for difference, win in zip(differences, wins, strict=True))
-    of_gold = accuracy(gaps, votes)
+    of_gold = accuracy(gaps, labels)
     return rounded(
         {
             "seed": start.seed,
