@@ -75,23 +75,18 @@ class DataSet:
     held_out: float = 0.1
     """Of the training rows."""
     context: int = 512
-    by_file: bool = False
-    """A model for each file, as Llama 2's of helpfulness and of safety; figures and card are of all together."""
+    by_file: tuple[Mapping[str, Any], ...] = ()
+    """Further changes for each file, which gets a model of its own, as helpfulness and safety do in Llama 2; figures
+    and card are of all together. Empty: one model of all files."""
 
 
 BRIEF = {"batch_tokens": 4096, "epochs": 2}
 SETS = {
     "hh": DataSet(
         ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
-        {
-            "batch_tokens": 8192,
-            "epochs": 2,
-            "learning_rate": 2e-5,
-            "patience": 9,
-            "ensemble": 4,
-            "ensemble_of": "models",
-        },
+        {"learning_rate": 1e-4, "patience": 9, "ensemble": 4, "ensemble_of": "models"},
         held_out=0.15,
+        by_file=({"epochs": 2, "score_tokens": "last"}, {"epochs": 3, "batch_tokens": 8192}),
     ),
     "oasst": DataSet(("oasst-trees/en_100_tree.jsonl.gz",)),
     "fine-grained": DataSet(("fine-grained-rlhf/dev_feedback.json.gz",)),
@@ -144,11 +139,16 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
     """
     chosen, bad = SETS[name], BadRows(strict=False)
     files = [read_feedback_file(data / file, Dialogues(), bad) for file in chosen.files]
-    parts = files if chosen.by_file else [[row for file in files for row in file]]
+    parts: list[tuple[Mapping[str, Any], list[Example[Feedback]]]] = [({}, [row for file in files for row in file])]
+    if chosen.by_file:
+        parts = list(zip(chosen.by_file, files, strict=True))
     found, opinions = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as temporary:
-            trained = [Trained(Path(temporary) / str(i), chosen, rows, seed) for i, rows in enumerate(parts)]
+            trained = [
+                Trained(Path(temporary) / str(i), rows, chosen, changes, seed)
+                for i, (changes, rows) in enumerate(parts)
+            ]
             card = trained[0].card
             if len(trained) > 1:
                 card = card_of(trained, together([one.judge(one.feedback("evaluation")) for one in trained]))
@@ -168,8 +168,15 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
 class Trained:
     """A reward model of some rows, in a folder of its own."""
 
-    def __init__(self, path: Path, chosen: DataSet, rows: Sequence[Example[Feedback]], seed: int) -> None:
-        self.folder, self.config = RunFolder(path), config_of(chosen, seed)
+    def __init__(
+        self,
+        path: Path,
+        rows: Sequence[Example[Feedback]],
+        chosen: DataSet,
+        changes: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.folder, self.config = RunFolder(path), config_of(chosen, changes, seed)
         self.long_rows = write_split(rows, self.config, self.folder, seed=seed, held_out=chosen.held_out)
         if self.config.pretrain is not None:
             pretrain(self.config, self.folder, Said())
@@ -296,10 +303,10 @@ def fitting(tokenizer: Any, rows: Sequence[Feedback], config: RunConfig) -> list
     return [row for row in rows if length(row) <= longest]
 
 
-def config_of(chosen: DataSet, seed: int) -> RunConfig:
+def config_of(chosen: DataSet, changes: Mapping[str, Any], seed: int) -> RunConfig:
     """The run of a set."""
     model = RUN["model"] | {"architecture": SMALL | {"context_tokens": chosen.context}}
-    return merged(RUN | {"model": model, "pretrain": chosen.language}, seed, chosen.changes)
+    return merged(RUN | {"model": model, "pretrain": chosen.language}, seed, {**chosen.changes, **changes})
 
 
 def merged(run: Mapping[str, Any], seed: int, changes: Mapping[str, Any]) -> RunConfig:

@@ -43,7 +43,8 @@ class RewardTrainingConfig(TrainingConfig):
     """A trained AutoModelForSequenceClassification to use instead of training one."""
     start: str | None = None
     """A reward model to go on training, with the run's tokenizer: one pretrained on other comparisons (Askell et al.
-    2021; ``lodestar data contrast`` makes some from demonstrations). Unset: the SFT model under a new head."""
+    2021; ``lodestar data contrast`` makes some from demonstrations). Unset: the SFT model under a new head. A start's
+    scores keep their scale: ``centering`` would flatten wide ones before anything else is learned; set it to 0."""
     centering: float = Field(default=0.01, ge=0)
     """Weight of the mean squared score of a pair, which keeps scores near zero."""
     loss: Literal["bradley_terry", "davidson", "plackett_luce"] = "bradley_terry"
