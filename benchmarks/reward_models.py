@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,16 @@ class Trained:
         return [Feedback(row.prompt, (row.completion,), ()) for row in read]
 
     def judge(self, rows: Sequence[Feedback]) -> Judged:
-        """Scores by the mean of the members."""
+        """Scores by the mean of the members, in units of the temperature that their held-out rows gave."""
         members = sorted(self.folder.reward_model.parent.glob("reward*/config.json"))
         models = [load_scalar_model(path.parent) for path in members]
-        return judge(models, load_tokenizer(self.folder.reward_model), rows, self.config)
+        judged = judge(models, load_tokenizer(self.folder.reward_model), rows, self.config)
+        unit = self.card.get("calibration", {}).get("temperature", 1.0)
+        return replace(
+            judged,
+            scores=[score / unit for score in judged.scores],
+            deviations=None if judged.deviations is None else [deviation / unit for deviation in judged.deviations],
+        )
 
 
 def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], seeds: int) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Start:
             models, tokenizer = [load_scalar_model(path) for path in paths], load_tokenizer(paths[0])
             config = _config(self.seed, changes)
             held_out, judged = (judge(models, tokenizer, parts[split], config) for split in ("held_out", "evaluation"))
+            # no demonstrations: nobody looks at this card's zero
             card = make_card(comparisons(parts["train"]), judged, (0.0,), held_out)
             cards = [json.loads((one.reward_model / "card.json").read_text()) for one in folders]
             card["training"] = cards[0]["training"] | {"seconds": sum(one["training"]["seconds"] for one in cards)}
