@@ -1,7 +1,7 @@
 """Reward models from real feedback, each from nothing on one core: cards, and the figures of docs/log.md.
 
-    python benchmarks/reward_models.py hh oasst fine-grained --data ../shared/data --seeds 0 1 2
-    python benchmarks/reward_models.py pandalm tulu topical data-to-text summeval taskmaster --seeds 0
+    python benchmarks/reward_models.py hh hh-by-file oasst --data ../shared/data --seeds 0 1 2
+    python benchmarks/reward_models.py fine-grained pandalm tulu topical data-to-text summeval taskmaster --seeds 0
 
 Rows are split by prompt 80/20; a part of the 80 is held out for early stopping and the temperature. Nothing of the test
 rows is seen by tokenizer, language model or reward model. The first seed's cards go to docs/cards/NAME.json: numbers
@@ -80,10 +80,23 @@ class DataSet:
     and card are of all together. Empty: one model of all files."""
 
 
+HH = ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz")
 BRIEF = {"batch_tokens": 4096, "epochs": 2}
 SETS = {
     "hh": DataSet(
-        ("hh-rlhf/helpful-base.test.jsonl.gz", "hh-rlhf/harmless-base.test.jsonl.gz"),
+        HH,
+        {
+            "batch_tokens": 8192,
+            "epochs": 2,
+            "learning_rate": 2e-5,
+            "patience": 9,
+            "ensemble": 4,
+            "ensemble_of": "models",
+        },
+        held_out=0.15,
+    ),
+    "hh-by-file": DataSet(
+        HH,
         {"learning_rate": 1e-4, "patience": 9, "ensemble": 4, "ensemble_of": "models"},
         held_out=0.15,
         by_file=({"epochs": 2, "score_tokens": "last"}, {"epochs": 3, "batch_tokens": 8192}),
@@ -160,8 +173,7 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
             if not trained[0].config.reward_model.aspects:
                 opinions += _opinions(trained)
             if name == "hh" and seed == seeds[0]:
-                helpful, harmless = trained
-                keep("hhh", _row(alignment_card(helpful, harmless, data / ALIGNMENT)) | {"seed": seed})
+                keep("hhh", _row(alignment_card(trained[0], data / ALIGNMENT)) | {"seed": seed})
     return [*found, pooled(opinions, len(seeds))] if opinions else found
 
 
@@ -233,7 +245,7 @@ def _opinions(trained: Sequence[Trained]) -> list[tuple[str, float, float, float
 
 
 def card_of(trained: Sequence[Trained], judged: Judged) -> dict[str, Any]:
-    """The card of several models, each of which judged rows of its own, beside baselines fitted to all their rows."""
+    """The card of models on what they judged together, beside baselines fitted to the rows of all of them."""
     return make_card(
         comparisons([row for one in trained for row in one.feedback("train")]),
         judged,
@@ -253,21 +265,14 @@ def together(parts: Sequence[Judged]) -> Judged:
     )
 
 
-def alignment_card(helpful: Trained, harmless: Trained, path: Path) -> dict[str, Any]:
-    """The card of HH's models on the hhh-alignment pairs, no row of which they have seen; also to docs/cards.
-
-    The harmless pairs are judged by the model of harmless-base, the others by that of helpful-base.
-    """
+def alignment_card(trained: Trained, path: Path) -> dict[str, Any]:
+    """The card of HH's model on the hhh-alignment pairs, no row of which it has seen; also to docs/cards."""
     bad = BadRows(strict=False)
     rows = [row.record for row in read_feedback_file(path, Dialogues(), bad)]
-    parts = []
-    for one, theirs in ((helpful, False), (harmless, True)):
-        own = [row for row in rows if row.subset.startswith("harmless") == theirs]
-        parts.append(one.judge(fitting(load_tokenizer(one.folder.tokenizer), own, one.config)))
-    judged = together(parts)
-    card = card_of((helpful, harmless), judged)
-    card |= {"source": [ALIGNMENT], "trained_on": list(SETS["hh"].files), "seed": helpful.config.seed}
-    card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(judged.feedback)}
+    kept = fitting(load_tokenizer(trained.folder.tokenizer), rows, trained.config)
+    card = card_of([trained], trained.judge(kept))
+    card |= {"source": [ALIGNMENT], "trained_on": list(HH), "seed": trained.config.seed}
+    card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(kept)}
     _write_card("hhh", card)
     return card
 
