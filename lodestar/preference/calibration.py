@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+TEMPERATURES = (0.01, 100.0)
+"""The least and the largest that are fitted."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
@@ -70,8 +73,9 @@ def fit_temperature(differences: Sequence[float], labels: Sequence[float]) -> fl
     """T > 0 that minimises the mean Bradley–Terry loss of differences / T (Guo et al. 2017), by Newton on 1/T.
 
     The loss is convex in 1/T. Where the scores say nothing or the opposite of the labels it has no minimum at T > 0,
-    and the largest temperature tried, 100, is given; where they are always right, the least, 0.01.
+    and the largest of TEMPERATURES is given; where they are always right, the least.
     """
+    least, largest = TEMPERATURES
     inverse = 1.0
     for _ in range(100):
         slope = math.fsum(
@@ -81,7 +85,7 @@ def fit_temperature(differences: Sequence[float], labels: Sequence[float]) -> fl
         if bend == 0:
             break
         step = max(-0.5 * inverse, min(inverse, slope / bend))
-        inverse = min(100.0, max(0.01, inverse - step))
+        inverse = min(1 / least, max(1 / largest, inverse - step))
         if abs(step) < 1e-9:
             break
     return 1 / inverse

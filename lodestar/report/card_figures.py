@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from lodestar.preference.calibration import TEMPERATURES
 from lodestar.report.drawing import Figure, axes, intervals, proportions, vertical
 from lodestar.report.facts import Row
 
@@ -56,6 +57,8 @@ def reliability(card: Row) -> Figure:
         scaled = card["calibration"]["scaled"]
         temperature = card["calibration"]["temperature"]
         says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
+        if temperature >= 0.999 * TEMPERATURES[1]:
+            says += ", which is the largest tried: on held-out pairs the scores say nothing, or the opposite"
         x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
         traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})

@@ -41,6 +41,16 @@ def test_every_figure_of_a_card_has_its_picture() -> None:
     assert sum(name.startswith("rm-subset-") for name in ids) == 2
 
 
+@pytest.mark.parametrize(("temperature", "said"), [(100.0, True), (2.0, False)])
+def test_the_page_says_when_the_scores_gave_no_temperature(temperature: float, said: bool) -> None:
+    card = _card()
+    calibration = card["calibration"]
+    assert isinstance(calibration, dict)
+    calibration["temperature"] = temperature
+    (figure,) = [figure for figure in card_pictures(card) if figure.id == "rm-reliability"]
+    assert ("the scores say nothing, or the opposite" in figure.says) is said
+
+
 def test_the_command_writes_a_page_that_fetches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "helpful"
     folder.mkdir()
