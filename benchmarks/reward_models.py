@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,8 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
     """
     chosen, bad = SETS[name], BadRows(strict=False)
     files = [read_feedback_file(data / file, Dialogues(), bad) for file in chosen.files]
-    parts: list[tuple[Mapping[str, Any], list[Example[Feedback]]]] = [({}, [row for file in files for row in file])]
-    if chosen.by_file:
-        parts = list(zip(chosen.by_file, files, strict=True))
+    everything = [row for file in files for row in file]
+    parts = list(zip(chosen.by_file, files, strict=True)) if chosen.by_file else [({}, everything)]
     found, opinions = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as temporary:
@@ -162,16 +162,16 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
                 Trained(Path(temporary) / str(i), rows, chosen, changes, seed)
                 for i, (changes, rows) in enumerate(parts)
             ]
-            card = trained[0].card
-            if len(trained) > 1:
-                card = card_of(trained, together([one.judge(one.feedback("evaluation")) for one in trained]))
+            rated = trained[0].config.reward_model.aspects
+            judged = None if rated else judged_on("evaluation", trained)
+            card = card_of(trained, judged) if judged and chosen.by_file else trained[0].card
             card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors)}
             card |= {"long_rows": sum(one.long_rows for one in trained)}
             if seed == seeds[0]:
                 _write_card(name, card)
             found.append(_row(card) | {"seed": seed})
-            if not trained[0].config.reward_model.aspects:
-                opinions += _opinions(trained)
+            if judged:
+                opinions += _opinions(trained, judged)
             if name == "hh" and seed == seeds[0]:
                 keep("hhh", _row(alignment_card(trained[0], data / ALIGNMENT)) | {"seed": seed})
     return [*found, pooled(opinions, len(seeds))] if opinions else found
@@ -195,6 +195,11 @@ class Trained:
         train_reward(self.config, self.folder, Said())
         self.card: dict[str, Any] = json.loads((self.folder.reward_model / "card.json").read_text())
 
+    @cached_property
+    def models(self) -> list[Any]:
+        """The members."""
+        return members(self.folder)
+
     def feedback(self, split: str) -> list[Feedback]:
         """The rows of a split."""
         return read_feedback(DataFiles.of(self.folder).comparisons(split))
@@ -206,15 +211,19 @@ class Trained:
 
     def judge(self, rows: Sequence[Feedback]) -> Judged:
         """Scores by the mean of the members, in units of the temperature that their held-out rows gave."""
-        members = sorted(self.folder.reward_model.parent.glob("reward*/config.json"))
-        models = [load_scalar_model(path.parent) for path in members]
-        judged = judge(models, load_tokenizer(self.folder.reward_model), rows, self.config)
-        unit = self.card.get("calibration", {}).get("temperature", 1.0)
+        judged = judge(self.models, load_tokenizer(self.folder.reward_model), rows, self.config)
+        unit = self.card["calibration"]["temperature"]
         return replace(
             judged,
             scores=[score / unit for score in judged.scores],
             deviations=None if judged.deviations is None else [deviation / unit for deviation in judged.deviations],
         )
+
+
+def members(folder: RunFolder) -> list[Any]:
+    """The models of a run's reward ensemble, or its one."""
+    found = sorted(folder.reward_model.parent.glob("reward*/config.json"))
+    return [load_scalar_model(path.parent) for path in found]
 
 
 def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], seeds: int) -> dict[str, Any]:
@@ -229,10 +238,9 @@ def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], se
     return rounded(pool)
 
 
-def _opinions(trained: Sequence[Trained]) -> list[tuple[str, float, float, float, float, float]]:
+def _opinions(trained: Sequence[Trained], judged: Judged) -> list[tuple[str, float, float, float, float, float]]:
     """Prompt, the model's difference, label, and the baselines' differences, of every test pair."""
     train = comparisons([row for one in trained for row in one.feedback("train")])
-    judged = together([one.judge(one.feedback("evaluation")) for one in trained])
     test = judged.comparisons
     subsets = {row.subset for row in (*train, *test)}
     own = {name: BagOfWords([row for row in train if row.subset == name] or train) for name in subsets}
@@ -250,8 +258,13 @@ def card_of(trained: Sequence[Trained], judged: Judged) -> dict[str, Any]:
         comparisons([row for one in trained for row in one.feedback("train")]),
         judged,
         together([one.judge(one.shown()) for one in trained]).scores,
-        together([one.judge(one.feedback("held_out")) for one in trained]),
+        judged_on("held_out", trained),
     )
+
+
+def judged_on(split: str, trained: Sequence[Trained]) -> Judged:
+    """A split of each model's rows by that model, one after another."""
+    return together([one.judge(one.feedback(split)) for one in trained])
 
 
 def together(parts: Sequence[Judged]) -> Judged:

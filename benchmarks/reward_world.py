@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reward_models import Said, keep, merged, rounded
+from reward_models import Said, keep, members, merged, rounded
 
 from lodestar.config import RunConfig
 from lodestar.data.contrasts import contrasts
@@ -36,7 +36,7 @@ from lodestar.data.world import Annotator, Request, edit, every_request, gold_re
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
 from lodestar.layout import RunFolder
 from lodestar.model.fused import fuse
-from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer
+from lodestar.model.loading import load_causal_lm, load_tokenizer
 from lodestar.preference.calibration import win_probability
 from lodestar.preference.card import make_card
 from lodestar.preference.pairs import choices, comparisons
@@ -129,8 +129,8 @@ class Start:
             folders = [
                 self._trained(parts, setting, self.seed, Path(temporary) / str(i)) for i, setting in enumerate(settings)
             ]
-            paths = [path.parent for one in folders for path in sorted(one.root.glob("models/reward*/config.json"))]
-            models, tokenizer = [load_scalar_model(path) for path in paths], load_tokenizer(paths[0])
+            models = [model for one in folders for model in members(one)]
+            tokenizer = load_tokenizer(self.folder.tokenizer)
             config = _config(self.seed, changes)
             held_out, judged = (judge(models, tokenizer, parts[split], config) for split in ("held_out", "evaluation"))
             # no demonstrations: nobody looks at this card's zero

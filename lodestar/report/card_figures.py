@@ -57,7 +57,7 @@ def reliability(card: Row) -> Figure:
         scaled = card["calibration"]["scaled"]
         temperature = card["calibration"]["temperature"]
         says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
-        if temperature >= 0.999 * TEMPERATURES[1]:
+        if temperature >= TEMPERATURES[1]:
             says += ", which is the largest tried: on held-out pairs the scores say nothing, or the opposite"
         x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
