@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lodestar.cli.serve import served_model
 from lodestar.config import PolicyConfig
-from lodestar.errors import InvalidArgument, ModelError
-from lodestar.layout import RunFolder
+from lodestar.errors import InvalidArgument
 from lodestar.records import ChatMessage, GenerationChunk, SamplingParams, WeightVersion
 
 Prompt = str | Sequence[ChatMessage]
@@ -143,28 +143,13 @@ def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> 
 
     @asynccontextmanager
     async def context() -> AsyncIterator[Remote | Local]:
-        source = Remote(model, tls, token) if ADDRESS.match(model) else Local(model_path(model))
+        source = Remote(model, tls, token) if ADDRESS.match(model) else Local(served_model(model, "model"))
         try:
             yield source
         finally:
             await source.close()
 
     return context()
-
-
-def model_path(model: str) -> str:
-    """The model folder of a run (its trained policy, or its SFT model before there is one); others as they are.
-
-    Raises:
-        ModelError: a run that has no model yet.
-    """
-    folder = RunFolder(Path(model))
-    if not folder.config.exists() or (folder.root / "config.json").exists():
-        return model
-    for path in (folder.policy, folder.sft):
-        if path.exists():
-            return str(path)
-    raise ModelError(f"{model}: this run has no model yet; lodestar run … --resume goes on with it")
 
 
 def _ask(console: Console) -> str | None:

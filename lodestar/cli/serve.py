@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from lodestar.config import Endpoints, ServeOptions, load_config
-from lodestar.errors import ConfigError
-from lodestar.local.jobs import service_main
+from lodestar.config import parse_overrides
+from lodestar.config.serve import TASK, LearnerTask, RewardTask, RolloutTask, Task
+from lodestar.crew.port import service_main
+from lodestar.errors import ConfigError, DataError
+from lodestar.files import read_json
+
+ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
 
 def serve(
     role: str,
-    config: Path,
-    overrides: Sequence[str],
+    what: str,
+    options: Sequence[str],
     *,
-    run_dir: Path | None,
-    endpoints: Mapping[str, Any],
-    **options: Any,
+    listening: Mapping[str, Any],
+    redis: str | None,
+    device: str,
+    dtype: str,
 ) -> int:
     """Runs the service until it ends; the exit code."""
-    loaded = load_config(config, overrides)
-    redis = endpoints["redis"] or loaded.queue.url
+    if role == "task":
+        if options:
+            raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
+        task = _from_file(Path(what), listening, redis)
+        return service_main(task.role)(task)
+    with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
+        tree: dict[str, Any] = {
+            "role": role,
+            "run": role,
+            "folder": folder,
+            "model": served_model(what, ARTIFACTS[role]),
+            "device": device,
+            "dtype": dtype,
+            "section": parse_overrides(options),
+            "listening": listening,
+        }
+        return service_main(role)(_valid(tree))
+
+
+def served_model(what: str, kind: str) -> str:
+    """What a run's folder, a model's folder or a hub id names: of a run, the newest model of the kind.
+
+    Raises:
+        ModelError: a run that has none yet.
+    """
+    from lodestar.errors import ModelError
+    from lodestar.recipe.folder import CONFIG, RunFolder
+
+    root = Path(what)
+    if not (root / CONFIG).exists() or (root / "config.json").exists():
+        return what
+    found = RunFolder.open(root).newest(kind)
+    if found is None:
+        raise ModelError(f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it")
+    return str(found)
+
+
+def _from_file(path: Path, listening: Mapping[str, Any], redis: str | None) -> RolloutTask | LearnerTask | Any:
+    tree = read_json(path)
+    tree["listening"] = {**tree.get("listening", {}), **{key: value for key, value in listening.items() if value}}
+    if redis:
+        tree["endpoints"] = {**tree.get("endpoints", {}), "redis": redis}
     try:
-        told = ServeOptions(
-            config=loaded,
-            run_dir=run_dir or Path(loaded.runs_dir) / loaded.name,
-            endpoints=Endpoints.model_validate({**endpoints, "redis": redis}),
-            **options,
-        )
+        return TASK.validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(flag, f"{first['msg']} (got {first['input']!r})") from None
-    return service_main(role)(told)
+        raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
+    try:
+        return TASK.validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _, *place = map(str, first["loc"])  # the role stands first
+        key = "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
+        raise ConfigError(key, f"{first['msg']} (got {first['input']!r})") from None

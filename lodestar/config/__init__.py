@@ -1,13 +1,21 @@
 """One YAML per run: typed, frozen, every field documented, unknown keys refused with a suggestion."""
 
-from lodestar.config.base import Section
+from lodestar.config.base import Section, flat
 from lodestar.config.data import ArchitectureConfig, DataConfig, LoraConfig, ModelConfig, TokenizerConfig
-from lodestar.config.load import dump, load_config, parse_overrides
+from lodestar.config.load import dump, load_config, parse_config, parse_overrides
 from lodestar.config.ppo import CriticConfig, KlConfig, PpoConfig, PtxConfig, ScoreConfig, WatchConfig
-from lodestar.config.resume import deciding_options
 from lodestar.config.rewards import SourceConfig
-from lodestar.config.run import EvaluationConfig, RunConfig
-from lodestar.config.serve import Endpoints, ServeOptions
+from lodestar.config.run import RunConfig, ServicesConfig
+from lodestar.config.serve import (
+    Endpoints,
+    LearnerTask,
+    Listening,
+    PolicyTask,
+    ReferenceTask,
+    RewardTask,
+    RolloutTask,
+    Task,
+)
 from lodestar.config.services import (
     LearnerConfig,
     PolicyConfig,
@@ -23,29 +31,36 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "Endpoints",
-    "EvaluationConfig",
     "KlConfig",
     "LearnerConfig",
+    "LearnerTask",
+    "Listening",
     "LoraConfig",
     "ModelConfig",
     "PolicyConfig",
+    "PolicyTask",
     "PpoConfig",
     "PtxConfig",
     "QueueConfig",
     "ReferenceConfig",
+    "ReferenceTask",
     "RewardConfig",
+    "RewardTask",
     "RewardTrainingConfig",
     "RolloutConfig",
+    "RolloutTask",
     "RunConfig",
     "ScoreConfig",
     "Section",
-    "ServeOptions",
+    "ServicesConfig",
     "SourceConfig",
+    "Task",
     "TokenizerConfig",
     "TrainingConfig",
     "WatchConfig",
-    "deciding_options",
     "dump",
+    "flat",
     "load_config",
+    "parse_config",
     "parse_overrides",
 ]

@@ -10,9 +10,9 @@ from lodestar.config.base import Section
 
 
 class DataConfig(Section):
-    """The data of a run. The data stage turns it into plain JSONL files under the run's ``data/``."""
+    """Where the data of a run come from. The data stage turns them into plain JSONL files."""
 
-    kind: Literal["synthetic", "hh", "jsonl", "hub"] = "synthetic"
+    source: Literal["synthetic", "hh", "jsonl", "hub"] = "synthetic"
     """synthetic: the generated world; hh: Anthropic HH dialogues; jsonl: files of lodestar.data.schema's rows or of a
     published set that lodestar.data.sources knows; hub: a Hugging Face data set."""
     root: str | None = None
@@ -30,6 +30,8 @@ class DataConfig(Section):
     """synthetic: how many comparisons the panel of annotators gives."""
     prompt_rows: int = Field(default=2048, ge=1)
     """Prompts kept for PPO; hh, jsonl and hub take them from prompts that no training pair contains."""
+    evaluation_rows: int = Field(default=512, ge=1)
+    """Prompts kept for evaluation, which no stage trains on."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of prompts kept apart for held-out loss and accuracy; split by prompt, never by row."""
     shuffle_labels: bool = False
@@ -43,10 +45,9 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _root_is_given(self) -> DataConfig:
-        if self.kind != "synthetic" and self.root is None:
+        if self.source != "synthetic" and self.root is None:
             raise ValueError(
-                f"data.root must name the {'data set' if self.kind == 'hub' else 'folder'} "
-                f"when data.kind is {self.kind}"
+                f"root must name the {'data set' if self.source == 'hub' else 'folder'} when source is {self.source}"
             )
         return self
 

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -45,7 +46,11 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: missing file, bad YAML, unknown key (with the nearest known one), wrong type or range.
     """
-    path = Path(path)
+    return parse_config(read_tree(Path(path)), overrides, str(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The options that a YAML file says, as they are written; raises as load_config."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -53,16 +58,56 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(str(path), f"is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(str(path), "holds no mapping of options; start with name: my-run")
+    return tree
+
+
+def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "") -> RunConfig:
+    """The run configuration that a tree of options says, with overrides applied.
+
+    Raises:
+        ConfigError: as load_config; it names ``where``.
+    """
     try:
-        return RunConfig.model_validate(_merge(tree, parse_overrides(overrides)))
+        return RunConfig.model_validate(
+            merged(as_stages(tree), as_stages(_in_stages(parse_overrides(overrides), tree)))
+        )
     except ValidationError as error:
-        complaints = [_complaint(details) for details in error.errors()]
-        raise ConfigError(str(path), "; ".join(complaints)) from None
+        raise ConfigError(where, complaints(error)) from None
+    except ValueError as error:
+        raise ConfigError(where, str(error)) from None
+
+
+def complaints(error: ValidationError, elsewhere: Mapping[str, str] | None = None) -> str:
+    """Everything that pydantic found wrong, in one sentence each; ``elsewhere``: option → the stage that has it."""
+    return "; ".join(_complaint(details, elsewhere or {}) for details in error.errors())
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error: the first would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
+
+
+def _in_stages(tree: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by a stage's name alone (``sft.epochs=1``) where they belong: below ``stages``."""
+    stages = file.get("stages")
+    names = set(stages) if isinstance(stages, Mapping) else set()
+    names |= set(recipe(str(file.get("recipe") or DEFAULT))["stages"]) if not names or file.get("recipe") else set()
+    known = {*RunConfig.model_fields, *SERVICES}
+    short = {key: value for key, value in tree.items() if key in names and key not in known}
+    rest = {key: value for key, value in tree.items() if key not in short}
+    return merged(rest, {"stages": short}) if short else rest
 
 
 def dump(config: RunConfig) -> str:
@@ -70,23 +115,14 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, dict):
-            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _complaint(details: ErrorDetails) -> str:
+def _complaint(details: ErrorDetails, elsewhere: Mapping[str, str]) -> str:
     location = [str(part) for part in details["loc"]]
     dotted = ".".join(location)
     if details["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
         hint = f"; did you mean {'.'.join([*location[:-1], nearest[0]])}?" if nearest else ""
+        if dotted in elsewhere:
+            hint = f": that is an option of stage {elsewhere[dotted]}"
         return f"{dotted}: unknown option{hint}"
     message = details["msg"].removeprefix("Value error, ")
     got = "" if isinstance(details["input"], dict | BaseModel) else f" (got {details['input']!r})"

@@ -88,6 +88,8 @@ class PtxConfig(Section):
     """γ; 0 is off. InstructGPT's 27.8 belongs to its own scales and is known to be unstable elsewhere."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Pretraining tokens per optimizer step."""
+    document_tokens: int = Field(default=512, ge=2)
+    """Longer documents are cut into pieces of this many."""
 
 
 class WatchConfig(Section):

@@ -77,3 +77,27 @@ def check_sources(sources: tuple[SourceConfig, ...]) -> None:
         raise ValueError("sources: at most one source may be watched")
     if sources and all(source.watched for source in sources):
         raise ValueError("sources: every source is watched, so none makes the score; add one that is not")
+
+
+def served_sources(sources: tuple[SourceConfig, ...], *, synthetic: bool) -> tuple[SourceConfig, ...]:
+    """The sources as they are served: without any, the run's own reward model; the synthetic world's gold is watched in
+    every run on it that does not watch something else."""
+    served = sources or (SourceConfig(name="reward"),)
+    if synthetic and not any(source.watched for source in served):
+        gold = "gold" if all(source.name != "gold" for source in served) else "world-gold"
+        served = (*served, SourceConfig(name=gold, kind="gold", watched=True))
+    return served
+
+
+def watched_source(sources: tuple[SourceConfig, ...]) -> str | None:
+    """Name of the source that is watched."""
+    return next((source.name for source in sources if source.watched), None)
+
+
+def critic_source(sources: tuple[SourceConfig, ...]) -> SourceConfig | None:
+    """The one model that the score is, which a critic can start from; None where there is none."""
+    scoring = [source for source in sources if not source.watched]
+    if len(scoring) != 1 or scoring[0].kind != "model" or len(scoring[0].paths) > 1:
+        return None
+    (source,) = scoring
+    return source if source.weight == 1 and source.offset == 0 and source.heads is None else None

@@ -1,14 +1,23 @@
-"""What one service process is told when it starts, on a laptop and on Kubernetes alike."""
+"""What one service process is told when it starts, on a laptop and on Kubernetes alike: its role, its own section, the
+artifacts that it works with and the addresses of others. Nothing of the rest of the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from lodestar.config.base import Section
-from lodestar.config.run import RunConfig
-from lodestar.layout import RunFolder
+from lodestar.config.ppo import PpoConfig
+from lodestar.config.services import (
+    LearnerConfig,
+    PolicyConfig,
+    QueueConfig,
+    ReferenceConfig,
+    RewardConfig,
+    RolloutConfig,
+)
 
 
 class Endpoints(Section):
@@ -26,13 +35,9 @@ class Endpoints(Section):
     """The learner host's WeightsService."""
 
 
-class ServeOptions(Section):
-    """One process of one role; ``lodestar serve ROLE CONFIG`` and the launcher both make it."""
+class Listening(Section):
+    """Where a process listens and whom it lets in."""
 
-    config: RunConfig
-    """The run's configuration; the service takes its own section out of it and passes on nothing else."""
-    run_dir: Path
-    """The run's folder (lodestar.layout.RunFolder)."""
     host: str = "127.0.0.1"
     """Address to bind. Other than loopback needs tls, or insecure."""
     port: int = Field(default=0, ge=0, le=65_535)
@@ -47,8 +52,6 @@ class ServeOptions(Section):
     """learner: port of the WeightsService process."""
     replica: int = Field(default=0, ge=0)
     """Which of the role's processes this is."""
-    model: str | None = None
-    """Folder or hub id of the model to serve; unset takes the run's own."""
     tls: Path | None = None
     """Folder with ca.crt, tls.crt and tls.key; callers must show a certificate of that authority. Unset: plaintext."""
     tokens: Path | None = None
@@ -57,18 +60,118 @@ class ServeOptions(Section):
     """Allow a non-loopback address without TLS."""
     reflection: bool | None = None
     """gRPC reflection; unset means on loopback only."""
-    resume: bool = False
-    """learner: go on from the newest checkpoint."""
     linger_seconds: float = Field(default=2.5, ge=0)
     """learner: how long it stays after the last step, so that whoever scrapes or watches sees how the run ended."""
+
+
+class Task(Section):
+    """What every role is told."""
+
+    run: str
+    """Name of the run: of its queue's keys, and of the weights that it publishes."""
+    fleet: str = ""
+    """Name under which the process is known where the role's is not enough; empty: the role's."""
+    folder: Path
+    """Where the process may write: its state file (services/NAME.json) and what its role keeps."""
+    deterministic: bool = False
+    """Bit-equal results between runs on one machine."""
+    device: str = "auto"
+    """auto: cuda when there is one, else cpu."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Computation; master weights are float32 always."""
     endpoints: Endpoints = Endpoints()
     """The rest of the fleet."""
+    listening: Listening = Listening()
+    """Where it listens."""
 
     @property
-    def start_model(self) -> str:
-        """What the policy starts from and the reference is: ``model``, else the last supervised stage's output, else
-        the model that the run brings along."""
-        folder = RunFolder(self.run_dir)
-        stages = ((self.config.sft, folder.sft), (self.config.pretrain, folder.pretrained))
-        made = next((str(output) for stage, output in stages if stage is not None), None)
-        return self.model or made or self.config.model.path or str(folder.sft)
+    def name(self) -> str:
+        """The fleet's name, or the role's."""
+        return self.fleet or str(getattr(self, "role", ""))
+
+
+class PolicyTask(Task):
+    """A policy server."""
+
+    role: Literal["policy"] = "policy"
+    section: PolicyConfig = PolicyConfig()
+    """services.policy."""
+    model: str
+    """Folder or hub id to serve; with ``endpoints.weights`` the learner's versions after it."""
+    cache: Path | None = None
+    """Folder of the last verified weights, for a server that follows a learner."""
+
+
+class RewardTask(Task):
+    """A reward server."""
+
+    role: Literal["reward"] = "reward"
+    section: RewardConfig = RewardConfig()
+    """services.reward; its sources are what is served."""
+    model: str | None = None
+    """The run's own reward model; None where no source is it."""
+
+
+class ReferenceTask(Task):
+    """A reference server."""
+
+    role: Literal["reference"] = "reference"
+    section: ReferenceConfig = ReferenceConfig()
+    """services.reference."""
+    model: str
+    """Folder or hub id of the frozen model."""
+
+
+class RolloutTask(Task):
+    """A rollout worker. Without reward or reference servers its samples carry no scores or reference log-probs."""
+
+    role: Literal["rollout"] = "rollout"
+    section: RolloutConfig = RolloutConfig()
+    """services.rollout."""
+    queue: QueueConfig = QueueConfig()
+    """services.queue."""
+    call_tokens: int = Field(default=16_384, ge=1)
+    """Tokens of several tickets that one call to a scorer may hold."""
+
+
+class LearnerTask(Task):
+    """A learner, from its start to the trained policy."""
+
+    role: Literal["learner"] = "learner"
+    section: LearnerConfig = LearnerConfig()
+    """services.learner."""
+    queue: QueueConfig = QueueConfig()
+    """services.queue."""
+    ppo: PpoConfig
+    """The method."""
+    seed: int = 0
+    """Of tickets, shuffles and new heads."""
+    policy: str
+    """Folder or hub id of the start model."""
+    reference: str
+    """Folder or hub id of the reference model; read for the exact KL alone."""
+    critic: str | None = None
+    """The one reward model that is the score, for ``critic.init: reward``; None where there is no such model."""
+    watched: str | None = None
+    """Name of the reward source that is watched and never trained on."""
+    sources: dict[str, str] = {}
+    """What the reward is made of, by name and digest: a resumed run must find the same."""
+    prompts: Path
+    """File of prompts to train on."""
+    demonstrations: Path | None = None
+    """File of demonstrations, where ``score.offset`` asks for their mean score."""
+    text: Path | None = None
+    """File of documents, where ``ptx.coefficient`` asks for them."""
+    state: Path
+    """Folder of checkpoints, published weights and batches that failed."""
+    figures: Path
+    """Folder of metrics.jsonl and ledger.jsonl."""
+    output: Path
+    """Folder of the trained policy."""
+
+
+ServiceTask = Annotated[
+    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask, Field(discriminator="role")
+]
+TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask] = TypeAdapter(ServiceTask)
+"""``TASK.validate_json(text)`` is the task that a file or the fork server's request holds."""

@@ -67,7 +67,7 @@ class RewardTrainingConfig(TrainingConfig):
     """Members; their mean is the reward, their spread its uncertainty."""
     ensemble_of: Literal["heads", "models"] = "heads"
     """heads: one trunk, each head on its own bootstrap of the data; models: whole models from different seeds, in
-    models/reward, models/reward-2 …"""
+    the reward model's folder and its member-2 …"""
     share_prefix: bool = True
     """Compute a prompt once for all its completions; the scores are the same to rounding."""
     learning_curve: tuple[float, ...] = ()

@@ -1,11 +1,11 @@
-"""The normal form of a run's data: plain JSONL files below ``runs/NAME/data``, and how they are read and written.
+"""The normal form of a run's data: plain JSONL files, by artifact, and how they are read and written.
 
-    demonstrations.{train,held_out}.jsonl   {"prompt", "completion", "id"}
-    comparisons.{train,…}.jsonl             {"prompt", "completions": [C, …], "label" | "ranking" | …}: see schema.py
-    prompts.{ppo,evaluation}.jsonl          {"id", "text"}
-    text.{train,held_out}.jsonl             {"text"}, written when the run pretrains
-    counts.json                             rows of each, and rows left out
-    bad_rows.txt                            one ``file:line: what is wrong`` per refused row
+    demonstrations/{train,held_out}.jsonl        {"prompt", "completion", "id"}
+    feedback/{train,held_out,evaluation}.jsonl   {"prompt", "completions": [C, …], "label" | "ranking" | …}: see schema.py
+    prompts/{ppo,evaluation}.jsonl               {"id", "text"}
+    text/{train,held_out}.jsonl                  {"text"}
+    figures/counts.json                          rows of each, and rows left out
+    figures/bad_rows.txt                         one ``file:line: what is wrong`` per refused row
 
 Prompts are rendered text: what the model sees, after the chat template (lodestar.data.rows says how it becomes tokens).
 """
@@ -24,7 +24,6 @@ from typing import Any, TextIO, TypeVar, cast
 
 from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
-from lodestar.layout import RunFolder
 from lodestar.preference.pairs import comparisons
 from lodestar.records import Comparison, Demonstration, Feedback, Prompt
 
@@ -33,46 +32,40 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class DataFiles:
-    """``DataFiles.of(RunFolder(Path("runs/demo"))).ppo_prompts`` is ``runs/demo/data/prompts.ppo.jsonl``."""
+    """``DataFiles(Path("runs/demo/data")).prompts("ppo")`` is ``runs/demo/data/prompts/ppo.jsonl``."""
 
     folder: Path
 
-    @staticmethod
-    def of(folder: RunFolder) -> DataFiles:
-        """The data files of a run."""
-        return DataFiles(folder.data)
-
     def demonstrations(self, split: str) -> Path:
         """``split`` is train or held_out, here and below."""
-        return self.folder / f"demonstrations.{split}.jsonl"
+        return self.folder / "demonstrations" / f"{split}.jsonl"
 
-    def comparisons(self, split: str) -> Path:
+    def feedback(self, split: str) -> Path:
         """Feedback on completions; ``split`` may be evaluation too."""
-        return self.folder / f"comparisons.{split}.jsonl"
+        return self.folder / "feedback" / f"{split}.jsonl"
 
     def text(self, split: str) -> Path:
         """Plain text to pretrain on, one document per row."""
-        return self.folder / f"text.{split}.jsonl"
+        return self.folder / "text" / f"{split}.jsonl"
+
+    def prompts(self, use: str) -> Path:
+        """``use`` is ppo (prompts to sample in training) or evaluation (which no stage has seen)."""
+        return self.folder / "prompts" / f"{use}.jsonl"
 
     @property
-    def ppo_prompts(self) -> Path:
-        """Prompts that PPO trains on."""
-        return self.folder / "prompts.ppo.jsonl"
-
-    @property
-    def evaluation_prompts(self) -> Path:
-        """Prompts that no stage has seen."""
-        return self.folder / "prompts.evaluation.jsonl"
+    def tokenizer(self) -> Path:
+        """Tokenizer made for the run, when ``model.path`` is unset."""
+        return self.folder / "tokenizer"
 
     @property
     def counts(self) -> Path:
         """What prepare counted."""
-        return self.folder / "counts.json"
+        return self.folder / "figures" / "counts.json"
 
     @property
     def bad_rows(self) -> Path:
         """Rows that could not be used, one sentence each."""
-        return self.folder / "bad_rows.txt"
+        return self.folder / "figures" / "bad_rows.txt"
 
 
 class BadRows:

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from lodestar.config import DataConfig, RunConfig
+from lodestar.config import DataConfig, ModelConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, Split, shuffle_labels, split_families
 from lodestar.data.documents import documents
@@ -33,7 +33,6 @@ from lodestar.data.schema import Example
 from lodestar.data.synthetic import draw_corpus
 from lodestar.data.tokenizer import template, train_tokenizer
 from lodestar.errors import ConfigError, DataError
-from lodestar.layout import RunFolder
 from lodestar.model.loading import context_tokens, load_tokenizer
 from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
@@ -43,8 +42,19 @@ Counts = dict[str, int]
 """Rows per file, and ``bad_rows``, ``long_rows`` and ``long_prompts`` left out."""
 
 
-def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Counts:
+def prepare(
+    data: DataConfig,
+    model: ModelConfig,
+    files: DataFiles,
+    *,
+    seed: int,
+    response_tokens: int = 0,
+    progress: Progress | None = None,
+) -> Counts:
     """Writes the run's data files and, when ``model.path`` is unset, its tokenizer. Returns what was counted.
+
+    Args:
+        response_tokens: the longest response that a later stage will sample; prompts must leave room for it.
 
     Raises:
         DataError: missing, empty or unusable files; with ``data.strict`` the first bad row.
@@ -53,30 +63,29 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     """
     progress = progress or Silent()
     progress.start("data", 4)
-    files, bad = DataFiles.of(folder), BadRows(strict=config.data.strict)
+    bad = BadRows(strict=data.strict)
     tokenizer = None
-    if config.model.path is not None:
-        tokenizer = load_tokenizer(config.model.path)
-        _check_context(config, config.model.path)
-    chat = ChatFormat(tokenizer) if tokenizer else ChatFormat.of_template(template(config.model.tokenizer.kind))
-    corpus = read_corpus(config, chat, bad)
-    if config.data.shuffle_labels:
-        corpus = Corpus(corpus.demonstrations, shuffle_labels(corpus.feedback, config.seed), corpus.prompts)
+    if model.path is not None:
+        tokenizer = load_tokenizer(model.path)
+        _check_context(data, model.path, response_tokens)
+    chat = ChatFormat(tokenizer) if tokenizer else ChatFormat.of_template(template(model.tokenizer.kind))
+    corpus = read_corpus(data, chat, bad, seed)
+    if data.shuffle_labels:
+        corpus = Corpus(corpus.demonstrations, shuffle_labels(corpus.feedback, seed), corpus.prompts)
     progress.advance()
     prompts = corpus.every_prompt()
-    splits = split_families((prompt.family for prompt in prompts), config.data.held_out_fraction, config.seed)
-    reads_text = config.pretrain is not None or config.ppo.ptx.coefficient > 0
-    text = documents(config.data, corpus, splits, config.seed) if reads_text else {}
+    splits = split_families((prompt.family for prompt in prompts), data.held_out_fraction, seed)
+    text = documents(data, corpus, splits, seed)
     if tokenizer is None:
-        context = config.model.architecture.context_tokens
-        texts = _tokenizer_texts(corpus, splits, text.get("train", []) if config.data.text else [])
-        tokenizer = train_tokenizer(config.model.tokenizer, texts, context_tokens=context)
-        tokenizer.save_pretrained(folder.tokenizer)
+        context = model.architecture.context_tokens
+        texts = _tokenizer_texts(corpus, splits, text.get("train", []) if data.text else [])
+        tokenizer = train_tokenizer(model.tokenizer, texts, context_tokens=context)
+        tokenizer.save_pretrained(files.tokenizer)
     progress.advance()
     counts: Counts = {"bad_rows": len(bad.errors), "long_rows": 0, "long_prompts": 0}
-    _write_rows(config.data, corpus, splits, tokenizer, files, counts)
+    _write_rows(data, corpus, splits, tokenizer, files, counts)
     progress.advance()
-    _write_prompts(config, corpus, splits, tokenizer, files, counts)
+    _write_prompts(data, seed, corpus, splits, tokenizer, files, counts)
     for split, pieces in text.items():
         write_jsonl(files.text(split), ({"text": piece} for piece in pieces))
         counts[f"text.{split}"] = len(pieces)
@@ -87,9 +96,9 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     return counts
 
 
-def _check_context(config: RunConfig, path: str) -> None:
-    """Prompt and response must fit the model; for one made from nothing the configuration's validator sees to it."""
-    wanted, context = config.data.max_prompt_tokens + config.ppo.max_tokens, context_tokens(path)
+def _check_context(data: DataConfig, path: str, response_tokens: int) -> None:
+    """Prompt and response must fit the model; for one made from nothing the plan's check sees to it."""
+    wanted, context = data.max_prompt_tokens + response_tokens, context_tokens(path)
     if context is not None and wanted > context:
         raise ConfigError(
             "data.max_prompt_tokens",
@@ -97,11 +106,11 @@ def _check_context(config: RunConfig, path: str) -> None:
         )
 
 
-def read_corpus(config: RunConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
+def read_corpus(data: DataConfig, chat: ChatFormat, bad: BadRows, seed: int) -> Corpus:
     """Everything the configured source has, before any split."""
-    if config.data.kind == "synthetic":
-        return draw_corpus(config.data, config.seed)
-    return (read_hub if config.data.kind == "hub" else read_files)(config.data, chat, bad)
+    if data.source == "synthetic":
+        return draw_corpus(data, seed)
+    return (read_hub if data.source == "hub" else read_files)(data, chat, bad)
 
 
 def _write_rows(
@@ -130,7 +139,7 @@ def _write_rows(
         _write(files.demonstrations(split), rows, counts, f"demonstrations.{split}", longest)
     for split in ("train", "held_out", "evaluation"):
         pairs = _kept(corpus.feedback, splits, split, feedback_fits, counts)
-        _write(files.comparisons(split), pairs, counts, f"comparisons.{split}", longest)
+        _write(files.feedback(split), pairs, counts, f"comparisons.{split}", longest)
 
 
 def _kept(
@@ -159,7 +168,8 @@ def _write(path: Path, rows: Sequence[Demonstration | Feedback], counts: Counts,
 
 
 def _write_prompts(
-    config: RunConfig,
+    config: DataConfig,
+    seed: int,
     corpus: Corpus,
     splits: dict[str, Split],
     tokenizer: PreTrainedTokenizerBase,
@@ -167,21 +177,21 @@ def _write_prompts(
     counts: Counts,
 ) -> None:
     prompts = corpus.every_prompt()
-    random.Random(f"{config.seed}/prompts").shuffle(prompts)
+    random.Random(f"{seed}/prompts").shuffle(prompts)
     lengths = [len(row) for row in encode_prompts(tokenizer, [prompt.record for prompt in prompts])]
-    short = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.data.max_prompt_tokens]
+    short = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.max_prompt_tokens]
     counts["long_prompts"] = len(prompts) - len(short)
     learned = {row.family for row in corpus.feedback if splits[row.family] == "train"}
     ppo = [prompt for prompt in short if splits[prompt.family] != "evaluation" and prompt.family not in learned]
     evaluation = [prompt for prompt in short if splits[prompt.family] == "evaluation"]
     for path, name, chosen in (
-        (files.ppo_prompts, "ppo", ppo[: config.data.prompt_rows]),
-        (files.evaluation_prompts, "evaluation", evaluation[: config.evaluation.prompts]),
+        (files.prompts("ppo"), "ppo", ppo[: config.prompt_rows]),
+        (files.prompts("evaluation"), "evaluation", evaluation[: config.evaluation_rows]),
     ):
         if not chosen:
             raise DataError(
                 path,
-                f"no prompt of at most data.max_prompt_tokens {config.data.max_prompt_tokens} tokens is left for it; "
+                f"no prompt of at most data.max_prompt_tokens {config.max_prompt_tokens} tokens is left for it; "
                 "raise that or data.held_out_fraction, or give more data",
             )
         write_jsonl(path, ({"id": f"{name}-{i}", "text": prompt.record} for i, prompt in enumerate(chosen)))

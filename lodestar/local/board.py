@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from lodestar.records import RunStatus
 HISTORY = ("score", "kl_sequence", "tokens_per_second")
 """Metrics whose past the view draws."""
 
+PROGRESS = ("stage", "seconds", "done", "total")
+"""Of a line of progress; the rest are figures."""
 StageState = Literal["waiting", "running", "done", "kept", "failed"]
 ServiceState = Literal["starting", "ready", "restarting", "stopped"]
 
@@ -93,9 +95,10 @@ class Board:
         return next(row for row in self.stages if row.name == name)
 
     def service(self, name: str, port: int) -> ServiceRow:
-        """The row of a service, made when it is new."""
+        """The row of a service, made when it is new; one of an earlier stage may have had another port."""
         for row in self.services:
             if row.name == name:
+                row.port = port
                 return row
         self.services.append(ServiceRow(name, port))
         return self.services[-1]
@@ -116,12 +119,27 @@ class Board:
         row.fraction = 1.0
         self.say(f"{name}: done in {row.seconds:.1f} s{' · ' + row.detail if row.detail else ''}")
 
-    def update_status(self, status: RunStatus) -> None:
-        """Takes the learner's word; a new step adds to the history."""
+    def kept(self, name: str, seconds: float) -> None:
+        """A stage need not run: an earlier start did it."""
+        row = self.stage(name)
+        row.state, row.seconds, row.fraction = "kept", seconds, 1.0
+
+    def progress(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
+        """Takes what a stage's process wrote of its progress."""
+        row = self.stage(name)
+        for line in lines:
+            figures = {key: line[key] for key in line if key not in PROGRESS}
+            if line["total"]:
+                row.fraction = line["done"] / line["total"]
+            if figures:
+                row.detail = " · ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in figures.items())
+
+    def update_status(self, stage: str, status: RunStatus) -> None:
+        """Takes the word of a stage that serves its status; a new step adds to the history."""
         if status.metrics and (self.status is None or status.step != self.status.step):
             for name, values in self.history.items():
                 if name in status.metrics:
                     values.append(float(status.metrics[name]))
         self.status = status
-        row = self.stage("ppo")
+        row = self.stage(stage)
         row.fraction = status.step / status.total_steps if status.total_steps else None

@@ -42,7 +42,7 @@ PRELOAD = (
     "grpc.aio",
     "grpc_health.v1.health_pb2_grpc",
     "redis.asyncio",
-    "lodestar.local.jobs",
+    "lodestar.crew.work",
     "lodestar.data.prepare",
     "lodestar.train",
     "lodestar.evaluation",

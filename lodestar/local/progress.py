@@ -61,11 +61,18 @@ class ProgressReader:
         self._path = path
         self._offset = 0
 
+    def forget(self) -> None:
+        """Deletes what an earlier process left."""
+        self._path.unlink(missing_ok=True)
+        self._offset = 0
+
     def new(self) -> Iterator[dict[str, Any]]:
         """Lines completed since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            if file.seek(0, 2) < self._offset:  # a process that was started again begins it anew
+                self._offset = 0
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

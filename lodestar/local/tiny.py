@@ -1,7 +1,7 @@
-"""A run folder with small random models, ready to be served: for benchmarks, tests and notebooks.
+"""Small random models, ready to be served: for benchmarks, tests and notebooks.
 
-    folder = RunFolder(Path("runs/tiny"))
-    write_tiny_run(folder, hidden=32, layers=2, vocab=64, eos_bias=3.0)
+    write_tiny_models(root / "tiny", hidden=32, layers=2, vocab=64, eos_bias=3.0)
+    run = tiny_config(root, "mine")
 
 The models are plain Hugging Face Llamas whose responses end by themselves at a chosen rate; nothing was trained.
 """
@@ -16,8 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lodestar.config import RunConfig
-from lodestar.data.files import DataFiles, write_jsonl
-from lodestar.layout import RunFolder
+from lodestar.files import write_jsonl
 from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.weights import save_model
 
@@ -62,15 +61,23 @@ def llama(*, hidden: int, layers: int, vocab: int, eos_bias: float, seed: int = 
 
 
 def tiny_config(root: Path, name: str, **sections: Any) -> RunConfig:
-    """PPO alone, below ``root``, on the models that :func:`write_tiny_run` puts into the run's folder."""
-    folder = RunFolder(root / name)
+    """PPO alone, below ``root``, on what :func:`write_tiny_models` wrote to ``root/tiny``."""
+    tiny = root / "tiny"
+    given = {"reward_model": str(tiny / "reward"), "prompts": str(tiny / "prompts")}
     return RunConfig.model_validate(
-        {"name": name, "runs_dir": str(root), "model": {"path": str(folder.sft)}, "sft": None, **sections}
+        {
+            "name": name,
+            "runs_dir": str(root),
+            "model": {"path": str(tiny / "policy")},
+            "given": given,
+            "stages": {"ppo": {}},
+            **sections,
+        }
     )
 
 
-def write_tiny_run(
-    folder: RunFolder,
+def write_tiny_models(
+    folder: Path,
     *,
     hidden: int = 32,
     layers: int = 2,
@@ -85,12 +92,12 @@ def write_tiny_run(
     """
     words = tokenizer(vocab)
     policy = llama(hidden=hidden, layers=layers, vocab=vocab, eos_bias=eos_bias)
-    save_model(policy, words, folder.sft)
-    save_model(scalar_from_causal_lm(policy, words, seed=1), words, folder.reward_model)
+    save_model(policy, words, folder / "policy")
+    save_model(scalar_from_causal_lm(policy, words, seed=1), words, folder / "reward")
     noise = torch.Generator().manual_seed(1)
     shortest, longest = prompt_tokens
     lengths = torch.randint(shortest, longest + 1, (prompts,), generator=noise).tolist()
     ids = [torch.randint(3, vocab, (length,), generator=noise).tolist() for length in lengths]
     rows = ({"id": str(i), "text": " ".join(f"t{i}" for i in prompt)} for i, prompt in enumerate(ids))
-    write_jsonl(DataFiles.of(folder).ppo_prompts, rows)
+    write_jsonl(folder / "prompts" / "ppo.jsonl", rows)
     return ids

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from lodestar.errors import DataError
+from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report import card_figures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Row
@@ -42,9 +43,10 @@ def write_card_page(path: Path, output: Path | None = None) -> Path:
     Raises:
         DataError: there is no card, or it is damaged.
     """
-    places = [path] if path.is_file() else [path / "card.json", path / "models" / "reward" / "card.json"]
-    source = next((place for place in places if place.is_file()), None)
-    if source is None:
+    source = path if path.is_file() else path / "card.json"
+    if (path / CONFIG).is_file():
+        source = (RunFolder.open(path).newest("reward_model") or path) / "card.json"
+    if not source.is_file():
         raise DataError(path, "holds no card.json; train a reward model first")
     try:
         card = json.loads(source.read_text(encoding="utf-8"))

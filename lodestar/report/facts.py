@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lodestar.errors import DataError
-from lodestar.layout import RunFolder
+from lodestar.files import read_json
+from lodestar.recipe.folder import CONFIG, RunFolder
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``read_facts(RunFolder(Path("runs/demo")))``."""
+    """``read_facts(Path("runs/demo"))``."""
 
     name: str
     config: Row
+    """Options of the last PPO stage as ``ppo``, of the last evaluation as ``evaluation``."""
     config_text: str
     summary: Row
     """summary.json; empty before the run is finished."""
     results: Row
-    """What the launcher kept: best-of-n, running win rates."""
+    """What the last evaluation found, and the running win rates."""
     steps: list[Row]
-    """metrics.jsonl."""
+    """metrics.jsonl of the last PPO stage."""
     samples: list[Row]
-    """samples.jsonl."""
+    """samples.jsonl of the last evaluation."""
     card: Row
-    """The reward model's."""
+    """The last reward model's."""
     training: dict[str, list[Row]]
     """Stage → figures of its supervised training, in order."""
 
@@ -47,7 +45,7 @@ class Facts:
     @property
     def judge(self) -> str:
         """gold or reward."""
-        return str(self.config.get("evaluation", {}).get("judge", "reward"))
+        return str(self.results.get("evaluation", {}).get("judge", "reward"))
 
     @property
     def offset(self) -> float:
@@ -58,7 +56,7 @@ class Facts:
         if wanted == "demonstrations":
             return float(self.card.get("offset", 0.0))
         if wanted == "samples":
-            return float(self.results.get("baseline", {}).get("reward_before", 0.0))
+            return float(self.results.get("evaluation", {}).get("reward_before", 0.0))
         return 0.0
 
 
@@ -67,48 +65,29 @@ def judgement(reply: Row, judge: str) -> float:
     return float(reply["gold"] if judge == "gold" else reply["score"])
 
 
-def read_facts(folder: RunFolder) -> Facts:
-    """Reads the folder.
+def read_facts(root: Path) -> Facts:
+    """Reads a run's folder.
 
     Raises:
+        FailedPrecondition: it is no run's folder.
         DataError: a file of the run is damaged (file:line).
     """
-    config_text = folder.config.read_text(encoding="utf-8")
-    config = yaml.safe_load(config_text)
-    state = _json(folder.state)
-    training = {}
-    for stage in ("pretrain", "sft", "reward"):
-        lines = _lines(folder.logs / f"{stage}.jsonl")
-        training[stage] = [line for line in lines if set(line) - {"stage", "seconds", "done", "total"}]
+    folder = RunFolder.open(root)
+    ppo, evaluated = folder.last("ppo"), folder.last("evaluate")
+    card = folder.newest("reward_model")
+    fits = {step.name: folder.figures(step, "fit.json") for step in folder.plan.steps if "figures" in step.makes}
+    summary = root / "summary.json"
     return Facts(
-        name=config["name"],
-        config=config,
-        config_text=config_text,
-        summary=_json(folder.summary),
-        results=state.get("results", {}),
-        steps=_lines(folder.metrics),
-        samples=_lines(folder.samples),
-        card=_json(folder.reward_model / "card.json"),
-        training={stage: lines for stage, lines in training.items() if lines},
+        name=folder.run.name,
+        config={"ppo": ppo.stage.model_dump(mode="json") if ppo else {}},
+        config_text=(root / CONFIG).read_text(encoding="utf-8"),
+        summary=read_json(summary) if summary.exists() else {},
+        results={
+            "evaluation": folder.figures(evaluated, "evaluation.json"),
+            "watched": folder.rows(ppo, "watched.jsonl"),
+        },
+        steps=folder.rows(ppo, "metrics.jsonl"),
+        samples=folder.rows(evaluated, "samples.jsonl"),
+        card=read_json(card / "card.json") if card and (card / "card.json").exists() else {},
+        training={name: fit["history"] for name, fit in fits.items() if fit.get("history")},
     )
-
-
-def _json(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"is not JSON: {error.msg}", error.lineno) from None
-
-
-def _lines(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(path, f"is not JSON: {error.msg}", number) from None
-    return rows

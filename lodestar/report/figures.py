@@ -45,7 +45,7 @@ def win_rates(facts: Facts) -> Figure | None:
     if not final:
         return None
     rows = [("PPO", final)]
-    rows += [(f"best of {n}", rate) for n, rate in facts.results.get("baseline", {}).get("best_of_n", {}).items()]
+    rows += [(f"best of {n}", rate) for n, rate in facts.results.get("evaluation", {}).get("best_of_n", {}).items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
     dots = proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
@@ -113,7 +113,7 @@ def score_against_kl(facts: Facts) -> Figure | None:
         "hovertemplate": "step %{customdata}: score %{y:.3g} at %{x:.3g}<extra></extra>",
     }
     traces, alternatives = [path], [[math.sqrt(value) for value in kl]]
-    best = facts.results.get("baseline", {}).get("best_of_n_score", {})
+    best = facts.results.get("evaluation", {}).get("best_of_n_score", {})
     if best:
         nats = [best_of_n_kl(int(n)) for n in best]
         traces.append(marks("best of n", nats, [score - facts.offset for score in best.values()], list(best)))
@@ -192,7 +192,7 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
     traces = []
     names = (("loss", "training loss", "@tint"), ("held_out_loss", "held-out loss", "@accent"))
     for name, label, colour in names:
-        points = [(line["done"], line[name]) for line in lines if name in line]
+        points = [(line["step"], line[name]) for line in lines if name in line]
         traces.append(
             {
                 "type": "scatter",

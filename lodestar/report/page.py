@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lodestar.layout import RunFolder
+from lodestar.files import write_atomically
 from lodestar.report import figures
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
@@ -18,15 +18,15 @@ SAMPLES = 8
 """Prompts shown; half as many again unfold."""
 
 
-def write_report(folder: RunFolder) -> None:
-    """Writes ``folder.report`` from the run's files; a run that is not finished gets what there is.
+def write_report(root: Path) -> Path:
+    """Writes ``root/report.html`` from the run's files, and returns where it is; a run that is not finished gets what there is.
 
     Raises:
         DataError: a file of the run is damaged.
     """
-    temporary = folder.report.with_suffix(".tmp")
-    temporary.write_text(render(read_facts(folder)), encoding="utf-8")
-    os.replace(temporary, folder.report)
+    page = root / "report.html"
+    write_atomically(page, render(read_facts(root)))
+    return page
 
 
 def render(facts: Facts) -> str:
@@ -101,6 +101,8 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
+    if rate is None or summary["kl"] is None:
+        return []
     accuracy = []
     if model:
         interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"

@@ -31,7 +31,6 @@ from grpc_reflection.v1alpha import reflection
 
 from lodestar import metrics
 from lodestar.errors import ConfigError
-from lodestar.layout import RunFolder
 from lodestar.rpc.access import Gate, Tokens
 from lodestar.rpc.binding import bind, export_metrics, is_loopback
 from lodestar.rpc.interceptors import CallInterceptor
@@ -132,7 +131,7 @@ class Server:
         await self._server.start()
         exported = self._exporter[0].server_port if self._exporter else None
         state = ServiceState(spec.name, os.getpid(), spec.host, port, exported, callers, probes)
-        self._state_file = state.write(RunFolder(spec.run_dir).services)
+        self._state_file = state.write(spec.run_dir / "services")
         log.info(
             "listens on %s (%s); ports: callers %s, health %s, metrics %s",
             state.address,

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-from lodestar.config import ServeOptions
+from lodestar.config import Task
 from lodestar.config.services import ServerConfig
 
 
@@ -64,7 +64,7 @@ class ServerSpec:
     max_message_bytes: int = 16 * 2**20
     drain_seconds: float = 20.0
     tls: Path | None = None
-    """See ServeOptions.tls; required on addresses that other machines reach, unless ``insecure``."""
+    """See Listening.tls; required on addresses that other machines reach, unless ``insecure``."""
     tokens: Path | None = None
     insecure: bool = False
     bind_seconds: float = 0.0
@@ -76,21 +76,21 @@ class ServerSpec:
     @classmethod
     def of(
         cls,
-        role: str,
-        options: ServeOptions,
+        task: Task,
         section: ServerConfig | None,
         services: Sequence[Service],
         *,
         warm: Callable[[], Awaitable[None]] = _nothing,
         work: Callable[[asyncio.Event], Awaitable[None]] | None = None,
         health: Health | None = None,
+        role: str = "",
     ) -> ServerSpec:
-        """The spec of one process as ``lodestar serve`` describes it; no section for one that answers no calls."""
-        section = section or ServerConfig()
+        """The spec of one process by its task; no section for one that answers no calls."""
+        section, options = section or ServerConfig(), task.listening
         return cls(
-            role=role,
+            role=role or task.name,
             services=services,
-            run_dir=options.run_dir,
+            run_dir=task.folder,
             warm=warm,
             work=work,
             replica=options.replica,

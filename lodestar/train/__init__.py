@@ -1,6 +1,6 @@
 """The supervised stages: pretraining, SFT and the reward model."""
 
 from lodestar.train.language import pretrain, train_sft
-from lodestar.train.reward import train_reward
+from lodestar.train.reward import RewardTraining
 
-__all__ = ["pretrain", "train_reward", "train_sft"]
+__all__ = ["RewardTraining", "pretrain", "train_sft"]

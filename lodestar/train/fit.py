@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lodestar.config import TrainingConfig
 from lodestar.errors import NonFinite
+from lodestar.files import write_atomically
 from lodestar.train.batches import plan
 from lodestar.train.clock import Clock
 from lodestar.train.progress import Progress
@@ -51,6 +53,11 @@ class Fit:
     seconds: float
     stopped: str
     """epochs, patience or max_seconds."""
+
+
+def write_fit(folder: Path, fitted: Fit | None) -> None:
+    """Writes how a training went to ``folder/fit.json``: what None trained, nothing."""
+    write_atomically(folder / "fit.json", json.dumps(None if fitted is None else asdict(fitted), indent=1))
 
 
 def fit(

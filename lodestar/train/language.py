@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lodestar.config import RunConfig, TrainingConfig
-from lodestar.data.files import DataFiles, read_demonstrations, read_text
+from lodestar.config import ModelConfig, TrainingConfig
+from lodestar.data.files import read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
-from lodestar.layout import RunFolder
-from lodestar.model.loading import save_model
+from lodestar.model.loading import load_tokenizer, save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
 from lodestar.ppo.losses import language_model_loss
 from lodestar.records import Scored
 from lodestar.train.batches import batches_of
 from lodestar.train.fit import Fit, fit
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, precision, start_model, state_file, trainable
+from lodestar.train.start import identity, precision, start_model, trainable
 
 
 class LanguageObjective:
     """Mean negative log-likelihood of each row's tokens after its prompt."""
 
     def __init__(
-        self, train: Sequence[Scored], held_out: Sequence[Scored], batch_tokens: int, *, config: RunConfig
+        self, train: Sequence[Scored], held_out: Sequence[Scored], batch_tokens: int, *, config: ModelConfig
     ) -> None:
         self.lengths = [len(row.token_ids) for row in train]
         self._train = train
@@ -63,65 +63,88 @@ def _packed(model: nn.Module, rows: Sequence[Scored]) -> PackedBatch:
     return PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
 
 
-def pretrain(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit:
-    """Language modelling on the run's plain text; writes ``folder.pretrained``.
+def pretrain(
+    training: TrainingConfig,
+    model: ModelConfig,
+    *,
+    text: Path,
+    start: Path | None,
+    tokenizer: Path,
+    output: Path,
+    state: Path,
+    seed: int,
+    document_tokens: int = 512,
+    progress: Progress | None = None,
+) -> Fit:
+    """Language modelling on plain text.
+
+    Args:
+        text: folder of {train,held_out}.jsonl. start: the model to go on from; None makes one of ``model.architecture``.
+        output: folder of the trained model. state: file of the unfinished training, from which it goes on after a kill.
+        document_tokens: longer documents are cut into pieces of this many.
 
     Raises:
-        DataError: the data stage has not written text files.
+        DataError: the text is missing or damaged.
         ResumeRefused, NonFinite: see fit.
     """
-    assert config.pretrain is not None, "the run does not pretrain"
-    files, tokenizer = DataFiles.of(folder), policy_tokenizer(config, folder)
-    longest = min(config.data.max_tokens, tokenizer.model_max_length)
+    words = load_tokenizer(tokenizer)
+    longest = min(document_tokens, words.model_max_length)
     train, held_out = (
-        [Scored(piece, prompt_tokens=1) for piece in encode_documents(tokenizer, read_text(text), longest=longest)]
-        for text in (files.text("train"), files.text("held_out"))
+        [Scored(piece, prompt_tokens=1) for piece in encode_documents(words, read_text(rows), longest=longest)]
+        for rows in (text / "train.jsonl", text / "held_out.jsonl")
     )
-    return _run("pretrain", config.pretrain, config, folder, folder.pretrained, train, held_out, (), progress)
+    trained = start_model(model, start, words, seed)
+    return _fit("pretrain", training, model, trained, words, train, held_out, output, state, seed, progress)
 
 
-def train_sft(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit:
-    """Fine-tuning on the demonstrations' completions; writes ``folder.sft``, with its minimum's weights.
+def train_sft(
+    training: TrainingConfig,
+    model: ModelConfig,
+    *,
+    demonstrations: Path,
+    start: Path | None,
+    tokenizer: Path,
+    output: Path,
+    state: Path,
+    seed: int,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fine-tuning on the completions of demonstrations; ``output`` gets the weights of the least held-out loss.
+
+    Args:
+        demonstrations: folder of {train,held_out}.jsonl. The others: see pretrain.
 
     Raises:
-        DataError: the data stage has not run.
+        DataError: the demonstrations are missing or damaged.
         ResumeRefused, NonFinite: see fit.
     """
-    assert config.sft is not None, "the run has no SFT stage"
-    files, tokenizer = DataFiles.of(folder), policy_tokenizer(config, folder)
+    words = load_tokenizer(tokenizer)
     train, held_out = (
-        encode_rows(tokenizer, [row.prompt for row in rows], [row.completion for row in rows])
-        for rows in (read_demonstrations(files.demonstrations(split)) for split in ("train", "held_out"))
+        encode_rows(words, [row.prompt for row in rows], [row.completion for row in rows])
+        for rows in (read_demonstrations(demonstrations / f"{split}.jsonl") for split in ("train", "held_out"))
     )
-    return _run("sft", config.sft, config, folder, folder.sft, train, held_out, (folder.pretrained,), progress)
+    trained = start_model(model, start, words, seed)
+    return _fit("sft", training, model, trained, words, train, held_out, output, state, seed, progress)
 
 
-def _run(
+def _fit(
     name: str,
     training: TrainingConfig,
-    config: RunConfig,
-    folder: RunFolder,
-    output: Path,
+    config: ModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     train: list[Scored],
     held_out: list[Scored],
-    earlier: tuple[Path, ...],
+    output: Path,
+    state: Path,
+    seed: int,
     progress: Progress | None,
 ) -> Fit:
-    tokenizer = policy_tokenizer(config, folder)
-    model = start_model(config, tokenizer, *earlier)
-    digests = identity(training, config.seed, model, train, held_out)
+    digests = identity(training, seed, model, train, held_out)
     trained = trainable(config, model)
     objective = LanguageObjective(train, held_out, training.batch_tokens, config=config)
-    result = fit(
-        name,
-        trained,
-        objective,
-        training,
-        seed=config.seed,
-        state_file=state_file(output),
-        identity=digests,
-        progress=progress or Silent(),
-    )
+    progress = progress or Silent()
+    result = fit(name, trained, objective, training, seed=seed, state_file=state, identity=digests, progress=progress)
     save_model(trained, tokenizer, output)
-    state_file(output).unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     return result

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lodestar.config import RewardTrainingConfig, RunConfig
+from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ConfigError
 from lodestar.model.shared_prefix import SharedBatch, completion_scores
@@ -22,7 +22,7 @@ from lodestar.preference.ratings import cumulative_link, free_cutpoints, masked_
 from lodestar.preference.statistics import accuracy
 from lodestar.records import Choice, Feedback, Ranking, Ratings, Scored
 from lodestar.train.batches import batches_of
-from lodestar.train.stage import precision
+from lodestar.train.start import precision
 
 
 class Trainee(nn.Module):
@@ -64,16 +64,16 @@ class PreferenceObjective:
         train: Sequence[Feedback],
         held_out: Sequence[Feedback],
         tokenizer: PreTrainedTokenizerBase,
-        config: RunConfig,
-        seed: int | None = None,
+        training: RewardTrainingConfig,
+        model: ModelConfig,
+        seed: int,
     ) -> None:
-        self._config = config
-        self._training = config.reward_model
+        self._training = training
+        self._model = model
         self.scales = rating_scales(train, self._training.aspects)
         weights = annotator_weights(train, self._training)
         members = sum(name.startswith("reward") for name in self._training.heads)
         self._members = members
-        seed = config.seed if seed is None else seed
         self._groups = [
             self._group(record, rows, weights.get(record.annotator, 1.0), bootstrap(seed, i, members))
             for i, (record, rows) in enumerate(zip(train, encode_groups(tokenizer, train), strict=True))
@@ -87,11 +87,13 @@ class PreferenceObjective:
     def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
         """Scalar loss of some training rows."""
         groups = [self._groups[row] for row in rows]
-        return self._losses(model, groups, score_groups(_inner(model), [g.rows for g in groups], self._config))
+        return self._losses(
+            model, groups, score_groups(_inner(model), [g.rows for g in groups], self._training, self._model)
+        )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out loss, and accuracy of the mean reward on pairs that are no ties."""
-        scores_BA = score_all(_inner(model), [group.rows for group in self._held_out], self._config)
+        scores_BA = score_all(_inner(model), [group.rows for group in self._held_out], self._training, self._model)
         loss = self._losses(model, self._held_out, scores_BA.to(next(model.parameters()).device))
         rewards = scores_BA[:, : self._members].mean(1).tolist()
         starts = [0, *accumulate(len(group.rows) for group in self._held_out)]
@@ -179,23 +181,27 @@ def encode_groups(tokenizer: PreTrainedTokenizerBase, feedback: Sequence[Feedbac
     return [tuple(next(encoded) for _ in record.completions) for record in feedback]
 
 
-def score_groups(model: nn.Module, groups: Sequence[Sequence[Scored]], config: RunConfig) -> Tensor:
+def score_groups(
+    model: nn.Module, groups: Sequence[Sequence[Scored]], training: RewardTrainingConfig, config: ModelConfig
+) -> Tensor:
     """scores_BA of some groups' completions in one packed batch, one label per column."""
     device = next(model.parameters()).device
-    batch = SharedBatch.pack(groups, device=device, share=config.reward_model.share_prefix)
+    batch = SharedBatch.pack(groups, device=device, share=training.share_prefix)
     with precision(config):
         return completion_scores(model, batch)
 
 
 @torch.no_grad()
-def score_all(model: nn.Module, groups: Sequence[Sequence[Scored]], config: RunConfig) -> Tensor:
+def score_all(
+    model: nn.Module, groups: Sequence[Sequence[Scored]], training: RewardTrainingConfig, config: ModelConfig
+) -> Tensor:
     """scores_BA of any number of groups, on the CPU in their order, computed in batches of like length."""
     lengths = [sum(len(row.token_ids) for row in group) for group in groups]
     order = sorted(range(len(groups)), key=lengths.__getitem__)
     starts = [0, *accumulate(len(group) for group in groups)]
     scores_BA: Tensor | None = None
-    for batch in batches_of(lengths, config.reward_model.batch_tokens, order):
-        found = score_groups(model, [groups[i] for i in batch], config).float().cpu()
+    for batch in batches_of(lengths, training.batch_tokens, order):
+        found = score_groups(model, [groups[i] for i in batch], training, config).float().cpu()
         if scores_BA is None:
             scores_BA = torch.empty(starts[-1], found.shape[1])
         scores_BA[[row for i in batch for row in range(starts[i], starts[i + 1])]] = found
@@ -231,7 +237,7 @@ def rating_scales(feedback: Sequence[Feedback], aspects: Sequence[str]) -> dict[
         if len(scales) != 1:
             known = ", ".join(sorted({aspect for verdict in rated for aspect in verdict.aspects})) or "none"
             problem = f"has the scales {sorted(scales)}" if scales else f"has no rating in the data, which rate {known}"
-            raise ConfigError("reward_model.aspects", f"{name} {problem}")
+            raise ConfigError("reward.aspects", f"{name} {problem}")
         (found[name],) = scales
     return found
 

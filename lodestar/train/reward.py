@@ -1,20 +1,20 @@
-"""The reward model's stage: training on feedback, ensembles, and its card."""
+"""The reward model: training on feedback, ensembles, and its card."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lodestar.config import RewardTrainingConfig, RunConfig
-from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
+from lodestar.config import ModelConfig, RewardTrainingConfig
+from lodestar.data.files import read_demonstrations, read_feedback, write_text
 from lodestar.errors import ConfigError
-from lodestar.layout import RunFolder
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     load_scalar_model,
@@ -31,7 +31,7 @@ from lodestar.records import Feedback
 from lodestar.train.fit import Fit, fit
 from lodestar.train.preference import PreferenceObjective, Trainee, encode_groups, rating_scales, score_all
 from lodestar.train.progress import Progress, Silent
-from lodestar.train.stage import identity, policy_tokenizer, start_model, state_file, trainable
+from lodestar.train.start import identity, start_model, trainable
 
 SUMMED_HEAD = 1 / 2048
 """Factor on a new head's weights where the score is a sum over tokens: the first scores are then next to 0. With 1/64
@@ -40,157 +40,167 @@ CALIBRATION_ROWS = 512
 """Held-out demonstrations scored for the card's offset."""
 
 
-def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None = None) -> Fit | None:
-    """Trains a reward model from the SFT model's weights, or where there is none the pretrained model's; writes
-    ``folder.reward_model`` with its card.json.
+class RewardTraining:
+    """One training of a reward model, an ensemble of them, or the judgement of one that is there.
 
-    An ensemble of models has further members in ``models/reward-2`` …; one that is finished is not trained again when
-    the stage resumes. With ``reward_model.path`` nothing is trained: that model is judged on the run's feedback, and
-    copied. Returns how training of the first member went, None without.
-
-    Raises:
-        DataError: the data stage has not run.
-        ResumeRefused, NonFinite: see fit.
-        ModelError: ``reward_model.path`` is no reward model.
-        ConfigError: reward_model.aspects that nobody rated; a reward_model.start that reads tokens otherwise.
+    RewardTraining(options, model, feedback=[Path("runs/demo/data/feedback")], …).run(Path("reward"))
     """
-    files, progress = DataFiles.of(folder), progress or Silent()
-    if config.reward_model.path is not None:
-        tokenizer = load_tokenizer(config.reward_model.path)
-        model = load_scalar_model(config.reward_model.path, device=str(resolve_device(config.model.device)))
-        save_model(model, tokenizer, folder.reward_model)
-        _write_card(folder.reward_model, _card([model], tokenizer, files, config))
-        return None
-    tokenizer = policy_tokenizer(config, folder)
-    train, held_out = (read_feedback(files.comparisons(split)) for split in ("train", "held_out"))
-    members = config.reward_model.ensemble if config.reward_model.ensemble_of == "models" else 1
-    others = [_member(config, folder, tokenizer, i, train, held_out, progress) for i in range(1, members)]
-    model, result = _train(config, folder, folder.reward_model, tokenizer, config.seed, train, held_out, progress)
-    curve = _learning_curve(config, folder, tokenizer, train, held_out, files, progress)
-    save_model(model, tokenizer, folder.reward_model)
-    card = _card([model, *others], tokenizer, files, config)
-    card["training"] = {
-        "steps": result.steps,
-        "planned": result.planned,
-        "best_step": result.best_step,
-        "seconds": result.seconds,
-        "stopped": result.stopped,
-        "history": result.history,
-    }
-    if curve:
-        card["learning_curve"] = [*curve, {"rows": len(train), **card["accuracy"]}]
-    _write_card(folder.reward_model, card)
-    state_file(folder.reward_model).unlink(missing_ok=True)
-    return result
 
+    def __init__(
+        self,
+        training: RewardTrainingConfig,
+        model: ModelConfig,
+        *,
+        feedback: Sequence[Path],
+        demonstrations: Path | None,
+        start: Path | None,
+        state: Path,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        """
+        Args:
+            feedback: folders of {train,held_out,evaluation}.jsonl; rows of all of them are one data set.
+            demonstrations: folder whose held-out rows give the card's offset; None gives none.
+            start: the language model whose trunk the reward model is; unused with ``training.path``.
+            state: folder of what must survive a kill.
 
-def _train(
-    config: RunConfig,
-    folder: RunFolder,
-    output: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    train: Sequence[Feedback],
-    held_out: Sequence[Feedback],
-    progress: Progress,
-) -> tuple[Any, Fit]:
-    training: RewardTrainingConfig = config.reward_model
-    model = _start(config, folder, tokenizer, seed)
-    digests = identity(training, seed, model, train, held_out)
-    trained: Any = trainable(config, model)
-    trainee = Trainee(trained, training, rating_scales(train, training.aspects))
-    result = fit(
-        "reward",
-        trainee,
-        PreferenceObjective(train, held_out, tokenizer, config, seed),
-        training,
-        seed=seed,
-        state_file=state_file(output),
-        identity=digests,
-        progress=progress,
-    )
-    return trained, result
+        Raises:
+            DataError: feedback or demonstrations are missing or damaged.
+        """
+        self._training = training
+        self._model = model
+        self._feedback = {
+            split: [row for folder in feedback for row in read_feedback(folder / f"{split}.jsonl")]
+            for split in ("train", "held_out", "evaluation")
+        }
+        shown = read_demonstrations(demonstrations / "held_out.jsonl")[:CALIBRATION_ROWS] if demonstrations else []
+        self._shown = [Feedback(row.prompt, (row.completion,), ()) for row in shown]
+        self._start = start
+        self._state = state
+        self._seed = seed
+        self._progress = progress or Silent()
+        self._device = str(resolve_device(model.device))
 
+    def run(self, output: Path) -> Fit | None:
+        """Writes the reward model with its card.json; returns how training of the first member went.
 
-def _start(config: RunConfig, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """What training begins with: ``reward_model.start``, or the language model's trunk under a new head."""
-    training: RewardTrainingConfig = config.reward_model
-    if training.start is not None:
-        model = load_scalar_model(training.start, device=str(resolve_device(config.model.device)))
-        if tokenizer_hash(load_tokenizer(training.start)) != tokenizer_hash(tokenizer):
-            raise ConfigError("reward_model.start", f"{training.start} has another tokenizer than the run")
-        if (read := getattr(model.config, "score_tokens", "last")) != training.score_tokens:
-            raise ConfigError(
-                "reward_model.score_tokens", f"must be {read}, as {training.start} was trained, or start unset"
-            )
+        The language model's trunk goes under a new head. An ensemble of models has further members in
+        ``output/member-2`` …; one that is finished is not trained again after a kill. With ``training.path`` nothing is
+        trained: that model is judged on the feedback, and copied; None is returned.
+
+        Raises:
+            ResumeRefused, NonFinite: see fit.
+            ModelError: ``training.path`` is no reward model.
+            ConfigError: aspects that nobody rated; a ``training.start`` that reads tokens otherwise.
+        """
+        if self._training.path is not None:
+            self._tokenizer = load_tokenizer(self._training.path)
+            model = load_scalar_model(self._training.path, device=self._device)
+            save_model(model, self._tokenizer, output)
+            write_card(output, self._card([model]))
+            return None
+        assert self._start is not None
+        self._tokenizer = load_tokenizer(self._start)
+        members = self._training.ensemble if self._training.ensemble_of == "models" else 1
+        others = [self._member(i) for i in range(1, members)]
+        model, result = self._train("reward", self._seed, self._feedback["train"])
+        curve = self._learning_curve()
+        save_model(model, self._tokenizer, output)
+        for i, other in enumerate(others, start=2):
+            save_model(other, self._tokenizer, output / f"member-{i}")
+        card = self._card([model, *others])
+        card["training"] = {name: value for name, value in asdict(result).items() if name != "best"}
+        if curve:
+            card["learning_curve"] = [*curve, {"rows": len(self._feedback["train"]), **card["accuracy"]}]
+        write_card(output, card)
+        return result
+
+    def _train(self, name: str, seed: int, train: Sequence[Feedback]) -> tuple[Any, Fit]:
+        model = self._begin(seed)
+        held_out = self._feedback["held_out"]
+        digests = identity(self._training, seed, model, train, held_out)
+        trained: Any = trainable(self._model, model)
+        result = fit(
+            "reward",
+            Trainee(trained, self._training, rating_scales(train, self._training.aspects)),
+            PreferenceObjective(train, held_out, self._tokenizer, self._training, self._model, seed),
+            self._training,
+            seed=seed,
+            state_file=self._state / f"{name}.pt",
+            identity=digests,
+            progress=self._progress,
+        )
+        return trained, result
+
+    def _begin(self, seed: int) -> PreTrainedModel:
+        """What training begins with: ``training.start``, or the language model's trunk under a new head."""
+        training = self._training
+        if training.start is not None:
+            model = load_scalar_model(training.start, device=self._device)
+            if tokenizer_hash(load_tokenizer(training.start)) != tokenizer_hash(self._tokenizer):
+                raise ConfigError("reward.start", f"{training.start} has another tokenizer than the run")
+            if (read := getattr(model.config, "score_tokens", "last")) != training.score_tokens:
+                raise ConfigError(
+                    "reward.score_tokens", f"must be {read}, as {training.start} was trained, or start unset"
+                )
+            return model
+        language_model = start_model(self._model, self._start, self._tokenizer, seed)
+        model = scalar_from_causal_lm(language_model, self._tokenizer, seed, training.heads)
+        model.config.score_tokens = training.score_tokens
+        if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
+            with torch.no_grad():
+                score_head(model).weight.mul_(SUMMED_HEAD)
         return model
-    language_model = start_model(config, tokenizer, folder.sft, folder.pretrained)
-    model = scalar_from_causal_lm(language_model, tokenizer, seed, training.heads)
-    model.config.score_tokens = training.score_tokens
-    if training.score_tokens == "all":  # a sum of S readings is √S … S times as wide as one
-        with torch.no_grad():
-            score_head(model).weight.mul_(SUMMED_HEAD)
-    return model
 
+    def _member(self, number: int) -> Any:
+        """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
+        folder = self._state / f"member-{number + 1}"
+        if (folder / "config.json").exists():  # save_model renames a folder that is whole
+            return load_scalar_model(folder, device=self._device)
+        model, _ = self._train(folder.name, self._seed + number, self._feedback["train"])
+        save_model(model, self._tokenizer, folder)
+        return model
 
-def _member(
-    config: RunConfig,
-    folder: RunFolder,
-    tokenizer: PreTrainedTokenizerBase,
-    number: int,
-    train: Sequence[Feedback],
-    held_out: Sequence[Feedback],
-    progress: Progress,
-) -> Any:
-    """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
-    output = folder.reward_model.with_name(f"{folder.reward_model.name}-{number + 1}")
-    start = _start(config, folder, tokenizer, config.seed + number)
-    settings = json.dumps(identity(config.reward_model, config.seed + number, start, train, held_out))
-    finished = output / "identity.json"
-    if finished.exists() and finished.read_text(encoding="utf-8") == settings:
-        return load_scalar_model(output, device=str(resolve_device(config.model.device)))
-    model, _ = _train(config, folder, output, tokenizer, config.seed + number, train, held_out, progress)
-    save_model(model, tokenizer, output)
-    write_text(finished, settings)
-    state_file(output).unlink(missing_ok=True)
-    return model
+    def _learning_curve(self) -> list[dict[str, Any]]:
+        """Accuracy on the evaluation split of models trained on shares of the data; each smaller is in the larger."""
+        order = list(self._feedback["train"])
+        random.Random(f"{self._seed}/learning curve").shuffle(order)
+        points = []
+        for share in sorted(self._training.learning_curve):
+            rows = order[: max(1, round(share * len(order)))]
+            model, _ = self._train(f"share-{share:g}", self._seed, rows)
+            judged = judge([model], self._tokenizer, self._feedback["evaluation"], self._training, self._model)
+            rate = accuracy(judged.differences, [row.label for row in judged.comparisons])
+            points.append({"rows": len(rows), "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
+        return points
 
+    def _card(self, models: Sequence[Any]) -> dict[str, Any]:
+        def judged(rows: Sequence[Feedback]) -> Judged:
+            return judge(models, self._tokenizer, rows, self._training, self._model)
 
-def _learning_curve(
-    config: RunConfig,
-    folder: RunFolder,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Feedback],
-    held_out: Sequence[Feedback],
-    files: DataFiles,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Accuracy on the evaluation split of models trained on shares of the data; each smaller share is in the larger."""
-    order = list(train)
-    random.Random(f"{config.seed}/learning curve").shuffle(order)
-    points = []
-    for share in sorted(config.reward_model.learning_curve):
-        rows = order[: max(1, round(share * len(order)))]
-        output = folder.reward_model.with_name(f"{folder.reward_model.name}-share-{share:g}")
-        model, _ = _train(config, folder, output, tokenizer, config.seed, rows, held_out, progress)
-        judged = judge([model], tokenizer, read_feedback(files.comparisons("evaluation")), config)
-        rate = accuracy(judged.differences, [row.label for row in judged.comparisons])
-        points.append({"rows": len(rows), "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
-        state_file(output).unlink(missing_ok=True)
-    return points
+        card = make_card(
+            comparisons(self._feedback["train"]),
+            judged(self._feedback["evaluation"]),
+            judged(self._shown).scores if self._shown else [],
+            judged(self._feedback["held_out"]),
+        )
+        card["data"] = {f"comparisons.{split}": len(rows) for split, rows in self._feedback.items()}
+        return card
 
 
 def judge(
     models: Sequence[PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     feedback: Sequence[Feedback],
-    config: RunConfig,
+    training: RewardTrainingConfig,
+    config: ModelConfig,
 ) -> Judged:
     """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads."""
     groups = encode_groups(tokenizer, feedback)
-    scores_MBA = torch.stack([score_all(model, groups, config) for model in models])
+    scores_MBA = torch.stack([score_all(model, groups, training, config) for model in models])
     labels = _labels(models[0])
-    rewards = [i for i, name in enumerate(labels) if name not in config.reward_model.aspects]
+    rewards = [i for i, name in enumerate(labels) if name not in training.aspects]
     per_member = scores_MBA[:, :, rewards].permute(1, 0, 2).flatten(1)
     spread = per_member.std(1).tolist() if per_member.shape[1] > 1 else None
     aspects: Mapping[str, list[float]] = {
@@ -205,24 +215,6 @@ def _labels(model: Any) -> tuple[str, ...]:
     return tuple(names[i] for i in range(len(names))) if len(names) > 1 else ("reward",)
 
 
-def _card(
-    models: Sequence[Any], tokenizer: PreTrainedTokenizerBase, files: DataFiles, config: RunConfig
-) -> dict[str, Any]:
-    train, held_out, unseen = (read_feedback(files.comparisons(split)) for split in ("train", "held_out", "evaluation"))
-    shown = read_demonstrations(files.demonstrations("held_out"))[:CALIBRATION_ROWS]
-    demonstrations = [Feedback(row.prompt, (row.completion,), ()) for row in shown]
-    card = make_card(
-        comparisons(train),
-        judge(models, tokenizer, unseen, config),
-        judge(models, tokenizer, demonstrations, config).scores,
-        judge(models, tokenizer, held_out, config),
-    )
-    counts = json.loads(files.counts.read_text(encoding="utf-8")) if files.counts.exists() else {}
-    card["data"] = {
-        name: count for name, count in counts.items() if name.startswith(("comparisons", "bad", "long_rows"))
-    }
-    return card
-
-
-def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Writes the card beside its model."""
     write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")

@@ -9,6 +9,15 @@ from typing import Annotated
 import typer
 
 
+class Served(enum.StrEnum):
+    """What ``lodestar serve`` can be by itself."""
+
+    policy = "policy"
+    reward = "reward"
+    reference = "reference"
+    task = "task"
+
+
 class Role(enum.StrEnum):
     """The five services."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,17 +10,16 @@ from lodestar.cli.commands.arguments import Config, Overrides
 
 
 def check(config: Config, overrides: Overrides = None) -> None:
-    """Say whether the file can be run, and what is wrong when it cannot."""
-    from lodestar.config import load_config
+    """Say whether the file can be run: its plan as a table, what is done, and how an older file is written now."""
+    from lodestar.cli.config import check
 
-    loaded = load_config(config, overrides or [])
-    typer.echo(f"{config}: fine; run {loaded.name} would write to {Path(loaded.runs_dir) / loaded.name}")
+    check(config, overrides or [])
 
 
-def schema() -> None:
+def schema(
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="A stage's options alone.")] = None,
+) -> None:
     """Every option with its type, default and meaning, as JSON Schema."""
-    import json
+    from lodestar.cli.config import schema
 
-    from lodestar.config import RunConfig
-
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    schema(stage)

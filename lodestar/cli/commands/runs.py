@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +9,7 @@ import typer
 
 from lodestar.cli.commands.arguments import Config, Fresh, Overrides, Plain, Resume
 
-
-class Stage(enum.StrEnum):
-    """The supervised stages."""
-
-    pretrain = "pretrain"
-    sft = "sft"
-    reward = "reward"
+StageName = Annotated[str, typer.Argument(metavar="STAGE", help="sft, reward, r2.ppo …", show_default=False)]
 
 
 def demo(
@@ -36,34 +29,37 @@ def run(
     overrides: Overrides = None,
     resume: Resume = False,
     fresh: Fresh = False,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="This stage and all after it, anew.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be there.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Nothing after this stage.")] = None,
     plain: Plain = False,
 ) -> None:
-    """The whole pipeline on this machine: data, SFT, reward model, PPO through the services, evaluation, report."""
+    """A run's stages on this machine, as its recipe has them; what is done already is not done again."""
+    from lodestar.cli import runs
+    from lodestar.recipe.conduct import Wanted
+
+    wanted = Wanted(only=only, begin=begin, until=until)
+    runs.run(config, overrides or [], wanted, resume=resume, fresh=fresh, plain=plain)
+
+
+def train(stage: StageName, config: Config, overrides: Overrides = None, plain: Plain = False) -> None:
+    """One stage, and what it takes where that is not made yet: run --until STAGE."""
     from lodestar.cli import runs
 
-    runs.run(config, overrides or [], resume=resume, fresh=fresh, plain=plain)
-
-
-def train(
-    stage: Annotated[Stage, typer.Argument(help="Which training stage.", show_default=False)],
-    config: Config,
-    overrides: Overrides = None,
-) -> None:
-    """One supervised stage in this process; makes the run's data first where it is missing."""
-    from lodestar.cli.train import train
-
-    train(stage.value, config, overrides or [])
+    runs.train(stage, config, overrides or [], plain=plain)
 
 
 def evaluate(config: Config, overrides: Overrides = None, plain: Plain = False) -> None:
-    """Win rate, best-of-n and report of a trained run once more; evaluation.* options may differ from the run's."""
+    """The evaluation and the report once more: run --from evaluate. Its options may differ from the run's."""
     from lodestar.cli import runs
 
     runs.evaluate(config, overrides or [], plain=plain)
 
 
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]) -> None:
-    """Write report.html again from what a run's folder holds."""
+    """Write summary.json and report.html again from what a run's folder holds."""
     from lodestar.cli import runs
 
     runs.report(run)

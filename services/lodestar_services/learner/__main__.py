@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from lodestar.config import ServeOptions
+from lodestar.config import LearnerTask
 from lodestar.errors import Terminated
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 from lodestar.rpc.batching import ComputeThread
@@ -20,7 +20,7 @@ from lodestar_services.learner.status import Controls, StatusBoard
 NAME = learner_pb2.DESCRIPTOR.services_by_name["LearnerService"].full_name
 
 
-def main(options: ServeOptions) -> int:
+def main(task: LearnerTask) -> int:
     """Serves until the run ends or SIGTERM; the exit code. Ranks after the first only compute.
 
     Raises:
@@ -28,20 +28,19 @@ def main(options: ServeOptions) -> int:
     """
     if rank := rank_here():
         configure_logging(f"learner-{rank}")
-        return follow(options)
+        return follow(task)
     configure_logging("learner")
-    if not asyncio.run(_serve(options)):
+    if not asyncio.run(_serve(task)):
         raise Terminated("the learner was told to leave before its run was over; --resume goes on from its checkpoint")
     return 0
 
 
-async def _serve(options: ServeOptions) -> bool:
+async def _serve(task: LearnerTask) -> bool:
     """Whether the run is over."""
-    config = options.config
-    unknown = ModelInfo(config.name, WeightVersion("", 0, ""), "")
-    status = RunStatus(config.name, unknown, RunState.STARTING, 0, config.ppo.steps, 0, config.ppo.tickets)
+    unknown = ModelInfo(task.run, WeightVersion("", 0, ""), "")
+    status = RunStatus(task.run, unknown, RunState.STARTING, 0, task.ppo.steps, 0, task.ppo.tickets)
     board, controls = StatusBoard(status, asyncio.get_running_loop()), Controls()
-    learner = Learner(options, board, controls)
+    learner = Learner(task, board, controls)
     compute = ComputeThread("learner")
 
     async def work(stopping: asyncio.Event) -> None:
@@ -56,10 +55,10 @@ async def _serve(options: ServeOptions) -> bool:
             board.update(state=RunState.FAILED, reason=str(error))
             controls.checkpointed(error)
             raise
-        await asyncio.wait((stop,), timeout=options.linger_seconds)
+        await asyncio.wait((stop,), timeout=task.listening.linger_seconds)
         stop.cancel()
 
     add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, controls))
     build = partial(compute.run, learner.build)
-    await serve(ServerSpec.of("learner", options, config.learner, [Service(NAME, add)], warm=build, work=work))
+    await serve(ServerSpec.of(task, task.section, [Service(NAME, add)], warm=build, work=work))
     return learner.over

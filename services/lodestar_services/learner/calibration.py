@@ -15,9 +15,8 @@ from typing import TypeVar
 
 from lodestar.client import PolicyClient, RewardClient
 from lodestar.config import Endpoints, PpoConfig
-from lodestar.data.files import DataFiles, read_demonstrations
-from lodestar.errors import ResourceExhausted, Unavailable
-from lodestar.layout import RunFolder
+from lodestar.data.files import read_demonstrations
+from lodestar.errors import ConfigError, ResourceExhausted, Unavailable
 from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
 
 log = logging.getLogger(__name__)
@@ -32,11 +31,12 @@ PAUSE_SECONDS = 0.5
 
 
 def calibration_offset(
-    ppo: PpoConfig, folder: RunFolder, prompts: Sequence[Prompt], endpoints: Endpoints, tls: Path | None
+    ppo: PpoConfig, demonstrations: Path | None, prompts: Sequence[Prompt], endpoints: Endpoints, tls: Path | None
 ) -> float:
     """What ``ppo.score.offset`` asks for.
 
     Raises:
+        ConfigError: demonstrations are asked for, and there are none.
         Unavailable: a server stayed away longer than PATIENCE_SECONDS.
     """
     wanted = ppo.score.offset
@@ -45,7 +45,7 @@ def calibration_offset(
     if wanted == "none":
         return 0.0
     rows = prompts[:CALIBRATION_ROWS]
-    items = _samples(ppo, rows, endpoints, tls) if wanted == "samples" else _demonstrations(folder)
+    items = _samples(ppo, rows, endpoints, tls) if wanted == "samples" else _demonstrations(demonstrations)
     with RewardClient(endpoints.reward, tls=tls) as client:
         scores = _patiently(lambda: client.score(items, timeout=CALL_SECONDS)).scores
     offset = statistics.fmean(score.score for score in scores)
@@ -53,8 +53,12 @@ def calibration_offset(
     return offset
 
 
-def _demonstrations(folder: RunFolder) -> list[ScoreItem]:
-    rows = read_demonstrations(DataFiles.of(folder).demonstrations("train"))[:CALIBRATION_ROWS]
+def _demonstrations(file: Path | None) -> list[ScoreItem]:
+    if file is None:
+        raise ConfigError(
+            "ppo.score.offset", "demonstrations: the learner was told of none; set samples, none or a number"
+        )
+    rows = read_demonstrations(file)[:CALIBRATION_ROWS]
     return [ScoreItem(row.prompt, row.completion) for row in rows]
 
 

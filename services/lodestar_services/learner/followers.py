@@ -18,8 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lodestar.config import ServeOptions
-from lodestar.layout import RunFolder
+from lodestar.config import LearnerTask
 from lodestar.model.loading import load_tokenizer
 from lodestar.records import Rollout
 from lodestar.rpc.batching import ComputeThread
@@ -36,12 +35,12 @@ def rank_here() -> int:
     return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
-def follow(options: ServeOptions) -> int:
+def follow(task: LearnerTask) -> int:
     """Serves the first rank until it ends the run; the exit code.
 
     One process per machine answers probes and scrapers; SIGTERM is heard by the first rank, which ends the step.
     """
-    follower, compute = Follower(options), ComputeThread("learner")
+    follower, compute = Follower(task), ComputeThread("learner")
 
     async def work(stopping: asyncio.Event) -> None:
         await compute.run(follower.run)
@@ -49,32 +48,31 @@ def follow(options: ServeOptions) -> int:
     ours: dict[str, Any] = {"replica": rank_here(), "port": 0, "caller_port": None}
     if os.environ.get("LOCAL_RANK") != "0":
         ours |= {"host": "127.0.0.1", "health_port": None, "metrics_port": 0}
-    told = options.model_copy(update=ours)
+    told = task.model_copy(update={"listening": task.listening.model_copy(update=ours)})
     build = partial(compute.run, follower.build)
-    return run(ServerSpec.of("learner", told, options.config.learner, [], warm=build, work=work))
+    return run(ServerSpec.of(told, task.section, [], warm=build, work=work))
 
 
 class Follower:
     """``follower.build(); follower.run()`` on the training thread."""
 
-    def __init__(self, options: ServeOptions) -> None:
-        self._options = options
+    def __init__(self, task: LearnerTask) -> None:
+        self._task = task
         self._orders: Orders
         self._trainer: Trainer
 
     def build(self) -> None:
         """Loads what the first rank loads, from the same volume."""
-        config, folder = self._options.config, RunFolder(self._options.run_dir)
+        task = self._task
         join()
-        torch.set_num_threads(config.learner.threads)
-        if config.deterministic:
+        torch.set_num_threads(task.section.threads)
+        if task.deterministic:
             make_deterministic()
         self._orders = Orders()
         start: Start = self._orders.take()
-        path = self._options.start_model
-        self._trainer = make_trainer(config, folder, load_tokenizer(path), path, start.offset)
+        self._trainer = make_trainer(task, load_tokenizer(task.policy), start.offset)
         if start.checkpoint is not None:
-            whole = Checkpoints(folder.checkpoints, config.learner.keep_checkpoints)
+            whole = Checkpoints(task.state / "checkpoints", task.section.keep_checkpoints)
             self._trainer.load_state_dict(load_checkpoint(_named(whole.all(), start.checkpoint))["trainer"])
 
     def run(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.errors import ResumeRefused
-from lodestar.layout import RunFolder
 from lodestar.records import LedgerEntry
 
 
@@ -49,16 +48,16 @@ class JsonLines:
 
 
 class Journal:
-    """``Journal(folder, checkpoint["journal"])`` goes on from the checkpoint; without offsets it begins anew."""
+    """``Journal(figures, checkpoint["journal"])`` goes on from the checkpoint; without offsets it begins anew."""
 
-    def __init__(self, folder: RunFolder, offsets: Mapping[str, int] | None = None) -> None:
+    def __init__(self, figures: Path, offsets: Mapping[str, int] | None = None) -> None:
         """
         Raises:
             ResumeRefused: a file lost lines that the checkpoint counts on.
         """
         offsets = offsets or {}
-        self._metrics = JsonLines(folder.metrics, offsets.get("metrics", 0))
-        self._ledger = JsonLines(folder.ledger, offsets.get("ledger", 0))
+        self._metrics = JsonLines(figures / "metrics.jsonl", offsets.get("metrics", 0))
+        self._ledger = JsonLines(figures / "ledger.jsonl", offsets.get("ledger", 0))
 
     def record(self, row: Mapping[str, Any], settled: Iterable[LedgerEntry]) -> None:
         """One step: its line of metrics.jsonl and how its tickets ended."""

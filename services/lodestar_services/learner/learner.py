@@ -14,22 +14,20 @@ from typing import Any
 
 import torch
 
-from lodestar.config import RunConfig, ServeOptions, deciding_options
-from lodestar.data.files import DataFiles, read_prompts
+from lodestar.config import LearnerTask, flat
+from lodestar.data.files import read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
-from lodestar.layout import RunFolder
+from lodestar.files import digest
 from lodestar.model.loading import load_tokenizer
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
-from lodestar.rewards.functions import source_digest
 from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
     check_weights,
-    folder_digest,
     load_checkpoint,
     refuse_changes,
 )
@@ -50,10 +48,8 @@ log = logging.getLogger(__name__)
 class Learner:
     """One start of the learner. ``learner.build(); learner.run()`` on the training thread."""
 
-    def __init__(self, options: ServeOptions, board: StatusBoard, controls: Controls) -> None:
-        self._options = options
-        self._config: RunConfig = options.config
-        self._folder = RunFolder(options.run_dir)
+    def __init__(self, task: LearnerTask, board: StatusBoard, controls: Controls) -> None:
+        self._task = task
         self._board = board
         self._controls = controls
         self._open = ExitStack()
@@ -69,53 +65,51 @@ class Learner:
             FailedPrecondition: another learner drives the run, or (ResumeRefused) something changed since.
             ConfigError, ModelError, DataError: the run cannot start as it is configured.
         """
-        config, ppo = self._config, self._config.ppo
+        task, ppo = self._task, self._task.ppo
         join()
         self._orders = Orders()
-        self._open.enter_context(_sole_learner(self._folder))
-        torch.set_num_threads(config.learner.threads)
-        if config.deterministic:
+        self._open.enter_context(_sole_learner(task.state))
+        torch.set_num_threads(task.section.threads)
+        if task.deterministic:
             make_deterministic()
-        path = self._options.start_model
-        self._tokenizer = load_tokenizer(path)
+        self._tokenizer = load_tokenizer(task.policy)
         prompts = self._prompts()
-        digests = self._digests(Path(path))
-        checkpoints = Checkpoints(self._folder.checkpoints, config.learner.keep_checkpoints)
+        digests = self._digests()
+        checkpoints = Checkpoints(task.state / "checkpoints", task.section.keep_checkpoints)
         state = self._saved(checkpoints, digests)
         incarnation = self._begin_incarnation()
 
-        queue = RedisLearnerQueue(self._redis_url(), tls=self._options.tls)
+        queue = RedisLearnerQueue(self._redis_url(), tls=task.listening.tls)
         self._open.callback(queue.close)
-        queue.open(config.name, incarnation)
-        schedule = TicketSchedule(prompts, ppo, run=config.name, seed=config.seed)
+        queue.open(task.run, incarnation)
         collector = Collector(
             queue,
-            schedule,
+            TicketSchedule(prompts, ppo, run=task.run, seed=task.seed),
             incarnation=incarnation,
             max_failed_fraction=ppo.max_failed_fraction,
-            reconcile_seconds=config.queue.reconcile_seconds,
+            reconcile_seconds=task.queue.reconcile_seconds,
         )
-        self._trainer = self._make_trainer(path, state)
-        watch = OverOptimisationWatch(ppo.watch, config.watched_source)
+        self._trainer = self._make_trainer(prompts, state)
+        watch = OverOptimisationWatch(ppo.watch, task.watched)
         if state:
             self._trainer.load_state_dict(state["trainer"])
             check_weights(state, self._trainer.policy)
             collector.load_state_dict(state["collector"])
             watch.load_state_dict(state["watch"])
         publisher = WeightPublisher(
-            self._folder.weights,
-            run=config.name,
+            task.state / "weights",
+            run=task.run,
             incarnation=incarnation,
             tokenizer_hash=tokenizer_hash(self._tokenizer),
-            keep=config.learner.weight_versions,
+            keep=task.section.weight_versions,
         )
         self._open.callback(publisher.close)
-        publisher.serve(self._options)
-        journal = Journal(self._folder, state["journal"] if state else None)
+        publisher.serve(task)
+        journal = Journal(task.figures, state["journal"] if state else None)
         self._open.callback(journal.close)
         self._loop = LearnerLoop(
             ppo=ppo,
-            section=config.learner,
+            section=task.section,
             collector=collector,
             trainer=self._trainer,
             publisher=publisher,
@@ -140,53 +134,49 @@ class Learner:
             self.close()
 
     def _keep_policy(self) -> None:
-        """Writes the trained policy, its moving average when there is one, to RunFolder.policy."""
+        """Writes the trained policy, its moving average when there is one, where it is asked for."""
         policy = self._trainer.policy
         if average := self._trainer.average_weights():
             with torch.no_grad():
                 for name, parameter in policy.named_parameters():
                     parameter.copy_(average[name])
-        save_model(policy, self._tokenizer, self._folder.policy)
+        save_model(policy, self._tokenizer, self._task.output)
 
     def close(self) -> None:
         """Gives back the queue, the weights server and the lock."""
         self._open.close()
 
     def _redis_url(self) -> str:
-        url = self._options.endpoints.redis or self._config.queue.url
+        url = self._task.endpoints.redis or self._task.queue.url
         if url is None:
-            raise ConfigError("queue.url", "the learner needs a Redis; give --redis or queue.url")
+            raise ConfigError("services.queue.url", "the learner needs a Redis; give --redis or services.queue.url")
         return url
 
     def _prompts(self) -> list[Prompt]:
-        prompts = read_prompts(DataFiles.of(self._folder).ppo_prompts)
+        prompts = read_prompts(self._task.prompts)
         encoded = encode_prompts(self._tokenizer, [prompt.text for prompt in prompts])
         return [Prompt(prompt.id, prompt.text, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
 
-    def _digests(self, policy: Path) -> dict[str, str]:
-        """What the run depends on: each option by its dotted name, data, tokenizer and models."""
-        options = deciding_options(self._config.model_dump(mode="json"), may_change=("evaluation",))
-        digests = {f"config {key}": json.dumps(value) for key, value in options.items()}
-        digests["data"] = folder_digest(self._folder.data)
-        digests["tokenizer"] = tokenizer_hash(self._tokenizer)
-        digests["start and reference model"] = folder_digest(policy)
-        digests["reward model"] = folder_digest(self._folder.reward_model)
-        for source in self._config.reward_sources:
-            if source.function is not None:
-                digests[f"reward function {source.name}"] = source_digest(source.function)
-            for path in source.paths:
-                digests[f"reward source {source.name}, model {path}"] = folder_digest(Path(path))
-        return digests
+    def _digests(self) -> dict[str, str]:
+        """What the run depends on: each option by its dotted name, prompts, tokenizer, models and the reward's parts."""
+        task = self._task
+        files = {"prompts": task.prompts, "demonstrations": task.demonstrations, "text": task.text}
+        models = {"start model": task.policy, "reference model": task.reference}
+        return {
+            **{f"ppo.{key}": json.dumps(value) for key, value in flat(task.ppo.model_dump(mode="json")).items()},
+            "seed": str(task.seed),
+            "deterministic": str(task.deterministic),
+            "computation": f"{task.dtype}",
+            **{name: digest(path) for name, path in files.items() if path is not None},
+            "tokenizer": tokenizer_hash(self._tokenizer),
+            **{name: digest(Path(path)) if Path(path).exists() else path for name, path in models.items()},
+            **{f"reward, {name}": value for name, value in task.sources.items()},
+        }
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
         newest = checkpoints.latest()
         if newest is None:
             return None
-        if not self._options.resume:
-            raise FailedPrecondition(
-                f"{newest.parent} holds checkpoints, the newest {newest.name}: --resume goes on from it; "
-                "to start over, give the run another name, or delete them"
-            )
         state = load_checkpoint(newest)
         refuse_changes(state["digests"], digests)
         log.info("resuming from %s", newest)
@@ -195,7 +185,7 @@ class Learner:
     def _begin_incarnation(self) -> str:
         """Draws this start's random id and makes it durable before anything carries it."""
         incarnation = secrets.token_hex(4)
-        path = self._folder.root / "incarnations.txt"
+        path = self._task.state / "incarnations.txt"
         with path.open("a", encoding="utf-8") as file:
             file.write(incarnation + "\n")
             file.flush()
@@ -203,28 +193,27 @@ class Learner:
         sync(path.parent)
         return incarnation
 
-    def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:
+    def _make_trainer(self, prompts: list[Prompt], state: dict[str, Any] | None) -> Trainer:
+        task = self._task
         if state:
             offset = float(state["trainer"]["offset"])
         else:
-            ends, tls = self._options.endpoints, self._options.tls
-            offset = calibration_offset(self._config.ppo, self._folder, self._prompts(), ends, tls)
-        orders = self._orders
-        orders.give(Start(offset, f"step-{state['step']:06d}" if state else None))
-        return make_trainer(self._config, self._folder, self._tokenizer, path, offset, orders=orders)
+            offset = calibration_offset(task.ppo, task.demonstrations, prompts, task.endpoints, task.listening.tls)
+        self._orders.give(Start(offset, f"step-{state['step']:06d}" if state else None))
+        return make_trainer(task, self._tokenizer, offset, orders=self._orders)
 
 
 @contextmanager
-def _sole_learner(folder: RunFolder) -> Iterator[None]:
+def _sole_learner(folder: Path) -> Iterator[None]:
     """Holds the run's lock, which the system releases however this process ends.
 
     Raises:
         FailedPrecondition: another process holds it.
     """
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with (folder.root / "learner.lock").open("w") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "learner.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FailedPrecondition(f"another learner drives the run in {folder.root}; stop it first") from None
+            raise FailedPrecondition(f"another learner drives the run in {folder}; stop it first") from None
         yield

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lodestar.config import RunConfig
-from lodestar.data.files import DataFiles, read_text
+from lodestar.config import LearnerTask
+from lodestar.data.files import read_text
 from lodestar.data.rows import encode_documents
-from lodestar.layout import RunFolder
 from lodestar.model.loading import load_causal_lm, resolve_device
 from lodestar.records import Rollout
 from lodestar_services.learner.critic import critic_from
@@ -38,37 +37,32 @@ class LeadingTrainer(Trainer):
         return super().step(rollouts)
 
 
-def make_trainer(
-    config: RunConfig, folder: RunFolder, tokenizer: Any, path: str, offset: float, *, orders: Orders | None = None
-) -> Trainer:
-    """The trainer of a run around the start model at ``path``; with ``orders`` the first rank's."""
-    ppo = config.ppo
-    device = str(resolve_device(config.model.device))
-    policy = load_causal_lm(path, dtype=config.model.dtype, device=device)
-    source = config.critic_source
-    own = config.reward_model.path or folder.reward_model
+def make_trainer(task: LearnerTask, tokenizer: Any, offset: float, *, orders: Orders | None = None) -> Trainer:
+    """The trainer of a run around its start model; with ``orders`` the first rank's."""
+    ppo, device = task.ppo, str(resolve_device(task.device))
+    policy = load_causal_lm(task.policy, dtype=task.dtype, device=device)
     critic = critic_from(
         ppo.critic,
-        reward_model_path=None if source is None else source.paths[0] if source.paths else own,
+        reward_model_path=task.critic,
         policy=policy,
         tokenizer=tokenizer,
         offset=offset,
-        seed=config.seed,
+        seed=task.seed,
     )
     wants_reference = ppo.kl.loss_estimator == "exact"
-    text = read_text(DataFiles.of(folder).text("train")) if ppo.ptx.coefficient else []
-    longest = min(config.data.max_tokens, tokenizer.model_max_length)
+    text = read_text(task.text) if task.text is not None and ppo.ptx.coefficient else []
+    longest = min(ppo.ptx.document_tokens, tokenizer.model_max_length)
     kind = Trainer if orders is None else LeadingTrainer
     trainer = kind(
         ppo,
         policy,
         critic,
-        seed=config.seed,
+        seed=task.seed,
         offset=offset,
-        reference=load_causal_lm(path, dtype=config.model.dtype, device=device) if wants_reference else None,
+        reference=load_causal_lm(task.reference, dtype=task.dtype, device=device) if wants_reference else None,
         pretraining=encode_documents(tokenizer, text, longest=longest),
-        failures=folder.root / "failures",
-        deterministic=config.deterministic,
+        failures=task.state / "failures",
+        deterministic=task.deterministic,
     )
     if isinstance(trainer, LeadingTrainer) and orders is not None:
         trainer.orders = orders

@@ -14,7 +14,7 @@ from typing import IO
 from torch import nn
 
 from lodestar import metrics
-from lodestar.config import Endpoints, ServeOptions
+from lodestar.config import Endpoints, LearnerTask
 from lodestar.errors import LodestarError
 from lodestar.model.weights import named_tensors
 from lodestar.records import ModelInfo, WeightManifest
@@ -41,16 +41,17 @@ class WeightPublisher:
         self._keep = keep
         self.server: subprocess.Popen[str] | None = None
         """The process that serves."""
-        self._options: ServeOptions | None = None
+        self._task: LearnerTask | None = None
         self._listener: threading.Thread | None = None
 
-    def serve(self, options: ServeOptions) -> int:
+    def serve(self, task: LearnerTask) -> int:
         """Starts the server process as the learner itself was told to serve, on ``weights_port``; returns its port.
 
         Raises:
             LodestarError: it did not start, with its last words.
         """
-        told = options.model_copy(update={"port": options.weights_port, "endpoints": Endpoints()})
+        ours = task.listening.model_copy(update={"port": task.listening.weights_port})
+        told = task.model_copy(update={"listening": ours, "endpoints": Endpoints()})
         self.server = subprocess.Popen(
             [sys.executable, "-m", "lodestar_services.learner.weights_server"],
             stdin=subprocess.PIPE,
@@ -63,11 +64,12 @@ class WeightPublisher:
         line = self.server.stdout.readline()
         if not line:
             raise LodestarError(
-                f"the weights server on {options.host}:{options.weights_port} did not start "
+                f"the weights server on {task.listening.host}:{task.listening.weights_port} did not start "
                 f"(exit {self.server.wait()}); its error is in this log"
             )
         port = int(json.loads(line)["port"])
-        self._options = options.model_copy(update={"weights_port": port})
+        at = task.listening.model_copy(update={"weights_port": port})
+        self._task = task.model_copy(update={"listening": at})
         self._listener = threading.Thread(target=_count, args=(self.server.stdout,), name="weights", daemon=True)
         self._listener.start()
         return port
@@ -96,11 +98,11 @@ class WeightPublisher:
 
         To be called while the learner waits for rollouts: who could not fetch the weights makes none.
         """
-        if self.server is None or self._options is None or self.server.poll() is None:
+        if self.server is None or self._task is None or self.server.poll() is None:
             return
         log.warning("the weights server ended with exit code %s; starting it again", self.server.returncode)
         self.close()
-        self.serve(self._options)  # its port is free
+        self.serve(self._task)  # its port is free
 
     def _notify(self) -> None:
         self.keep_serving()

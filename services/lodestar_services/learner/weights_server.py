@@ -1,6 +1,6 @@
 """The process beside the learner that serves its published weights.
 
-Consumes its ServeOptions as a line of JSON on standard input and then one line per announcement; ends when standard
+Consumes its LearnerTask as a line of JSON on standard input and then one line per announcement; ends when standard
 input does. Prints ``{"port": …}`` once it is bound and ``{"sent": …}``, in bytes, now and then.
 """
 
@@ -18,9 +18,8 @@ from typing import Any
 
 import grpc.aio
 
-from lodestar.config import ServeOptions
+from lodestar.config import LearnerTask
 from lodestar.errors import FailedPrecondition, InvalidArgument, Unavailable
-from lodestar.layout import RunFolder
 from lodestar.records import ModelInfo, WeightManifest
 from lodestar.rpc import convert
 from lodestar.rpc.server import Server, configure_logging
@@ -96,13 +95,13 @@ class WeightsServicer(weights_pb2_grpc.WeightsServiceServicer):
         return ModelInfo(self._run, manifest.version, manifest.tokenizer_hash)
 
 
-async def serve(options: ServeOptions) -> None:
+async def serve(task: LearnerTask) -> None:
     """Serves until standard input ends; the lines that come meanwhile are announcements."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    servicer = WeightsServicer(RunFolder(options.run_dir).weights, options.config.name)
+    servicer = WeightsServicer(task.state / "weights", task.run)
     add = partial(weights_pb2_grpc.add_WeightsServiceServicer_to_server, servicer)
-    spec = ServerSpec.of("weights", options, options.config.learner, [Service(NAME, add)])
+    spec = ServerSpec.of(task, task.section, [Service(NAME, add)], role="weights")
     # Its figures reach Prometheus through the learner; the port may still be a killed predecessor's.
     spec = dataclasses.replace(
         spec, metrics_port=None, caller_port=None, health_port=None, bind_seconds=_BIND_SECONDS, drain_seconds=0.0
@@ -136,9 +135,9 @@ def _tell(**figure: int) -> None:
 def main() -> None:
     """Reads the options, which may hold secrets and so do not stand on the command line."""
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:  # unbuffered: the rest is the loop's
-        options = ServeOptions.model_validate_json(lines.readline())
+        task = LearnerTask.model_validate_json(lines.readline())
     configure_logging("weights")
-    asyncio.run(serve(options))
+    asyncio.run(serve(task))
 
 
 if __name__ == "__main__":

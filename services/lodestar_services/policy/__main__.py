@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lodestar.config import ServeOptions
-from lodestar.layout import RunFolder
+from lodestar.config import PolicyTask
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
@@ -17,16 +16,16 @@ NAME = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 CONTROL = policy_control_pb2.DESCRIPTOR.services_by_name["PolicyControlService"].full_name
 
 
-def main(options: ServeOptions) -> int:
+def main(task: PolicyTask) -> int:
     """Serves until SIGTERM; the exit code."""
-    configure_logging(f"policy-{options.replica}")
-    policy = Policy(options.start_model, options.config)
+    configure_logging(f"{task.name}-{task.listening.replica}")
+    policy = Policy(task)
 
     async def warm() -> None:
         await policy.load()
-        if options.endpoints.weights is not None:
-            source = GrpcSource(options.endpoints.weights, options.config.name, tls=options.tls)
-            await policy.attach(source, RunFolder(options.run_dir).served / str(options.replica))
+        if task.endpoints.weights is not None:
+            source = GrpcSource(task.endpoints.weights, task.run, tls=task.listening.tls)
+            await policy.attach(source, task.cache or task.folder / "served" / str(task.listening.replica))
 
     services = [
         Service(NAME, partial(policy_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyServicer(policy))),
@@ -36,6 +35,6 @@ def main(options: ServeOptions) -> int:
         ),
     ]
     try:
-        return run(ServerSpec.of("policy", options, options.config.policy, services, warm=warm, work=policy.follow))
+        return run(ServerSpec.of(task, task.section, services, warm=warm, work=policy.follow))
     finally:
         policy.stop()

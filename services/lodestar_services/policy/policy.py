@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lodestar import metrics
-from lodestar.config import RunConfig
+from lodestar.config import PolicyTask
 from lodestar.data.rows import encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
@@ -54,13 +54,13 @@ WARM_PROMPT = 64
 class Policy:
     """``await load()``, then serve; where there is a learner, ``attach(…)`` before that and ``follow(…)`` beside it."""
 
-    def __init__(self, path: str, config: RunConfig) -> None:
-        self._path = path
-        self._config = config
+    def __init__(self, task: PolicyTask) -> None:
+        self._path = task.model
+        self._task = task
         self._follower: WeightFollower | None = None
         self._description: ModelDescription
-        threads = 1 if config.deterministic else config.policy.threads
-        self.engine = AsyncEngine(self._make_engine, name=path, threads=threads)
+        threads = 1 if task.deterministic else task.section.threads
+        self.engine = AsyncEngine(self._make_engine, name=task.model, threads=threads)
 
     async def load(self) -> None:
         """Load the model on the engine's thread as step 0, and generate once.
@@ -74,20 +74,20 @@ class Policy:
         info = self.engine.model_info
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, info.version.incarnation).set(1)
         context = self.engine.engine.limits.context_tokens
-        compiles = resolve_device(self._config.model.device).type == "cuda"
+        compiles = resolve_device(self._task.device).type == "cuda"
         prompt = [self._tokenizer.eos_token_id] * (min(WARM_PROMPT, context - 1) if compiles else 1)
         warm = SamplingParams(max_tokens=min(WARM_TOKENS, context - len(prompt)), seed=0)
         async for _ in self.engine.generate(prompt, warm):
             pass
 
     def _make_engine(self) -> Engine:
-        device = resolve_device(self._config.model.device)
-        model = load_causal_lm(self._path, dtype=self._config.model.dtype, device=str(device))
+        device = resolve_device(self._task.device)
+        model = load_causal_lm(self._path, dtype=self._task.dtype, device=str(device))
         engine = Engine(
             model,
             self._tokenizer,
-            self._config.policy,
-            deterministic=self._config.deterministic,
+            self._task.section,
+            deterministic=self._task.deterministic,
             version=WeightVersion("", 0, weights_digest(tensor_digests(model))),
             device=device,
         )
@@ -96,7 +96,7 @@ class Policy:
             context_tokens=engine.limits.context_tokens,
             vocab_size=engine.limits.vocab_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            dtype=self._config.model.dtype,
+            dtype=self._task.dtype,
         )
         return engine
 
@@ -177,7 +177,7 @@ class Policy:
     # --- weights -----------------------------------------------------------------------------------------------
     async def attach(self, source: WeightSource, cache: Path) -> None:
         """Serve the last verified version that ``cache`` holds, if any. To be awaited before anybody is answered."""
-        self._follower = WeightFollower(source, cache, self._config.name, self.engine.version, self.apply)
+        self._follower = WeightFollower(source, cache, self._task.run, self.engine.version, self.apply)
         await self._follower.restore()
 
     async def follow(self, stopping: asyncio.Event) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lodestar.config import ServeOptions
+from lodestar.config import ReferenceTask
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import reference_pb2, reference_pb2_grpc
@@ -14,10 +14,9 @@ from lodestar_services.reference.servicer import ReferenceServicer
 NAME = reference_pb2.DESCRIPTOR.services_by_name["ReferenceService"].full_name
 
 
-def main(options: ServeOptions) -> int:
+def main(task: ReferenceTask) -> int:
     """Serves until SIGTERM; the exit code."""
-    configure_logging(f"reference-{options.replica}")
-    reference = Reference(options.start_model, options.config)
+    configure_logging(f"{task.name}-{task.listening.replica}")
+    reference = Reference(task)
     add = partial(reference_pb2_grpc.add_ReferenceServiceServicer_to_server, ReferenceServicer(reference))
-    section = options.config.reference
-    return run(ServerSpec.of("reference", options, section, [Service(NAME, add)], warm=reference.load))
+    return run(ServerSpec.of(task, task.section, [Service(NAME, add)], warm=reference.load))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import device as Device
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar import metrics
-from lodestar.config import RunConfig
+from lodestar.config import ReferenceTask
 from lodestar.model.loading import load_tokenizer, resolve_device, tensor_digests, tokenizer_hash, weights_digest
 from lodestar.records import ModelInfo, WeightVersion
 from lodestar.rpc.checks import check_tokenizer_hash
@@ -31,13 +30,13 @@ class FrozenModel:
     device: Device
 
     @classmethod
-    def load(cls, loader: Callable[..., PreTrainedModel], path: str | Path, config: RunConfig) -> FrozenModel:
+    def load(cls, loader: Callable[..., PreTrainedModel], task: ReferenceTask) -> FrozenModel:
         """Loads with lodestar.model.loading's ``load_causal_lm``; what they raise passes."""
-        device = resolve_device(config.model.device)
-        model = loader(path, dtype=config.model.dtype, device=str(device))
-        tokenizer = load_tokenizer(path)
+        device = resolve_device(task.device)
+        model = loader(task.model, dtype=task.dtype, device=str(device))
+        tokenizer = load_tokenizer(task.model)
         version = WeightVersion("", 0, weights_digest(tensor_digests(model)))
-        info = ModelInfo(str(path), version, tokenizer_hash(tokenizer))
+        info = ModelInfo(task.model, version, tokenizer_hash(tokenizer))
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, version.incarnation).set(1)
         shape: Any = model.config
         return cls(model, tokenizer, info, shape.max_position_embeddings, shape.vocab_size, device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lodestar import metrics
-from lodestar.config import ReferenceConfig, RunConfig
+from lodestar.config import ReferenceTask
 from lodestar.errors import LodestarError, NonFinite
 from lodestar.model.loading import load_causal_lm
 from lodestar.model.packed import PackedBatch, response_logprobs
@@ -36,12 +36,11 @@ class Question:
 class Reference:
     """``await load()``, then ``await logprobs(…)``."""
 
-    def __init__(self, path: str, config: RunConfig) -> None:
-        self._path = path
-        self._config = config
-        self._deterministic = config.deterministic
-        section: ReferenceConfig = config.reference
-        self._compute = ComputeThread("reference", threads=1 if config.deterministic else section.threads)
+    def __init__(self, task: ReferenceTask) -> None:
+        self._task = task
+        self._deterministic = task.deterministic
+        section = task.section
+        self._compute = ComputeThread("reference", threads=1 if task.deterministic else section.threads)
         self._batcher = TokenBatcher[Question, TokenLogProbs](
             self._compute,
             self._answer,
@@ -54,7 +53,7 @@ class Reference:
 
     async def load(self) -> None:
         """Loads the model on its thread and runs it once."""
-        self.frozen = await self._compute.run(FrozenModel.load, load_causal_lm, self._path, self._config)
+        self.frozen = await self._compute.run(FrozenModel.load, load_causal_lm, self._task)
         await self._compute.run(partial(warm_up_kernels, self.frozen.model, train=False))
         eos = self.frozen.tokenizer.eos_token_id
         await self._compute.run(self._answer, [Question(Scored((eos, eos), 1), 1.0, entropy=True)])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lodestar.config import ServeOptions
-from lodestar.layout import RunFolder
+from lodestar.config import RewardTask
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import reward_pb2, reward_pb2_grpc
@@ -15,9 +14,9 @@ from lodestar_services.reward.servicer import RewardServicer
 NAME = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 
 
-def main(options: ServeOptions) -> int:
+def main(task: RewardTask) -> int:
     """Serves until SIGTERM; the exit code."""
-    configure_logging(f"reward-{options.replica}")
-    reward = Reward(options.model or str(RunFolder(options.run_dir).reward_model), options.config)
+    configure_logging(f"{task.name}-{task.listening.replica}")
+    reward = Reward(task)
     add = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, RewardServicer(reward))
-    return run(ServerSpec.of("reward", options, options.config.reward, [Service(NAME, add)], warm=reward.load))
+    return run(ServerSpec.of(task, task.section, [Service(NAME, add)], warm=reward.load))

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Sequence
 
 from lodestar import metrics
-from lodestar.config import RewardConfig, RunConfig, SourceConfig
+from lodestar.config import RewardTask, SourceConfig
+from lodestar.config.rewards import served_sources
 from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError
 from lodestar.records import ModelDescription, ModelInfo, Score, ScoreItem, WeightVersion
 from lodestar.rewards.combine import Judgement, combine
@@ -24,14 +25,14 @@ MAX_CHARACTERS = 2**20
 class Reward:
     """``await load()``, then ``await score(…)``."""
 
-    def __init__(self, path: str, config: RunConfig) -> None:
+    def __init__(self, task: RewardTask) -> None:
         """``path``: the run's own reward model, for the sources that name no other."""
-        self._path = path
-        self._config = config
-        self._sources: tuple[SourceConfig, ...] = config.reward_sources
+        self._path = task.model or ""
+        self._task = task
+        self._sources: tuple[SourceConfig, ...] = served_sources(task.section.sources, synthetic=False)
         self._weights = {source.name: source.weight for source in self._sources if not source.watched}
-        section: RewardConfig = config.reward
-        self._compute = ComputeThread("reward", threads=1 if config.deterministic else section.threads)
+        section = task.section
+        self._compute = ComputeThread("reward", threads=1 if task.deterministic else section.threads)
         self._tokenizing = ComputeThread("tokenizer")  # beside a forward pass, and never in two threads at once
         self._python_thread = ComputeThread("reward-python")
         self._batcher = TokenBatcher[Work, dict[str, Judgement]](
@@ -51,7 +52,7 @@ class Reward:
         self._python = [PythonSource.load(source) for source in self._sources if source.kind != "model"]
         for source in self._sources:
             if source.kind == "model":
-                self._models.append(await self._compute.run(ModelSource.load, source, self._path, self._config))
+                self._models.append(await self._compute.run(ModelSource.load, source, self._task))
         self.description = self._describe()
         metrics.MODEL_INFO.labels(self.description.model.name, self.description.model.tokenizer_hash, "").set(1)
         if self._models:
@@ -176,7 +177,7 @@ class Reward:
             for member in source.members:
                 rows = [work.encoded[place] for work in works]
                 scores.append(
-                    member.scores(rows, alone=self._config.deterministic, batch_tokens=self._config.reward.batch_tokens)
+                    member.scores(rows, alone=self._task.deterministic, batch_tokens=self._task.section.batch_tokens)
                 )
                 place += 1
             for i, judgement in enumerate(source.judge(scores)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lodestar import metrics
-from lodestar.config import RunConfig, SourceConfig
+from lodestar.config import RewardTask, SourceConfig
 from lodestar.data.world import gold_reward
 from lodestar.errors import ConfigError, LodestarError, NonFinite, SourceFailed
 from lodestar.rewards.combine import Judgement, over_ensemble
@@ -32,15 +32,19 @@ class ModelSource:
     offset: float
 
     @staticmethod
-    def load(config: SourceConfig, own: str, run: RunConfig) -> ModelSource:
-        """Loads the source's models; ``own`` is the folder of the run's own reward model.
+    def load(config: SourceConfig, task: RewardTask) -> ModelSource:
+        """Loads the source's models.
 
         Raises:
             ModelError: a folder holds no model that scores.
             ConfigError: the source's heads are not the model's labels, or the card lacks an offset.
         """
-        paths = config.paths or (own,)
-        members = tuple(ScoringModel.load(path, dtype=run.model.dtype, device=run.model.device) for path in paths)
+        paths = config.paths or ((task.model,) if task.model else ())
+        if not paths:
+            raise ConfigError(
+                f"reward.sources {config.name}.paths", "is empty, and the run has no reward model of its own to serve"
+            )
+        members = tuple(ScoringModel.load(path, dtype=task.dtype, device=task.device) for path in paths)
         for path, member in zip(paths, members, strict=True):
             _check_heads(config, path, member.labels)
         offset = _card_offset(config, paths[0]) if config.offset == "card" else float(config.offset)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
-from lodestar.config import ServeOptions
+from lodestar.config import RolloutTask
 from lodestar.errors import ConfigError, LodestarError
 from lodestar.queue.redis import RedisWorkerQueue
 from lodestar.rpc.server import configure_logging, run
@@ -18,11 +17,11 @@ from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 
 
-def main(options: ServeOptions) -> int:
+def main(task: RolloutTask) -> int:
     """Works until SIGTERM; the exit code."""
-    configure_logging(f"rollout-{options.replica}")
-    service = RolloutService(options)
-    spec = ServerSpec.of("rollout", options, None, [], warm=service.connect, work=service.work)
+    configure_logging(f"rollout-{task.listening.replica}")
+    service = RolloutService(task)
+    spec = ServerSpec.of(task, None, [], warm=service.connect, work=service.work)
     try:
         return run(spec)
     except BaseExceptionGroup as group:
@@ -32,19 +31,15 @@ def main(options: ServeOptions) -> int:
 class RolloutService:
     """One worker process: connects, works, closes."""
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, task: RolloutTask) -> None:
         """
         Raises:
-            ConfigError: an endpoint is missing.
+            ConfigError: the queue's or the policy servers' address is missing.
         """
-        self._config = options.config
-        self._name = f"rollout-{options.replica}-{uuid.uuid4().hex[:8]}"
-        self._tls = options.tls
-        ends = options.endpoints
-        self._redis = ends.redis or options.config.queue.url or _missing("redis")
-        self._policy = _given("policy", ends.policy)
-        self._reward = _given("reward", ends.reward)
-        self._reference = _given("reference", ends.reference)
+        self._task = task
+        self._name = f"rollout-{task.listening.replica}-{uuid.uuid4().hex[:8]}"
+        self._redis = task.endpoints.redis or task.queue.url or _missing("redis")
+        self._policy = task.endpoints.policy or _missing("policy")
         self._open = AsyncExitStack()
         self._worker: RolloutWorker
 
@@ -62,24 +57,25 @@ class RolloutService:
             await self._worker.work(stopping)
 
     async def _connect(self) -> None:
-        section, queue_section = self._config.rollout, self._config.queue
-        told: dict[str, Any] = {"timeout": section.deadline_seconds, "tls": self._tls}
+        task, section, ends = self._task, self._task.section, self._task.endpoints
+        told: dict[str, Any] = {"timeout": section.deadline_seconds, "tls": task.listening.tls}
+        enter = self._open.enter_async_context
         calls = ModelCalls(
-            await self._open.enter_async_context(AsyncPolicyClient(self._policy, **told)),
-            await self._open.enter_async_context(AsyncRewardClient(self._reward, **told)),
-            await self._open.enter_async_context(AsyncReferenceClient(self._reference, **told)),
+            await enter(AsyncPolicyClient(self._policy, **told)),
+            await enter(AsyncRewardClient(ends.reward, **told)) if ends.reward else None,
+            await enter(AsyncReferenceClient(ends.reference, **told)) if ends.reference else None,
             version_wait_seconds=section.version_wait_seconds,
-            call_tokens=min(self._config.reward.batch_tokens, self._config.reference.batch_tokens),
+            call_tokens=task.call_tokens,
         )
         await calls.meet()
         queue = RedisWorkerQueue(
             self._redis,
-            self._config.name,
+            task.run,
             self._name,
-            claim_seconds=queue_section.claim_seconds,
+            claim_seconds=task.queue.claim_seconds,
             max_attempts=section.max_attempts,
             max_deliveries=section.max_deliveries,
-            tls=self._tls,
+            tls=task.listening.tls,
         )
         self._open.push_async_callback(queue.close)
         self._worker = RolloutWorker(
@@ -87,12 +83,8 @@ class RolloutService:
             calls,
             name=self._name,
             in_flight=section.in_flight,
-            heartbeat_seconds=queue_section.heartbeat_seconds,
+            heartbeat_seconds=task.queue.heartbeat_seconds,
         )
-
-
-def _given(role: str, addresses: Sequence[str]) -> Sequence[str]:
-    return addresses or _missing(role)
 
 
 def _missing(role: str) -> str:

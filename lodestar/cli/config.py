@@ -1,0 +1,80 @@
+"""``lodestar config``: a run's plan as a table, and every option there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lodestar.config import RunConfig
+from lodestar.config.load import load_config, read_tree
+from lodestar.errors import ConfigError
+from lodestar.recipe.folder import CONFIG, refuse_old
+from lodestar.recipe.plan import Step, plan
+from lodestar.recipe.stage import registry
+from lodestar.recipe.store import Store
+from lodestar.recipe.written import as_stages, nearest, written_as_before
+
+
+def check(path: Path, overrides: Sequence[str]) -> None:
+    """Prints the plan; raises as load_config and plan do."""
+    run = load_config(path, overrides)
+    planned = plan(run)
+    root = Path(run.runs_dir) / run.name
+    refuse_old(root)
+    store = Store(root, run)
+    table = Table("stage", "takes", "makes", "runs as", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for step in planned.steps:
+        takes = [f"{port} ← {', '.join(artifacts)}" for port, artifacts in step.inputs.items()]
+        table.add_row(step.name, "\n".join(takes), ", ".join(step.makes), _place(step), _state(store, step))
+    console = Console(highlight=False)
+    console.print(table)
+    held = (root / CONFIG).exists()
+    console.print(f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}")
+    tree = read_tree(path)
+    if old := written_as_before(tree):
+        console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")
+        print(yaml.safe_dump(as_stages(tree), sort_keys=False, width=100), end="")
+
+
+def schema(stage: str | None) -> None:
+    """Prints the JSON Schema of a stage, or of the whole with every stage's below ``stages``."""
+    stages = registry()
+    if stage is not None:
+        if stage not in stages:
+            raise ConfigError(stage, f"is no stage{nearest(stage, stages)}; there are {', '.join(sorted(stages))}")
+        print(json.dumps(stages[stage].model_json_schema(), indent=2))
+        return
+    tree: dict[str, Any] = RunConfig.model_json_schema()
+    definitions = tree.setdefault("$defs", {})
+    properties = {}
+    for name, kind in stages.items():
+        part = kind.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= part.pop("$defs", {})
+        properties[name] = {"anyOf": [part, {"type": "null"}]}
+    tree["properties"]["stages"]["properties"] = properties
+    print(json.dumps(tree, indent=2))
+
+
+def _place(step: Step) -> str:
+    """What runs it, and which servers and workers beside it."""
+    own = f"{step.stage.serves} service" if step.stage.serves else "a process"
+    fleets = [*step.stage.calls, *(["rollout workers"] if step.stage.rolls_out else [])]
+    return f"{own}, with {', '.join(fleets)}" if fleets else own
+
+
+def _state(store: Store, step: Step) -> str:
+    if changes := store.changes(step):
+        return f"[yellow]asked otherwise: {escape(', '.join(map(str, changes)))}; --from {step.name}[/]"
+    if store.done(step):
+        return "[green]done[/]"
+    if store.seal_of(step.name):
+        return "[yellow]done, to be made anew: what it takes changed[/]"
+    return "begun" if store.unfinished(step).exists() else ""

@@ -1,0 +1,97 @@
+"""A whole run on this machine: folder, lock, signals, view, crew and conductor."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from lodestar.config import RunConfig, dump
+from lodestar.crew.local import Local
+from lodestar.errors import FailedPrecondition
+from lodestar.files import write_atomically
+from lodestar.local.board import Board, StageRow
+from lodestar.local.lock import locked
+from lodestar.local.signals import interruptible
+from lodestar.recipe.conduct import Wanted, accepted, conduct
+from lodestar.recipe.folder import CONFIG, refuse_old
+from lodestar.recipe.plan import Plan
+from lodestar.recipe.store import Store
+
+View = Callable[[Board], AbstractContextManager[Any]]
+_OURS = (
+    CONFIG, "report.html", "summary.json", "logs", "services", "redis",
+    # what versions before recipes made
+    "data", "models", "checkpoints", "weights", "policy", "failures", "metrics.jsonl", "ledger.jsonl", "samples.jsonl",
+    "state.json", "learner.lock", "incarnations.txt",
+)  # fmt: skip
+
+
+def run_here(
+    run: RunConfig,
+    plan: Plan,
+    view: View,
+    wanted: Wanted = Wanted(),
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    begins: bool = False,
+    budgets: Mapping[str, float] | None = None,
+) -> Path:
+    """Conducts the wanted part of a run; returns the run's folder.
+
+    Args:
+        view: shows the board while the run lasts (lodestar.local.view).
+        resume: go on with what the run's folder holds. fresh: throw it away first.
+        begins: begin a run where resume finds none.
+        budgets: seconds per stage, for the view.
+
+    Raises:
+        LodestarError: with the exit code of what went wrong; nothing runs any more when it is raised.
+        Interrupted: by a signal; likewise.
+    """
+    root = Path(run.runs_dir) / run.name
+    with interruptible() as hurry, locked(root):
+        store = Store(root, run)
+        _open(root, plan, resume=resume, fresh=fresh, begins=begins)
+        accepted(plan, store, wanted, look_only=True)
+        write_atomically(root / CONFIG, dump(run))
+        limits = {s.name: getattr(s.stage, "max_seconds", None) for s in plan.steps} | dict(budgets or {})
+        board = Board(run.name, [StageRow(step.name, limits[step.name]) for step in plan.steps])
+        with view(board), Local(run, plan, store, board, hurry=hurry) as crew:
+            conduct(plan, store, crew, board, wanted)
+    return root
+
+
+def _open(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -> None:
+    """Empties or checks the run's folder, as asked.
+
+    Raises:
+        FailedPrecondition: it holds a run and neither resume nor fresh was said, or there is nothing to resume, or it is
+            something else's.
+    """
+    held = (root / CONFIG).exists()
+    if fresh and held:
+        clear(root)
+    elif held and not resume:
+        raise FailedPrecondition(
+            f"{root} holds a run already: --resume goes on with it, --fresh starts over, name=… makes another"
+        )
+    elif resume and not held and not begins:
+        raise FailedPrecondition(f"{root} holds no run to resume; leave --resume out to start it")
+    elif not held and root.exists() and any(path.name != ".lock" for path in root.iterdir()):
+        raise FailedPrecondition(f"{root} is not empty and not a run; choose another name=… or runs_dir=…")
+    refuse_old(root)
+
+
+def clear(root: Path) -> None:
+    """Removes what runs make, and nothing else that a person may have put there."""
+    stages = [seal.parent.name for pattern in ("*/seal.json", "*/unfinished") for seal in root.glob(pattern)]
+    for name in (*_OURS, *stages):
+        path = root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

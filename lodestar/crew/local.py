@@ -1,0 +1,232 @@
+"""The crew of one machine: every server, worker and stage is a process of its own, forked from one that has torch loaded.
+
+The conductor itself imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Self
+
+from lodestar.config.run import RunConfig
+from lodestar.config.serve import Endpoints, Listening, Task
+from lodestar.crew.fleet import Fleet, Member, figures_of
+from lodestar.crew.follow import StatusFollower
+from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
+from lodestar.crew.work import argument_of
+from lodestar.errors import RunPaused
+from lodestar.local.board import Board
+from lodestar.local.ports import free_ports
+from lodestar.local.processes import Processes
+from lodestar.local.progress import ProgressReader
+from lodestar.local.redis_server import RedisServer
+from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.store import Store
+from lodestar.records import RunState
+
+WORKERS = "rollout"
+POLL_SECONDS = 0.1
+SCRAPE_SECONDS = 1.0
+
+
+class Local:
+    """A context manager that leaves no process behind.
+
+    with Local(run, plan, store, board) as crew:
+        conduct(plan, store, crew, board)
+    """
+
+    def __init__(
+        self, run: RunConfig, plan: Plan, store: Store, board: Board, *, hurry: threading.Event | None = None
+    ) -> None:
+        """``hurry`` ends the grace that processes have to end by themselves."""
+        self._run = run
+        self._plan = plan
+        self._store = store
+        self._board = board
+        self._hurry = hurry or threading.Event()
+        self._open = ExitStack()
+        self._tasks: dict[str, list[Task]] = {}
+        """What each running fleet was told, ports included."""
+        self.redis: RedisServer | None = None
+        self.fleet: Fleet
+        self._endpoints = Endpoints()
+        self._listening = Listening()
+
+    def __enter__(self) -> Self:
+        states = self._store.root / "services"
+        shutil.rmtree(states, ignore_errors=True)
+        self._processes = self._open.enter_context(Processes(self._store.root / "logs"))
+        self.fleet = Fleet(self._processes, self._board, states)
+        self._open.enter_context(self._scraping())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.release()
+        finally:
+            self._open.close()
+
+    # --- the port ------------------------------------------------------------------------------------------------
+    def serve(self, step: Step) -> Servers:
+        """See Crew: a fleet whose task is the same goes on."""
+        calls = calls_of(step)
+        weights = None
+        if step.stage.serves:
+            port, metrics, weights_port = free_ports(3)
+            self._listening = Listening(port=port, metrics_port=metrics, weights_port=weights_port)
+            weights = f"127.0.0.1:{weights_port}"
+        wanted = {name: self._server_tasks(step, name, weights) for name in calls}
+        self._stop([name for name in self._tasks if _told(self._tasks[name]) != _told(wanted.get(name, []))])
+        for name, tasks in wanted.items():
+            if name not in self._tasks:
+                self._start(name, tasks)
+        self.fleet.wait_ready(list(calls))
+        servers = {name: tuple(_address(task) for task in self._tasks[name]) for name in calls}
+        self._endpoints = Endpoints()
+        if step.stage.rolls_out:
+            self._endpoints = Endpoints(
+                redis=self._redis_url(),
+                policy=servers.get("policy", ()),
+                reward=servers.get("reward", ()),
+                reference=servers.get("reference", ()),
+                weights=weights,
+            )
+        return servers
+
+    def work(self, step: Step, servers: Servers) -> None:
+        """See Crew: the stage's process, and rollout workers beside one that rolls out."""
+        argument = argument_of(self._run, self._store, step.name, servers, self._endpoints, self._listening)
+        ports = (self._listening.port, self._listening.metrics_port) if step.stage.serves else None
+        name = f"{step.stage.serves}-0" if step.stage.serves else step.name
+        reader = ProgressReader(self._store.root / "logs" / f"{step.name}.jsonl")
+        reader.forget()
+        own = self.fleet.start(
+            name, "lodestar.crew.work:stage", argument, role=step.stage.serves, ports=ports, ends=True
+        )
+        try:
+            if step.stage.rolls_out:
+                self._start(WORKERS, self._worker_tasks())
+            with self._following(step):
+                self._wait(step, own, reader)
+            self.fleet.scrape()
+        finally:
+            self._stop([WORKERS])
+            self.fleet.stop([own.fleet], hurry=self._hurry)
+
+    def figures(self, step: Step) -> Mapping[str, Any]:
+        """See Crew."""
+        if not (step.stage.calls or step.stage.serves):
+            return {}
+        self.fleet.scrape()
+        return {"services": figures_of(self._board, self.fleet), "restarts": dict(self.fleet.restarts)}
+
+    def release(self) -> None:
+        """Stops every server, callers first, and the run's own Redis."""
+        self._stop([WORKERS])
+        self.fleet.stop([member.fleet for member in self.fleet.members if member.ends], hurry=self._hurry)
+        self._stop(list(self._tasks))
+        if self.redis is not None:
+            self.redis.stop()
+            shutil.rmtree(self._store.root / "redis", ignore_errors=True)
+            self.redis = None
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+    def _server_tasks(self, step: Step, fleet: str, weights: str | None) -> list[Task]:
+        """What each replica is told, but for its ports."""
+        task = server_task(self._run, self._plan, self._store, step, fleet, folder=self._store.root, weights=weights)
+        replicas = getattr(self._run.services, step.stage.calls[fleet].role).replicas
+        if step.stage.calls[fleet].follows:
+            cache = self._store.unfinished(step) / "served"
+            return [task.model_copy(update={"cache": cache / str(i)}) for i in range(replicas)]
+        return [task] * replicas
+
+    def _worker_tasks(self) -> list[Task]:
+        task = rollout_task(self._run, self._endpoints, folder=self._store.root)
+        return [task] * self._run.services.rollout.replicas
+
+    def _start(self, fleet: str, tasks: list[Task]) -> None:
+        ports = iter(free_ports(2 * len(tasks)))
+        self._tasks[fleet] = [
+            task.model_copy(update={"listening": Listening(replica=i, port=next(ports), metrics_port=next(ports))})
+            for i, task in enumerate(tasks)
+        ]
+        for task in self._tasks[fleet]:
+            self.fleet.serve(task)
+
+    def _stop(self, fleets: list[str]) -> None:
+        self.fleet.stop(fleets, hurry=self._hurry)
+        for fleet in fleets:
+            self._tasks.pop(fleet, None)
+
+    def _wait(self, step: Step, own: Member, reader: ProgressReader) -> None:
+        while not own.finished:
+            self.check()
+            self._board.progress(step.name, reader.new())
+            status = self._board.status if step.stage.serves else None
+            if status and status.state is RunState.PAUSED and status.reason != "paused on request":
+                raise RunPaused(f"the run paused itself: {status.reason}; --resume goes on from its checkpoint")
+            own.child.wait(POLL_SECONDS)
+        self._board.progress(step.name, reader.new())
+
+    def check(self) -> None:
+        """What must go on while the conductor waits for anything."""
+        self.fleet.check()
+        if self.redis is not None and self.redis.pid is None:
+            self._board.say("redis died; starting it again", "warning")
+            self.fleet.restarts["redis"] = self.fleet.restarts.get("redis", 0) + 1
+            self.redis.start()
+
+    def _redis_url(self) -> str:
+        if self._run.services.queue.url is not None:
+            return self._run.services.queue.url
+        if self.redis is None:
+            folder = self._store.root / "redis"
+            shutil.rmtree(folder, ignore_errors=True)  # transport, never the truth: a new start needs none of it
+            self.redis = RedisServer(folder)
+            self.redis.start()
+        return self.redis.url
+
+    @contextlib.contextmanager
+    def _following(self, step: Step) -> Iterator[None]:
+        """Follows the status of a stage that serves it."""
+        if not step.stage.serves:
+            yield
+            return
+        figures = self._store.unfinished(step) / "figures"
+        with StatusFollower(self._board, step.name, f"127.0.0.1:{self._listening.port}", figures / "watched.jsonl"):
+            yield
+        if (status := self._board.status) is not None:
+            self._board.stage(step.name).detail = f"{status.step} steps"
+            if status.reason.startswith("stopped at"):
+                self._board.say(status.reason, "warning")
+
+    @contextlib.contextmanager
+    def _scraping(self) -> Iterator[None]:
+        """Keeps the board's figures true while anything runs."""
+        ended = threading.Event()
+
+        def scrape() -> None:
+            while not ended.wait(SCRAPE_SECONDS):
+                self.fleet.scrape()
+
+        thread = threading.Thread(target=scrape, name="scraper", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _told(tasks: list[Task]) -> list[dict[str, Any]]:
+    """What decides whether a fleet may go on: all but where its members listen."""
+    return [task.model_dump(exclude={"listening"}) for task in tasks]
+
+
+def _address(task: Task) -> str:
+    return f"{task.listening.host}:{task.listening.port}"

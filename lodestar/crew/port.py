@@ -1,0 +1,130 @@
+"""What a conductor asks of whoever does the work, and the tasks that every crew gives to servers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from lodestar.config.rewards import served_sources
+from lodestar.config.run import RunConfig
+from lodestar.config.serve import Endpoints, Listening, PolicyTask, ReferenceTask, RewardTask, RolloutTask, Task
+from lodestar.errors import LodestarError
+from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.stage import Call, needs_own_model
+from lodestar.recipe.store import Store
+
+SERVICES = "lodestar.services"
+"""Entry-point group: role → main(task) -> exit code."""
+Servers = Mapping[str, tuple[str, ...]]
+"""Fleet → addresses."""
+
+
+class Crew(Protocol):
+    """Does the work of one run. The conductor's thread calls it."""
+
+    def serve(self, step: Step) -> Servers:
+        """Makes the fleets that a step calls serve what it takes: starts what lacks, lets go on what serves it already,
+        stops what is not wanted any more.
+
+        Raises:
+            LodestarError: a server ended for a reason of its own, or did not become ready.
+        """
+
+    def work(self, step: Step, servers: Servers) -> None:
+        """Runs the step's stage to its end, over deaths of whatever takes part.
+
+        Raises:
+            LodestarError: the stage failed for a reason of its own, or died too often.
+        """
+
+    def figures(self, step: Step) -> Mapping[str, Any]:
+        """What is worth keeping of how the step went, for its seal: ``services`` and ``restarts``."""
+
+    def release(self) -> None:
+        """Stops every server."""
+
+
+def service_main(role: str) -> Callable[[Any], int]:
+    """The main function of a role's service, which takes its task.
+
+    Raises:
+        LodestarError: no installed distribution brings such a service.
+    """
+    found = list(importlib.metadata.entry_points(group=SERVICES, name=role))
+    if not found:
+        raise LodestarError(f"no service {role} is installed; reinstall lodestar-rlhf")
+    main: Callable[[Any], int] = found[0].load()
+    return main
+
+
+def calls_of(step: Step) -> dict[str, Call]:
+    """The fleets that a step needs, by name: those of optional ports that nothing feeds are left out.
+
+    A reward that is made of other things than the run's own model is served without a port.
+    """
+    return {
+        name: call
+        for name, call in step.stage.calls.items()
+        if call.port in step.inputs or (call.role == "reward" and call.port not in step.stage.optional)
+    }
+
+
+def server_task(
+    run: RunConfig,
+    plan: Plan,
+    store: Store,
+    step: Step,
+    fleet: str,
+    *,
+    folder: Path,
+    weights: str | None = None,
+    listening: Listening = Listening(),
+    path: Callable[[str], str] | None = None,
+) -> Task:
+    """The task of one server of a fleet that ``step`` calls.
+
+    Args:
+        weights: address of the learner's WeightsService, for a fleet that follows it.
+        path: where an artifact lies for the server, when it sees the run's folder elsewhere.
+    """
+    call, services = step.stage.calls[fleet], run.services
+    place = path or (lambda artifact: str(store.path(artifact)))
+    artifact = step.inputs[call.port][0] if call.port in step.inputs else None
+    told: dict[str, Any] = {
+        "run": run.name,
+        "fleet": fleet,
+        "folder": folder,
+        "deterministic": run.deterministic,
+        "device": run.model.device,
+        "dtype": run.model.dtype,
+        "listening": listening,
+    }
+    model = None if artifact is None else place(artifact)
+    match call.role:
+        case "policy":
+            endpoints = Endpoints(weights=weights if call.follows else None)
+            return PolicyTask(section=services.policy, model=str(model), endpoints=endpoints, **told)
+        case "reference":
+            return ReferenceTask(section=services.reference, model=str(model), **told)
+        case "reward":
+            sources = served_sources(services.reward.sources, synthetic=plan.is_synthetic)
+            section = services.reward.model_copy(update={"sources": sources})
+            return RewardTask(section=section, model=model if needs_own_model(sources) else None, **told)
+
+
+def rollout_task(
+    run: RunConfig, endpoints: Endpoints, *, folder: Path, listening: Listening = Listening()
+) -> RolloutTask:
+    """The task of one rollout worker."""
+    services = run.services
+    return RolloutTask(
+        run=run.name,
+        folder=folder,
+        section=services.rollout,
+        queue=services.queue,
+        call_tokens=min(services.reward.batch_tokens, services.reference.batch_tokens),
+        endpoints=endpoints,
+        listening=listening,
+    )

@@ -1,0 +1,1 @@
+"""The stages that ship: one file each, which reads like the method."""
