@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from harness import LEARNING_RATE, parser, report
 from lodestar_services.learner.critic import critic_from
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
 
 from lodestar.config import RunConfig

@@ -374,9 +374,9 @@ class Sample:
     behaviour_logprobs: tuple[float, ...]
     """Shape [S], the sampler's."""
     reference_logprobs: tuple[float, ...]
-    """Shape [S], the reference model's."""
-    score: float
-    """The reward model's, before offset and clip."""
+    """Shape [S], the reference model's; empty where none was asked."""
+    score: float | None
+    """The reward's, before offset and clip; None where none was asked."""
     finish_reason: FinishReason
     text: str = ""
     score_standard_deviation: float = 0.0
@@ -400,7 +400,8 @@ class Rollout:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-Outcome = Literal["trained", "failed", "superseded"]
+Outcome = Literal["trained", "sampled", "failed", "superseded"]
+"""trained: by PPO; sampled: kept by a stage that samples. Either way the ticket's samples count, once."""
 
 
 @dataclass(frozen=True, slots=True)

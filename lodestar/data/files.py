@@ -175,6 +175,11 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | Demonstration | F
     write_text(path, "".join(line + "\n" for line in lines))
 
 
+def write_feedback(path: Path, rows: Iterable[Feedback]) -> None:
+    """Writes feedback in normal form; the file appears whole or not at all."""
+    write_jsonl(path, rows)
+
+
 def _as_row(row: Mapping[str, Any] | Demonstration | Feedback) -> Mapping[str, Any]:
     if isinstance(row, Feedback):
         return feedback_row(row)

@@ -113,7 +113,7 @@ def _sample_from_proto(message: rollout_pb2.Sample) -> Sample:
         token_ids=tuple(message.token_ids),
         behaviour_logprobs=tuple(message.behaviour_logprobs),
         reference_logprobs=tuple(message.reference_logprobs),
-        score=message.score,
+        score=message.score if message.HasField("score") else None,
         score_standard_deviation=message.score_standard_deviation,
         heads=dict(message.heads),
         finish_reason=convert.finish_reason_from_proto(message.finish_reason) or FinishReason.ERROR,

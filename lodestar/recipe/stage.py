@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ class Bench:
     def seed(self) -> int:
         """The run's seed: stages of one run share it, and the seed of anything drawn contains the stage's name."""
         return self.config.seed
+
+    def seed_of(self, purpose: str) -> int:
+        """A seed of its own for something drawn, below 2⁶³."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()[:8]) >> 1
 
     def takes(self, port: str) -> bool:
         """Whether anything feeds an optional port."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lodestar_services.learner.ledger import read_ledger, verify_ledger
+from lodestar.rollouts.ledger import read_ledger, verify_ledger
 
 from lodestar.client import LearnerClient
 from lodestar.config import RunConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lodestar_services.learner.ledger import verify_ledger
+from lodestar.rollouts.ledger import verify_ledger
 
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving

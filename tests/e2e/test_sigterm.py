@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from lodestar_services.learner.ledger import verify_ledger
+from lodestar.rollouts.ledger import verify_ledger
 
 from lodestar.client import LearnerClient
 from lodestar.errors import LodestarError, Terminated

@@ -65,7 +65,7 @@ class Responses:
             sequences=tuple(prompt + sample.token_ids for prompt, sample in zip(prompts, samples, strict=True)),
             prompt_tokens=tuple(len(prompt) for prompt in prompts),
             lengths_B=torch.tensor([len(sample.token_ids) for sample in samples], device=device),
-            scores_B=floats(sample.score for sample in samples),
+            scores_B=floats(sample.score for sample in samples if sample.score is not None),
             deviations_B=floats(sample.score_standard_deviation for sample in samples),
             truncated_B=torch.tensor([sample.finish_reason not in complete for sample in samples], device=device),
             versions_B=torch.tensor([rollout.version.step for rollout, _ in pairs], device=device),
@@ -144,5 +144,7 @@ def _check(rollout: Rollout) -> None:
                 raise InvalidArgument(f"{name}, sample {number}, {field}", f"{len(values)} for {tokens} tokens")
             if not all(map(math.isfinite, values)):
                 raise NonFinite(f"{name}, sample {number}: {field} has NaN or infinity")
+        if sample.score is None:
+            raise InvalidArgument(f"{name}, sample {number}", "it has no score")
         if not math.isfinite(sample.score):
             raise NonFinite(f"{name}, sample {number}: the reward is {sample.score}")

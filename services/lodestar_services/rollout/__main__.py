@@ -66,6 +66,7 @@ class RolloutService:
             await enter(AsyncReferenceClient(ends.reference, **told)) if ends.reference else None,
             version_wait_seconds=section.version_wait_seconds,
             call_tokens=task.call_tokens,
+            follows=ends.weights is not None,
         )
         await calls.meet()
         queue = RedisWorkerQueue(

@@ -26,6 +26,7 @@ from lodestar.records import (
     Completion,
     FinishReason,
     Generation,
+    ModelDescription,
     Sample,
     SamplingParams,
     Score,
@@ -54,22 +55,26 @@ class ModelCalls:
     def __init__(
         self,
         policy: AsyncPolicyClient,
-        reward: AsyncRewardClient,
-        reference: AsyncReferenceClient,
+        reward: AsyncRewardClient | None,
+        reference: AsyncReferenceClient | None,
         *,
         version_wait_seconds: float,
         call_tokens: int,
+        follows: bool = True,
     ) -> None:
         """
         Args:
-            policy, reward, reference: clients, whose timeout is the deadline of each call.
+            policy, reward, reference: clients, whose timeout is the deadline of each call; without one of the latter
+                samples carry no scores, or no reference log-probs.
             version_wait_seconds: how long a policy server may wait for the wanted weights.
+            follows: whether the policy servers follow the learner that issues tickets; if not, any weights will do.
             call_tokens: how many tokens of several tickets one call to a scorer may hold.
         """
         self._policy = policy
         self._reward = reward
         self._reference = reference
         self._version_wait_seconds = version_wait_seconds
+        self._follows = follows
         for service in ("policy", "reward", "reference"):
             metrics.ROLLOUT_RETRIES.labels(service)  # at 0 from the start: an increase from nothing would not be seen
         self._tokenizer = ""
@@ -86,14 +91,14 @@ class ModelCalls:
         """
         policy, reward, reference = await asyncio.gather(
             _patiently("policy", self._policy.describe),
-            _patiently("reward", self._reward.describe),
-            _patiently("reference", self._reference.describe),
+            _described("reward", self._reward),
+            _described("reference", self._reference),
         )
         self._tokenizer = policy.model.tokenizer_hash
-        if reference.model.tokenizer_hash != self._tokenizer:
+        if reference is not None and reference.model.tokenizer_hash != self._tokenizer:
             raise TokenizerMismatch(ours=reference.model.tokenizer_hash, theirs=self._tokenizer)
-        self._reward_reads_tokens = reward.model.tokenizer_hash == self._tokenizer
-        if not self._reward_reads_tokens:
+        self._reward_reads_tokens = reward is not None and reward.model.tokenizer_hash == self._tokenizer
+        if reward is not None and not self._reward_reads_tokens:
             log.info("the reward model has a tokenizer of its own: completions are sent to it as text")
 
     async def generate(self, ticket: Ticket) -> Generation:
@@ -112,7 +117,7 @@ class ModelCalls:
             lambda: self._policy.generate(
                 ticket.prompt.token_ids,
                 sampling,
-                min_version=WeightVersion(ticket.incarnation, ticket.min_step, ""),
+                min_version=WeightVersion(ticket.incarnation, ticket.min_step, "") if self._follows else None,
                 wait_seconds=self._version_wait_seconds,
                 purpose="training",
                 tokenizer_hash=self._tokenizer,
@@ -125,12 +130,16 @@ class ModelCalls:
                 raise NonFinite(completion.error)
         return generation
 
-    async def score(self, ticket: Ticket, generation: Generation) -> Sequence[Score]:
-        """One score per sample."""
+    async def score(self, ticket: Ticket, generation: Generation) -> Sequence[Score | None]:
+        """One score per sample; None each where no reward is served."""
+        if self._reward is None:
+            return [None] * len(generation.completions)
         return await self._scores.submit([self._item(ticket, completion) for completion in generation.completions])
 
-    async def reference(self, ticket: Ticket, generation: Generation) -> Sequence[TokenLogProbs]:
-        """The reference model's log-probs of every sample's tokens, at the ticket's temperature."""
+    async def reference(self, ticket: Ticket, generation: Generation) -> Sequence[TokenLogProbs | None]:
+        """The reference model's log-probs of every sample's tokens, at the ticket's temperature; None as above."""
+        if self._reference is None:
+            return [None] * len(generation.completions)
         prompt = ticket.prompt.token_ids
         sequences = [Scored(prompt + completion.token_ids, len(prompt)) for completion in generation.completions]
         shared = self._references.get(ticket.temperature)
@@ -143,13 +152,16 @@ class ModelCalls:
         return await shared.submit(sequences)
 
     async def _score(self, items: Sequence[ScoreItem]) -> Sequence[Score]:
-        hash_ = self._tokenizer if self._reward_reads_tokens else ""
-        return (await _patiently("reward", lambda: self._reward.score(items, tokenizer_hash=hash_))).scores
+        client, hash_ = self._reward, self._tokenizer if self._reward_reads_tokens else ""
+        assert client is not None
+        return (await _patiently("reward", lambda: client.score(items, tokenizer_hash=hash_))).scores
 
     async def _reference_logprobs(self, temperature: float, sequences: Sequence[Scored]) -> Sequence[TokenLogProbs]:
+        client = self._reference
+        assert client is not None
         reply = await _patiently(
             "reference",
-            lambda: self._reference.logprobs(sequences, temperature=temperature, tokenizer_hash=self._tokenizer),
+            lambda: client.logprobs(sequences, temperature=temperature, tokenizer_hash=self._tokenizer),
         )
         return reply.sequences
 
@@ -160,7 +172,9 @@ class ModelCalls:
         return ScoreItem(ticket.prompt.text, completion.text, cut_off=cut_off)
 
 
-def samples(generation: Generation, scores: Sequence[Score], references: Sequence[TokenLogProbs]) -> tuple[Sample, ...]:
+def samples(
+    generation: Generation, scores: Sequence[Score | None], references: Sequence[TokenLogProbs | None]
+) -> tuple[Sample, ...]:
     """What the three calls returned, put together sample by sample.
 
     Raises:
@@ -170,21 +184,22 @@ def samples(generation: Generation, scores: Sequence[Score], references: Sequenc
     try:
         for completion, score, reference in zip(generation.completions, scores, references, strict=True):
             tokens = len(completion.token_ids)
-            if len(completion.logprobs) != tokens or len(reference.logprobs) != tokens:
+            logprobs = () if reference is None else reference.logprobs
+            if len(completion.logprobs) != tokens or (reference is not None and len(logprobs) != tokens):
                 raise LodestarError(
-                    f"{tokens} tokens came with {len(completion.logprobs)} log-probs of the policy and "
-                    f"{len(reference.logprobs)} of the reference"
+                    f"{tokens} tokens came with {len(completion.logprobs)} log-probs of the policy and {len(logprobs)} of "
+                    "the reference"
                 )
             made.append(
                 Sample(
                     token_ids=completion.token_ids,
                     behaviour_logprobs=completion.logprobs,
-                    reference_logprobs=reference.logprobs,
-                    score=score.score,
+                    reference_logprobs=logprobs,
+                    score=None if score is None else score.score,
                     finish_reason=completion.finish_reason,
                     text=completion.text,
-                    score_standard_deviation=score.standard_deviation,
-                    heads=score.heads,
+                    score_standard_deviation=0.0 if score is None else score.standard_deviation,
+                    heads={} if score is None else score.heads,
                 )
             )
     except ValueError as error:
@@ -192,6 +207,11 @@ def samples(generation: Generation, scores: Sequence[Score], references: Sequenc
             f"{len(generation.completions)} samples came with {len(scores)} scores and {len(references)} references"
         ) from error
     return tuple(made)
+
+
+async def _described(service: str, client: AsyncRewardClient | AsyncReferenceClient | None) -> ModelDescription | None:
+    """What a service serves; None where there is no such service."""
+    return None if client is None else await _patiently(service, client.describe)
 
 
 def _score_tokens(item: ScoreItem) -> int:

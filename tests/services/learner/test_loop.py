@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 from lodestar_services.learner.checkpoint import Checkpoints, check_weights, load_checkpoint
-from lodestar_services.learner.collector import Collector
+from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import Journal
-from lodestar_services.learner.ledger import read_ledger, verify_ledger
+from lodestar.rollouts.ledger import read_ledger, verify_ledger
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
 from lodestar_services.learner.watch import OverOptimisationWatch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification

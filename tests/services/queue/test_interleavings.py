@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lodestar_services.learner import collector as collector_module
-from lodestar_services.learner.collector import Collector
+from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar_services.learner.ledger import verify_ledger
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.ledger import verify_ledger
+from lodestar.rollouts.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.errors import RunPaused

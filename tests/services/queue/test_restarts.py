@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from lodestar_services.learner.collector import Collector
+from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar_services.learner.ledger import verify_ledger
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.ledger import verify_ledger
+from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 

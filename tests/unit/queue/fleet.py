@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from lodestar_services.learner.collector import Collector
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue

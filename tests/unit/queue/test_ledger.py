@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from lodestar_services.learner.journal import JsonLines
-from lodestar_services.learner.ledger import read_ledger, verify_ledger
+from lodestar.rollouts.ledger import read_ledger, verify_ledger
 
 from lodestar.errors import ResumeRefused
 from lodestar.records import LedgerEntry, Outcome

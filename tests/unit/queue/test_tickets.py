@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.errors import DataError

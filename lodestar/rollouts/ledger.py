@@ -15,6 +15,8 @@ from typing import get_args
 from lodestar.errors import DataError
 from lodestar.records import LedgerEntry, Outcome
 
+USED = ("trained", "sampled")
+"""Outcomes of tickets whose samples count."""
 _FIELDS = {field.name for field in fields(LedgerEntry)}
 
 
@@ -42,7 +44,7 @@ def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = No
     """Joins the ledger over its lineage and says, a sentence each, what breaks "every ticket exactly once".
 
     Checks that every id ended once; that the attempts of a place run 0, 1, … without a gap and only the last one was
-    trained; that steps follow one another from 0; and, when given, how many tickets a step and how many steps there
+    used; that steps follow one another from 0; and, when given, how many tickets a step and how many steps there
     are. An empty list means that all is well.
     """
     try:
@@ -81,12 +83,12 @@ def _problems_of_step(step: int, places: dict[int, list[tuple[int, LedgerEntry]]
         numbers = sorted({attempt for attempt, _ in attempts})
         if numbers != list(range(len(numbers))):
             problems.append(f"{step}.{index}: attempts {numbers} have a gap")
-        trained = [attempt for attempt, entry in attempts if entry.outcome == "trained"]
+        trained = [attempt for attempt, entry in attempts if entry.outcome in USED]
         if trained != [numbers[-1]]:
-            problems.append(f"{step}.{index}: trained attempts are {trained}, of {numbers}")
+            problems.append(f"{step}.{index}: used attempts are {trained}, of {numbers}")
         problems += [
-            f"{entry.id} is trained without tokens"
+            f"{entry.id} is {entry.outcome} without tokens"
             for _, entry in attempts
-            if entry.outcome == "trained" and not entry.tokens
+            if entry.outcome in USED and not entry.tokens
         ]
     return problems

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lodestar.config import PpoConfig
 from lodestar.errors import DataError
 from lodestar.records import Prompt, Ticket
 
@@ -17,40 +17,78 @@ _EPOCH, _RESERVE = 0, 1
 """Domains of the random permutations."""
 
 
+class Sampling(Protocol):
+    """How prompts are sampled: PPO's options, or those of a stage that samples once."""
+
+    @property
+    def steps(self) -> int:
+        """How often rollouts are collected."""
+
+    @property
+    def tickets(self) -> int:
+        """Tickets per step."""
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """n of each ticket."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Response tokens at most."""
+
+    @property
+    def temperature(self) -> float:
+        """τ."""
+
+    @property
+    def max_staleness(self) -> int:
+        """Steps that a rollout's weights may lag behind."""
+
+
 class TicketSchedule:
-    """Makes tickets: ``TicketSchedule(prompts, config.ppo, run="demo", seed=0).ticket("9f31c2aa", step=3, index=7)``.
+    """Makes tickets: ``TicketSchedule(prompts, ppo, run="demo", seed=0).ticket("9f31c2aa", step=3, index=7)``.
 
     Prompts go by in epochs: every prompt once in an order shuffled by (seed, epoch), then the next epoch. No state:
     a resumed run asks for step k and gets what the first one got.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], ppo: PpoConfig, *, run: str, seed: int) -> None:
+    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, *, run: str, seed: int, total: int | None = None, fixed: bool = False) -> None:
         """
+        Args:
+            total: tickets of all steps together, where the last step has fewer than the others.
+            fixed: the policy stays what it is: no rollout is ever too old.
+
         Raises:
             DataError: there are no prompts.
         """
         if not prompts:
             raise DataError("prompts", "no prompts to train on; see data.* and the counts in the data stage's log")
         self._prompts = prompts
-        self._ppo = ppo
+        self._sampling = sampling
         self._run = run
+        self._fixed = fixed
+        self._total = sampling.steps * sampling.tickets if total is None else total
         self._seed = seed
         self._permutation = lru_cache(maxsize=4)(self._shuffle)
 
     @property
     def steps(self) -> int:
         """Steps of the run."""
-        return self._ppo.steps
+        return self._sampling.steps
 
     @property
     def tickets(self) -> int:
         """Tickets per step."""
-        return self._ppo.tickets
+        return self._sampling.tickets
+
+    def places(self, step: int) -> range:
+        """Indexes of a step's tickets."""
+        return range(min(self.tickets, self._total - step * self.tickets))
 
     @property
     def max_staleness(self) -> int:
         """Steps a rollout's policy may lag behind."""
-        return self._ppo.max_staleness
+        return self._sampling.max_staleness
 
     def ticket(self, incarnation: str, step: int, index: int) -> Ticket:
         """The first ticket of a place in a step's batch."""
@@ -60,11 +98,11 @@ class TicketSchedule:
             step=step,
             index=index,
             prompt=self.prompt(step, index),
-            n=self._ppo.samples_per_prompt,
+            n=self._sampling.samples_per_prompt,
             seed=self.sampling_seed(step, index),
-            min_step=max(0, step - self._ppo.max_staleness),
-            max_tokens=self._ppo.max_tokens,
-            temperature=self._ppo.temperature,
+            min_step=0 if self._fixed else max(0, step - self._sampling.max_staleness),
+            max_tokens=self._sampling.max_tokens,
+            temperature=self._sampling.temperature,
         )
 
     def prompt(self, step: int, index: int) -> Prompt:
@@ -73,7 +111,7 @@ class TicketSchedule:
 
     def reserve(self, step: int, number: int) -> Prompt:
         """The step's reserve prompts, for tickets that failed: none of the step's own while there are others."""
-        own = {self._position(step, index) for index in range(self.tickets)}
+        own = {self._position(step, index) for index in self.places(step)}
         order = self._permutation(_RESERVE, step)
         others = [int(position) for position in order if int(position) not in own] or [int(p) for p in order]
         return self._prompts[others[number % len(others)]]

@@ -15,7 +15,7 @@ from lodestar import metrics
 from lodestar.errors import NonFinite, RunPaused
 from lodestar.queue.port import DeadLetter, Delivery, LearnerQueue
 from lodestar.records import LedgerEntry, Outcome, Prompt, Rollout, Ticket
-from lodestar_services.learner.tickets import TicketSchedule
+from lodestar.rollouts.tickets import TicketSchedule
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,15 @@ class Collector:
         schedule: TicketSchedule,
         *,
         incarnation: str,
+        outcome: Outcome = "trained",
         max_failed_fraction: float = 0.05,
         reconcile_seconds: float = 15.0,
     ) -> None:
-        """The queue must have been opened for the incarnation."""
+        """The queue must have been opened for the incarnation. ``outcome``: what becomes of a rollout that is settled."""
         self._queue = queue
         self._schedule = schedule
         self._incarnation = incarnation
+        self._outcome: Outcome = outcome
         self._max_failed_fraction = max_failed_fraction
         self._reconcile_seconds = reconcile_seconds
         self._steps: dict[int, _Step] = {}
@@ -103,7 +105,7 @@ class Collector:
         for ahead in range(step, last + 1):
             if ahead not in self._steps:
                 tickets = [
-                    self._schedule.ticket(self._incarnation, ahead, index) for index in range(self._schedule.tickets)
+                    self._schedule.ticket(self._incarnation, ahead, index) for index in self._schedule.places(ahead)
                 ]
                 self._steps[ahead] = _Step([_Place(ticket) for ticket in tickets])
                 self._offer(tickets)
@@ -135,17 +137,17 @@ class Collector:
         return [place.rollout for place in state.places if place.rollout is not None]
 
     def settle(self, step: int) -> list[LedgerEntry]:
-        """Ends a step that was trained on: deletes its rollouts from the queue and returns its ledger entries."""
+        """Ends a step whose rollouts were used: deletes its rollouts from the queue and returns its ledger entries."""
         state = self._steps.pop(step)
         entries = list(state.ended)
         for place in state.places:
             assert place.rollout is not None, f"ticket {place.ticket.id} was not collected"
-            entries.append(_entry(place.ticket, "trained", place.rollout))
+            entries.append(_entry(place.ticket, self._outcome, place.rollout))
         self._queue.settle(place.receipt for place in state.places)
         self._settled.trained += len(state.places)
         self._settled.failed += state.failed
         self._settled.superseded += len(state.ended) - state.failed
-        metrics.TICKETS_SETTLED.labels("trained").inc(len(state.places))
+        metrics.TICKETS_SETTLED.labels(self._outcome).inc(len(state.places))
         return sorted(entries, key=lambda entry: [int(part) for part in entry.id.split(".")])
 
     def withdraw(self) -> None:

@@ -1,0 +1,1 @@
+"""Who says which reply is better, and about which replies they are asked."""

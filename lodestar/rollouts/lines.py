@@ -1,0 +1,47 @@
+"""Files of JSON lines that are only appended to, and cut back to where a checkpoint was taken."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lodestar.errors import ResumeRefused
+from lodestar.records import LedgerEntry
+
+
+class JsonLines:
+    """A file of JSON objects that is only appended to."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        """Opens the file and cuts it at ``offset`` bytes: 0 begins anew, a checkpoint's offset resumes.
+
+        Raises:
+            ResumeRefused: the file is shorter than the checkpoint says.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:
+            raise ResumeRefused(f"{path} has {size} bytes, but the checkpoint was written when it had {offset}")
+        self._file = path.open("ab")
+        self._file.truncate(offset)
+
+    def append(self, rows: Iterable[Mapping[str, Any] | LedgerEntry]) -> None:
+        """Writes one line per row."""
+        for row in rows:
+            self._file.write(json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Makes what was appended durable and returns the file's length in bytes, for the checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Syncs and closes."""
+        self.sync()
+        self._file.close()

@@ -1,0 +1,151 @@
+"""Sampling: n replies per prompt by the served policy, for people or programs to judge (Ouyang et al. 2022, section 3.2)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from lodestar.config.run import RunConfig
+from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.stage import Bench, Call, Kind, Stage
+from lodestar.stages.ppo import check_room
+
+if TYPE_CHECKING:
+    from lodestar.records import Prompt, Rollout
+
+
+class Sample(Stage):
+    """Replies through tickets and workers like any rollout: acked, resumed after a kill, each in the ledger once. Where
+    there is a reward model already, they are scored."""
+
+    takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
+        "policy": "model",
+        "reward": "reward_model",
+        "prompts": "prompts",
+    }
+    makes: ClassVar[Mapping[str, Kind]] = {"samples": "samples", "figures": "figures"}
+    calls: ClassVar[Mapping[str, Call]] = {"policy": Call("policy", "policy"), "reward": Call("reward", "reward")}
+    optional: ClassVar[frozenset[str]] = frozenset({"reward"})
+    rolls_out: ClassVar[bool] = True
+
+    n: int = Field(default=4, ge=1)
+    """Replies per prompt."""
+    prompts: int = Field(default=512, ge=1)
+    """Prompts, of those kept for training, in an order of this stage's own."""
+    batch: int = Field(default=64, ge=1)
+    """Prompts out at once; a killed stage goes on from the last whole batch."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Response tokens at most."""
+    temperature: float = Field(default=1.0, gt=0)
+    """τ."""
+
+    @property
+    def steps(self) -> int:
+        """Batches."""
+        return -(-self.prompts // self.batch)
+
+    @property
+    def tickets(self) -> int:
+        """Of a batch; the last may have fewer."""
+        return self.batch
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """n of each ticket."""
+        return self.n
+
+    @property
+    def max_staleness(self) -> int:
+        """One batch is out while another is taken in."""
+        return 1
+
+    def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
+        """Prompts and replies must fit the model."""
+        check_room(run, step, plan, self.max_tokens)
+
+    def run(self, bench: Bench) -> None:
+        """Writes samples/samples.jsonl, a line per prompt in the order of tickets, and the ledger beside the figures."""
+        from lodestar.data.files import read_prompts
+        from lodestar.errors import ConfigError
+        from lodestar.queue.redis import RedisLearnerQueue
+        from lodestar.rollouts.collector import Collector
+        from lodestar.rollouts.record import Record
+        from lodestar.rollouts.tickets import TicketSchedule
+
+        prompts = _encoded(bench, read_prompts(bench.take("prompts") / "ppo.jsonl"))
+        if self.prompts > len(prompts):
+            raise ConfigError(
+                f"stages.{bench.step.name}.prompts",
+                f"is {self.prompts}, and there are {len(prompts)}: ask for fewer, or keep more (data.prompt_rows)",
+            )
+        bench.progress.start(bench.step.name, self.prompts)
+        incarnation = secrets.token_hex(4)
+        queue = RedisLearnerQueue(str(bench.endpoints.redis), tls=bench.listening.tls)
+        schedule = TicketSchedule(
+            prompts, self, run=bench.config.name, seed=bench.seed_of(bench.step.name), total=self.prompts, fixed=True
+        )
+        record = Record(bench.unfinished / "record.json", bench.make("samples"), bench.make("figures"))
+        try:
+            queue.open(bench.config.name, incarnation)
+            collector = Collector(
+                queue,
+                schedule,
+                incarnation=incarnation,
+                outcome="sampled",
+                reconcile_seconds=bench.config.services.queue.reconcile_seconds,
+            )
+            bench.progress.advance(min(self.prompts, record.steps * self.batch))
+            for number in range(record.steps, self.steps):
+                rollouts = collector.collect(number)
+                assert rollouts is not None  # nobody gives a batch up
+                record.keep([_row(rollout) for rollout in rollouts], collector.settle(number))
+                bench.progress.advance(len(rollouts))
+        finally:
+            record.close()
+            queue.close()
+        (bench.make("figures") / "sample.json").write_text(json.dumps(_figures(record.rows())), encoding="utf-8")
+
+
+def _encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts with the policy's token ids."""
+    from lodestar.data.rows import encode_prompts
+    from lodestar.model.tokenizers import load_tokenizer
+    from lodestar.records import Prompt
+
+    ids = encode_prompts(load_tokenizer(bench.take("policy")), [prompt.text for prompt in prompts])
+    return [Prompt(prompt.id, prompt.text, tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
+
+
+def _row(rollout: Rollout) -> dict[str, Any]:
+    ticket = rollout.ticket
+    return {
+        "id": ticket.prompt.id,
+        "ticket": ticket.id,
+        "prompt": ticket.prompt.text,
+        "replies": [
+            {
+                "text": sample.text,
+                "tokens": len(sample.token_ids),
+                "finish_reason": str(sample.finish_reason),
+                "score": sample.score,
+            }
+            for sample in rollout.samples
+        ],
+    }
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How long the replies are, how many ended by themselves, and their scores."""
+    replies = [reply for row in rows for reply in row["replies"]]
+    scores = [reply["score"] for reply in replies if reply["score"] is not None]
+    return {
+        "prompts": len(rows),
+        "replies": len(replies),
+        "tokens": sum(reply["tokens"] for reply in replies) / len(replies),
+        "ended": sum(reply["finish_reason"] == "eos" for reply in replies) / len(replies),
+        "scores": scores,
+    }
