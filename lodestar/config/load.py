@@ -73,18 +73,23 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
         ConfigError: as load_config; it names ``where``.
     """
     try:
-        return RunConfig.model_validate(
-            merged(as_stages(tree), as_stages(_in_stages(parse_overrides(overrides), tree)))
-        )
+        over = as_stages(_in_stages(parse_overrides(overrides), tree), whole=False)
+        return RunConfig.model_validate(merged(as_stages(tree), over))
     except ValidationError as error:
         raise ConfigError(where, complaints(error)) from None
     except ValueError as error:
         raise ConfigError(where, str(error)) from None
 
 
-def complaints(error: ValidationError, elsewhere: Mapping[str, str] | None = None) -> str:
-    """Everything that pydantic found wrong, in one sentence each; ``elsewhere``: option → the stage that has it."""
-    return "; ".join(_complaint(details, elsewhere or {}) for details in error.errors())
+def complaints(
+    error: ValidationError, of: type[BaseModel] = RunConfig, elsewhere: Mapping[str, str] | None = None
+) -> str:
+    """Everything that pydantic found wrong with options ``of`` a section, a sentence each.
+
+    Args:
+        elsewhere: option → the stage that has it, for one that was written below the wrong stage.
+    """
+    return "; ".join(_complaint(details, of, elsewhere or {}) for details in error.errors())
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,11 +120,11 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
 
 
-def _complaint(details: ErrorDetails, elsewhere: Mapping[str, str]) -> str:
+def _complaint(details: ErrorDetails, of: type[BaseModel], elsewhere: Mapping[str, str]) -> str:
     location = [str(part) for part in details["loc"]]
     dotted = ".".join(location)
     if details["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        nearest = difflib.get_close_matches(location[-1], _known_keys(of, location[:-1]), n=1)
         hint = f"; did you mean {'.'.join([*location[:-1], nearest[0]])}?" if nearest else ""
         if dotted in elsewhere:
             hint = f": that is an option of stage {elsewhere[dotted]}"
@@ -129,8 +134,7 @@ def _complaint(details: ErrorDetails, elsewhere: Mapping[str, str]) -> str:
     return f"{dotted}: {message}{got}" if dotted else message
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    section: type[BaseModel] = RunConfig
+def _known_keys(section: type[BaseModel], location: list[str]) -> list[str]:
     for part in (name for name in location if not name.isdigit()):
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]

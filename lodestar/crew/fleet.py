@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ class Member:
 class Fleet:
     """The processes of one run. The conductor's thread calls it; :meth:`check` is its heartbeat."""
 
-    def __init__(self, processes: Processes, board: Board, states: Path) -> None:
-        """``states`` is the folder of the files by which servers say where they listen."""
+    def __init__(self, processes: Callable[[], Processes], board: Board, states: Path) -> None:
+        """``processes`` gives the fork server, started when it is first needed; ``states`` is the folder of the files by which servers say where they listen."""
         self._processes = processes
         self._board = board
         self._states = states
@@ -191,7 +191,7 @@ class Fleet:
         self.members = [member for member in self.members if member.fleet not in chosen]
 
     def _fork(self, name: str, role: str, target: str, argument: dict[str, Any], row: ServiceRow | None) -> Child:
-        child = self._processes.start(name, target, argument, nice=NICENESS.get(role, 0))
+        child = self._processes().start(name, target, argument, nice=NICENESS.get(role, 0))
         if row:
             row.pid = child.pid
         return child

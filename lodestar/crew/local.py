@@ -50,6 +50,7 @@ class Local:
         self._board = board
         self._hurry = hurry or threading.Event()
         self._open = ExitStack()
+        self._processes: Processes | None = None
         self._tasks: dict[str, list[Task]] = {}
         """What each running fleet was told, ports included."""
         self.redis: RedisServer | None = None
@@ -60,8 +61,7 @@ class Local:
     def __enter__(self) -> Self:
         states = self._store.root / "services"
         shutil.rmtree(states, ignore_errors=True)
-        self._processes = self._open.enter_context(Processes(self._store.root / "logs"))
-        self.fleet = Fleet(self._processes, self._board, states)
+        self.fleet = Fleet(self._fork_server, self._board, states)
         self._open.enter_context(self._scraping())
         return self
 
@@ -134,6 +134,11 @@ class Local:
             self.redis.stop()
             shutil.rmtree(self._store.root / "redis", ignore_errors=True)
             self.redis = None
+
+    def _fork_server(self) -> Processes:
+        if self._processes is None:
+            self._processes = self._open.enter_context(Processes(self._store.root / "logs"))
+        return self._processes
 
     # --- parts ---------------------------------------------------------------------------------------------------
     def _server_tasks(self, step: Step, fleet: str, weights: str | None) -> list[Task]:

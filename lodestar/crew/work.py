@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lodestar.config import RunConfig
 from lodestar.config.serve import TASK, Endpoints, Listening
 from lodestar.crew.port import Servers, service_main
+from lodestar.files import read_json
 from lodestar.local.progress import ProgressFile
 from lodestar.recipe.plan import plan
 from lodestar.recipe.stage import Bench
 from lodestar.recipe.store import Store
+from lodestar.train.progress import Silent
 
 
 def serve(argument: dict[str, Any]) -> int:
@@ -47,7 +51,9 @@ def run_stage(
         import torch
 
         torch.set_num_threads(run.services.learner.threads)
-    with ProgressFile(store.root / "logs" / f"{name}.jsonl") as progress:
+    with ExitStack() as stack:
+        leads = rank_here() == 0
+        progress = stack.enter_context(ProgressFile(store.root / "logs" / f"{name}.jsonl")) if leads else Silent()
         step.stage.run(Bench(run, planned, step, store, servers, progress, endpoints, listening))
 
 
@@ -65,8 +71,10 @@ def argument_of(
     }
 
 
-def main() -> int:
-    """``python -m lodestar.crew.work``: the argument of :func:`stage` as JSON on standard input."""
-    import json
+def rank_here() -> int:
+    """This process's rank as torchrun says; 0 without it. The first rank alone tells of the stage's progress."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
-    return stage(json.loads(sys.stdin.read()))
+
+if __name__ == "__main__":  # ``python -m lodestar.crew.work FILE``: the argument of stage() as JSON, for torchrun
+    sys.exit(stage(read_json(Path(sys.argv[1]))))

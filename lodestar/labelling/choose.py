@@ -11,7 +11,7 @@ from lodestar.labelling.port import Question
 
 
 class RandomPairs:
-    """Every prompt gets one pair before any gets a second; equal replies are never asked about."""
+    """Every prompt gets one pair before any gets a second; equal replies and blank ones are never asked about."""
 
     def choose(self, samples: Sequence[dict[str, Any]], budget: int, seed: int) -> list[Question]:
         """See Chooser."""
@@ -29,7 +29,7 @@ class RandomPairs:
         return chosen
 
     def _pairs(self, row: dict[str, Any], rng: random.Random) -> Iterator[Question]:
-        replies = list({reply["text"]: reply for reply in row["replies"]}.values())
+        replies = list({reply["text"]: reply for reply in row["replies"] if reply["text"].strip()}.values())
         pairs = list(combinations(replies, 2))
         rng.shuffle(pairs)
         for number, pair in enumerate(pairs):

@@ -45,6 +45,10 @@ class AnswerFile:
                 answers[question.id] = replace(row, id=question.id)
                 progress(1)
         if not answers:
-            example = json.dumps({"prompt": questions[0].prompt, "completions": list(questions[0].replies)}) if questions else ""
+            example = (
+                json.dumps({"prompt": questions[0].prompt, "completions": list(questions[0].replies)})
+                if questions
+                else ""
+            )
             raise DataError(self._file, f"no row is about a question of this stage, such as {example}")
         return list(answers.values())

@@ -80,7 +80,7 @@ def make_card(
 ) -> dict[str, Any]:
     """The card of a model on ``judged``, beside baselines fitted to ``train``, which the model was trained on.
 
-    The temperature of its probabilities is fitted to ``held_out``. Accuracies leave ties out and carry 95% intervals.
+    Without demonstrations it has no offset. The temperature of its probabilities is fitted to ``held_out``. Accuracies leave ties out and carry 95% intervals.
     """
     rows, differences = judged.comparisons, judged.differences
     labels = [row.label for row in rows]
@@ -107,7 +107,7 @@ def make_card(
     card |= {
         "scores": _histogram(judged.scores),
         "score_by_length": _score_by_length(judged),
-        "offset": calibration_offset(demonstration_scores),
+        "offset": calibration_offset(demonstration_scores) if demonstration_scores else None,
         "agreement": agreement(judged.feedback),
     }
     if tau := _taus(judged):

@@ -123,6 +123,8 @@ def plan(run: RunConfig) -> Plan:
     if not made.steps:
         raise ConfigError("stages", "there are none; name a recipe, or list stages")
     _refuse_needless_rewards(run, made)
+    if not made.is_synthetic and any(source.kind == "gold" for source in run.services.reward.sources):
+        raise ConfigError("services.reward.sources", "kind gold exists for data.source synthetic only")
     return made
 
 
@@ -185,7 +187,7 @@ def _tied(name: str, where: str, options: dict[str, Any], run: RunConfig, before
     try:
         stage = known[kind].model_validate(options)
     except ValidationError as error:
-        raise ConfigError(where, complaints(error, _elsewhere(kind, known))) from None
+        raise ConfigError(where, complaints(error, known[kind], _elsewhere(kind, known))) from None
     ports = stage.ports(run)
     if unknown := set(stage.use) - set(ports):
         port = min(unknown)
@@ -257,7 +259,8 @@ def _elsewhere(kind: str, known: Mapping[str, type[Stage]]) -> Mapping[str, str]
 
 def _refuse_needless_rewards(run: RunConfig, made: Plan) -> None:
     """A reward model that nobody will take was meant for a reward that does not use it."""
-    taken = {artifact for step in made.steps for artifacts in step.inputs.values() for artifact in artifacts}
+    users = [step for step in made.steps if step.stage.calls or not step.only_figures]  # a report tells of everything
+    taken = {artifact for step in users for artifacts in step.inputs.values() for artifact in artifacts}
     for step in made.steps:
         makes = {port for port, kind in step.makes.items() if kind == "reward_model"}
         served = any(call.role == "reward" for other in made.steps for call in other.stage.calls.values())

@@ -73,8 +73,11 @@ def written_as_before(tree: Mapping[str, Any]) -> list[str]:
     return [key for key in tree if key in _STAGES or key in SERVICES]
 
 
-def as_stages(tree: Mapping[str, Any]) -> dict[str, Any]:
+def as_stages(tree: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     """The tree with every section of before recipes where it stands now.
+
+    Args:
+        whole: a run, and not options over one: the pipeline of before recipes is that of the default one.
 
     Raises:
         ValueError: a section that is no mapping.
@@ -94,6 +97,8 @@ def as_stages(tree: Mapping[str, Any]) -> dict[str, Any]:
     sources = (services.get("reward") or {}).get("sources")
     if sources and not any(_is_own(source) for source in sources):
         stages["reward"] = None
+    if whole and not new.get("stages"):
+        new.setdefault("recipe", DEFAULT)
     new["stages"] = merged(new.get("stages") or {}, stages)
     if services:
         new["services"] = merged(new.get("services") or {}, services)

@@ -54,7 +54,7 @@ class Facts:
         if isinstance(wanted, int | float):
             return float(wanted)
         if wanted == "demonstrations":
-            return float(self.card.get("offset", 0.0))
+            return float(self.card.get("offset") or 0.0)
         if wanted == "samples":
             return float(self.results.get("evaluation", {}).get("reward_before", 0.0))
         return 0.0
@@ -73,7 +73,7 @@ def read_facts(root: Path) -> Facts:
         DataError: a file of the run is damaged (file:line).
     """
     folder = RunFolder.open(root)
-    ppo, evaluated = folder.last("ppo"), folder.last("evaluate")
+    ppo, evaluated = folder.last("ppo") or folder.plan.last("ppo"), folder.last("evaluate")
     card = folder.newest("reward_model")
     fits = {step.name: folder.figures(step, "fit.json") for step in folder.plan.steps if "figures" in step.makes}
     summary = root / "summary.json"

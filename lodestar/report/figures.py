@@ -208,7 +208,9 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
     says = f"Held-out loss at its minimum: {min(held_out):.3f}; the stage keeps those weights." if held_out else ""
     titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
     layout = axes("optimizer step", showlegend=True, legend=LEGEND)
-    return Figure(f"train-{stage}", titles[stage], says, traces, layout)
+    place, _, kind = stage.rpartition(".")
+    title = f"{titles.get(kind, kind)}, round {place.removeprefix('r')}" if place else titles.get(kind, kind)
+    return Figure(f"train-{stage.replace('.', '-')}", title, says, traces, layout)
 
 
 def stage_seconds(seconds: Row) -> Figure:

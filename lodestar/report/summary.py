@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ def write_summary(root: Path) -> dict[str, Any]:
     steps, found = folder.rows(ppo, "metrics.jsonl"), folder.figures(evaluated, "evaluation.json")
     seals = {step.name: seal for step, seal in folder.seals()}
     seconds = {name: seal["seconds"] for name, seal in seals.items()}
-    served: list[Any] = next((seal["services"] for seal in reversed(seals.values()) if seal.get("services")), [])
     summary = {
         "win_rate": {**found["win_rate"], "judge": found["judge"]} if "win_rate" in found else None,
         "best_of_n": {n: rate["value"] for n, rate in found.get("best_of_n", {}).items()},
@@ -39,7 +39,7 @@ def write_summary(root: Path) -> dict[str, Any]:
         "seconds": seconds,
         "response_tokens_per_second": _tokens_per_second(steps),
         "rollouts": rollouts(steps),
-        "services": served,
+        "services": _services(seals.values()),
         "seed": folder.run.seed,
         "versions": versions(),
     }
@@ -62,6 +62,16 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in VERSIONS},
     }
+
+
+def _services(seals: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every process that served, with what the stage says of it that saw most of it: later stages of one start add to
+    what earlier ones counted, those of another start count anew."""
+    rows: dict[str, dict[str, Any]] = {}
+    for row in (row for seal in seals for row in seal.get("services", ())):
+        if row["name"] not in rows or row["rpcs"] >= rows[row["name"]]["rpcs"]:
+            rows[row["name"]] = row
+    return [rows[name] for name in sorted(rows)]
 
 
 def _accuracy(folder: RunFolder) -> dict[str, Any] | None:

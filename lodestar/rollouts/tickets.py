@@ -52,7 +52,16 @@ class TicketSchedule:
     a resumed run asks for step k and gets what the first one got.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, *, run: str, seed: int, total: int | None = None, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        run: str,
+        seed: int,
+        total: int | None = None,
+        fixed: bool = False,
+    ) -> None:
         """
         Args:
             total: tickets of all steps together, where the last step has fewer than the others.

@@ -66,7 +66,8 @@ class Label(Stage):
         asked = Asked(seed, Path(self.file) if self.file else None, bench.unfinished)
         answers = _labellers()[self.by](asked).label(questions, bench.progress.advance)
         splits = split_families((row.prompt for row in answers), self.held_out_fraction, seed)
-        counts = {"questions": len(questions), "answers": len(answers)}
+        blank = sum(not reply["text"].strip() for row in samples for reply in row["replies"])
+        counts = {"questions": len(questions), "answers": len(answers), "blank_replies": blank}
         for split in ("train", "held_out", "evaluation"):
             rows = [row for row in answers if splits[row.prompt] == split]
             if not rows:

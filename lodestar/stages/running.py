@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lodestar.asking import Asking, Judge, Reply
+from lodestar.crew.work import rank_here
 from lodestar.data.files import read_prompts
 from lodestar.errors import LodestarError
 from lodestar.evaluation import win_rate
@@ -33,7 +34,7 @@ def running_win_rate(bench: Bench, options: RunningConfig, ppo: Ppo) -> Iterator
     They go to ``figures/watched.jsonl``, one line each: ``{"step", "value", "low", "high", "n"}``.
     """
     rows = bench.take("prompts") / "evaluation.jsonl"
-    if not options.every or not rows.exists():
+    if not options.every or not rows.exists() or rank_here():
         yield
         return
     prompts = read_prompts(rows)[: options.prompts]

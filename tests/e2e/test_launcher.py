@@ -37,14 +37,14 @@ FIELDS = {
     "reward_model": {"accuracy", "low", "high", "n"},
     "steps": None,
     "wall_seconds": None,
-    "seconds": {"data", "sft", "reward", "baseline", "ppo", "evaluation"},
+    "seconds": {"data", "sft", "reward", "ppo", "evaluate"},
     "response_tokens_per_second": None,
     "rollouts": {"issued", "trained", "failed", "superseded", "duplicates_refused"},
     "services": None,
     "seed": None,
     "versions": None,
 }
-SERVICES = ["learner-0", "policy-0", "reference-0", "reward-0", "rollout-0"]
+SERVICES = ["against-0", "learner-0", "policy-0", "reference-0", "reward-0", "rollout-0"]
 
 
 def _config(folder: Path, **ppo: object) -> Path:
@@ -67,7 +67,7 @@ def _start(*arguments: str | Path) -> subprocess.Popen[str]:
 
 def _until_step(run: Path, step: int) -> None:
     deadline = time.monotonic() + 60
-    metrics = run / "metrics.jsonl"
+    metrics = run / "ppo" / "unfinished" / "figures" / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= step):
         assert time.monotonic() < deadline, f"step {step} was not reached"
         time.sleep(0.02)
@@ -95,7 +95,7 @@ def _all_gone(processes: list[psutil.Process]) -> None:
 
 
 def _samples(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "evaluate" / "figures" / "samples.jsonl").read_text().splitlines()]
 
 
 def _temporary_files() -> set[str]:
@@ -121,6 +121,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
         _, said = changed.communicate(timeout=30)
     assert changed.returncode == 2
     assert "ppo.steps (was 4, is 5)" in said
+    assert "--from ppo makes ppo anew" in said
 
     with _start(_config(tmp_path), "--resume") as killed:
         _until_step(run, 2)
@@ -129,7 +130,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
     _all_gone(processes)
 
     with _start(config, "--resume") as late:
-        told = _told_until(late, "evaluation: starts")
+        told = _told_until(late, "evaluate: starts")
         late.send_signal(signal.SIGINT)
         late.communicate(timeout=30)
     assert late.returncode == 128 + signal.SIGINT
@@ -149,11 +150,10 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
     assert summary["steps"] == 4
     assert summary["rollouts"]["trained"] == 4 * 16
     assert sorted(service["name"] for service in summary["services"]) == SERVICES
-    assert len({service["pid"] for service in summary["services"]}) == 5
+    assert len({service["pid"] for service in summary["services"]}) == 6
     assert all(service["rpcs"] > 0 and service["tokens"] > 0 for service in summary["services"]), summary["services"]
     assert (run / "report.html").stat().st_size > 1_000_000
-    watched = [rate["step"] for rate in json.loads((run / "state.json").read_text())["results"]["watched"]]
-    assert watched == sorted(set(watched)), "each running win rate once, though the run was stopped twice"
+    assert not list(run.glob("**/unfinished")) + list(run.glob("**/.*partial")), "nothing in a temporary name"
     samples = _samples(run)
     assert [(row["before"]["step"], row["after"]["step"]) for row in samples] == [(0, 4)] * 24
     assert not list((run / "services").iterdir())
@@ -195,7 +195,7 @@ def test_a_model_and_preferences_of_ones_own_need_no_sft(tmp_path: Path) -> None
     assert run.returncode == 0, said
     assert json.loads((tmp_path / "own" / "summary.json").read_text())["steps"] == 2
     assert {row["after"]["step"] for row in _samples(tmp_path / "own")} == {2}
-    assert not (tmp_path / "own" / "models" / "sft").exists()
+    assert not (tmp_path / "own" / "sft").exists()
 
 
 def test_port_and_folder_conflicts_are_told_in_a_sentence(tmp_path: Path) -> None:

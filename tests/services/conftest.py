@@ -19,9 +19,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lodestar.config import ArchitectureConfig, RunConfig, ServeOptions, TokenizerConfig
+from lodestar.config import ArchitectureConfig, Task, TokenizerConfig
+from lodestar.config.serve import TASK
 from lodestar.data.tokenizer import train_tokenizer
-from lodestar.layout import RunFolder
 from lodestar.local.processes import Child, Processes
 from lodestar.model.loading import new_causal_lm, save_model, scalar_from_causal_lm
 from lodestar.records import FinishReason, GenerationChunk, ModelInfo, WeightVersion
@@ -189,7 +189,7 @@ class RunningService:
 
     child: Child
     state: ServiceState
-    options: ServeOptions
+    task: Task
 
     @property
     def address(self) -> str:
@@ -209,16 +209,25 @@ StartService = Callable[..., RunningService]
 
 @pytest.fixture(scope="session")
 def start_service(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> StartService:
-    """``start_service("reward", model=…, config={…}, wait=True)`` → RunningService."""
+    """``start_service("reward", model=…, section={…}, wait=True)`` → RunningService."""
 
-    def start(role: str, *, config: dict[str, Any] | None = None, wait: bool = True, **options: Any) -> Any:
-        run_dir = tmp_path_factory.mktemp(role)
-        serve = ServeOptions(config=RunConfig(name="test", **(config or {})), run_dir=run_dir, **options)
-        argument = {"role": role, "options": serve.model_dump(mode="json")}
-        child = processes.start(run_dir.name, "lodestar.local.jobs:serve", argument)
+    def start(
+        role: str,
+        *,
+        section: dict[str, Any] | None = None,
+        port: int = 0,
+        replica: int = 0,
+        wait: bool = True,
+        **told: Any,
+    ) -> Any:
+        folder = tmp_path_factory.mktemp(role)
+        listening = {"port": port, "replica": replica}
+        tree = {"role": role, "run": "test", "folder": folder, "section": section or {}, "listening": listening, **told}
+        task = TASK.validate_python(tree)
+        child = processes.start(folder.name, "lodestar.crew.work:serve", {"task": task.model_dump(mode="json")})
         if not wait:
             return child
-        return RunningService(child, wait_serving(child, RunFolder(run_dir).services / f"{role}-0.json"), serve)
+        return RunningService(child, wait_serving(child, folder / "services" / f"{role}-{replica}.json"), task)
 
     return start
 
@@ -239,7 +248,8 @@ def wait_serving(child: Child, state_file: Path, timeout: float = 30.0) -> Servi
 @pytest.fixture(scope="session")
 def reward_service(start_service: StartService, tiny_models: TinyModels) -> RunningService:
     """A reward server that tests share."""
-    return start_service("reward", model=str(tiny_models.reward))
+    gold = {"name": "gold", "kind": "gold", "watched": True}
+    return start_service("reward", model=str(tiny_models.reward), section={"sources": [{"name": "reward"}, gold]})
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ import pytest
 from lodestar_services.learner.publisher import WeightPublisher
 
 from lodestar.client import PolicyClient, ReferenceClient, RewardClient
-from lodestar.config import RunConfig, ServeOptions
-from lodestar.layout import RunFolder
+from lodestar.config import LearnerTask, PpoConfig
 from lodestar.local.redis_server import RedisServer
 from lodestar.model.loading import load_causal_lm
 from lodestar.queue.port import Delivery
@@ -87,8 +86,8 @@ def test_a_terminated_replica_loses_no_call(
     start_service: Any, tiny_models: Any, role: str, kind: Any, ask: Callable[[Any], None]
 ) -> None:
     model = str(tiny_models.reward if role == "reward" else tiny_models.sft)
-    config = {role: {"drain_seconds": DRAIN_SECONDS}}
-    first, second = (start_service(role, model=model, config=config) for _ in range(2))
+    section = {"drain_seconds": DRAIN_SECONDS}
+    first, second = (start_service(role, model=model, section=section) for _ in range(2))
     with kind([first.address, second.address], timeout=TIMEOUT) as client:
         load = Load(client, ask)
         with load.running():
@@ -128,10 +127,20 @@ def test_a_terminated_worker_hands_its_tickets_on(
 ) -> None:
     incarnation = uuid.uuid4().hex[:8]
     model = load_causal_lm(tiny_models.sft)
-    publisher = WeightPublisher(
-        RunFolder(tmp_path).weights, run="test", incarnation=incarnation, tokenizer_hash="", keep=1
+    publisher = WeightPublisher(tmp_path / "weights", run="test", incarnation=incarnation, tokenizer_hash="", keep=1)
+    weights = publisher.serve(
+        LearnerTask(
+            run="test",
+            folder=tmp_path,
+            ppo=PpoConfig(),
+            policy=str(tiny_models.sft),
+            reference=str(tiny_models.sft),
+            prompts=tmp_path,
+            state=tmp_path,
+            figures=tmp_path,
+            output=tmp_path,
+        )
     )
-    weights = publisher.serve(ServeOptions(config=RunConfig(name="test"), run_dir=tmp_path))
     publisher.publish(model, 0)
     policy = start_service("policy", model=str(tiny_models.sft), endpoints={"weights": f"127.0.0.1:{weights}"})
     endpoints = {
@@ -140,7 +149,8 @@ def test_a_terminated_worker_hands_its_tickets_on(
         "reward": [reward_service.address],
         "reference": [reference_service.address],
     }
-    config = {"rollout": {"in_flight": 8}, "queue": {"heartbeat_seconds": 1, "claim_seconds": 30}}
+    worker = {"section": {"in_flight": 8}, "queue": {"heartbeat_seconds": 1, "claim_seconds": 30}}
+    endpoints["weights"] = f"127.0.0.1:{weights}"
     queue = RedisLearnerQueue(own_redis.url)
     queue.open("test", incarnation)
     tickets = [
@@ -149,7 +159,7 @@ def test_a_terminated_worker_hands_its_tickets_on(
     ]
     deliveries: list[Delivery] = []
     try:
-        first = start_service("rollout", config=config, endpoints=endpoints)
+        first = start_service("rollout", **worker, endpoints=endpoints)
         queue.issue(tickets)
         receive(queue, 5, deliveries)
         told = time.monotonic()
@@ -159,7 +169,7 @@ def test_a_terminated_worker_hands_its_tickets_on(
         deliveries += queue.receive(0)
         assert len(deliveries) < len(tickets), "it should have had work left"
         # Claims are good for 30 s: what comes sooner was handed back, not abandoned.
-        second = start_service("rollout", config=config, endpoints=endpoints, replica=0)
+        second = start_service("rollout", **worker, endpoints=endpoints, replica=0)
         receive(queue, len(tickets), deliveries)
         second.child.stop(20)
     finally:

@@ -32,7 +32,9 @@ def run(
     begin: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="This stage and all after it, anew.")
     ] = None,
-    only: Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be there.")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be there.")
+    ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Nothing after this stage.")] = None,
     plain: Plain = False,
 ) -> None:

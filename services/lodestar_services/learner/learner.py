@@ -24,6 +24,8 @@ from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
@@ -31,14 +33,12 @@ from lodestar_services.learner.checkpoint import (
     load_checkpoint,
     refuse_changes,
 )
-from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.models import Start, make_trainer
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.ranks import Orders, join
 from lodestar_services.learner.status import Controls, StatusBoard
-from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer, make_deterministic
 from lodestar_services.learner.watch import OverOptimisationWatch
 

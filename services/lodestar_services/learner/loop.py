@@ -22,8 +22,8 @@ from lodestar import metrics
 from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.errors import NonFinite, RunPaused
 from lodestar.records import Rollout, RunState, WeightManifest
-from lodestar_services.learner.checkpoint import Checkpoints
 from lodestar.rollouts.collector import Collector
+from lodestar_services.learner.checkpoint import Checkpoints
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard

@@ -18,25 +18,24 @@ from pathlib import Path
 import pytest
 import torch
 from lodestar_services.learner.checkpoint import Checkpoints, check_weights, load_checkpoint
-from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import Journal
-from lodestar.rollouts.ledger import read_ledger, verify_ledger
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
-from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
 from lodestar_services.learner.watch import OverOptimisationWatch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.errors import NonFinite, ResumeRefused
-from lodestar.layout import RunFolder
 from lodestar.model.attention import NAME
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import Claim
 from lodestar.records import FinishReason, ModelInfo, Prompt, Rollout, RunState, RunStatus, Sample, WeightVersion
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.ledger import read_ledger, verify_ledger
+from lodestar.rollouts.tickets import TicketSchedule
 from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.tensors import load_verified
 
@@ -65,13 +64,13 @@ class Worker(threading.Thread):
     def __init__(
         self,
         broker: MemoryBroker,
-        folder: RunFolder,
+        folder: Path,
         score=lambda tokens: float(tokens.count(3)),
         heads=lambda step: {},
     ) -> None:
         super().__init__(daemon=True)
         self._broker = broker
-        self._directory = WeightDirectory(folder.weights)
+        self._directory = WeightDirectory(folder / "weights")
         self._policy, self._reference = llama(LlamaForCausalLM, 0), llama(LlamaForCausalLM, 0)
         self._version = WeightVersion("", 0, "")
         self._score = score
@@ -138,10 +137,10 @@ class Run:
     """One start of a learner in ``folder``; a second one resumes."""
 
     def __init__(self, root: Path, loop: asyncio.AbstractEventLoop, incarnation: str = "aaaa", **ppo) -> None:
-        self.folder = RunFolder(root)
+        self.folder = root
         self.broker = MemoryBroker()
         config = PpoConfig.model_validate(BASE | ppo)
-        checkpoints = Checkpoints(self.folder.checkpoints, SECTION.keep_checkpoints)
+        checkpoints = Checkpoints(self.folder / "checkpoints", SECTION.keep_checkpoints)
         newest = checkpoints.latest()
         state = load_checkpoint(newest) if newest else None
         queue = MemoryLearnerQueue(self.broker)
@@ -166,7 +165,7 @@ class Run:
             collector=collector,
             trainer=self.trainer,
             publisher=WeightPublisher(
-                self.folder.weights, run="run", incarnation=incarnation, tokenizer_hash="", keep=3
+                self.folder / "weights", run="run", incarnation=incarnation, tokenizer_hash="", keep=3
             ),
             journal=self.journal,
             checkpoints=checkpoints,
@@ -194,7 +193,7 @@ class Run:
 
     def curve(self) -> list[dict]:
         timing = ("time", "seconds", "tokens_per_second", "incarnation")
-        rows = [json.loads(line) for line in self.folder.metrics.read_text().splitlines()]
+        rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         return [{key: value for key, value in row.items() if key not in timing} for row in rows]
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -213,7 +212,7 @@ async def test_a_run_learns_and_leaves_one_ledger_line_per_ticket(start):
     curve = run.curve()
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
     assert curve[-1]["score"] > curve[0]["score"]
-    assert verify_ledger(run.folder.ledger, tickets=4, steps=6) == []
+    assert verify_ledger(run.folder / "ledger.jsonl", tickets=4, steps=6) == []
     assert run.board.status.state is RunState.FINISHED
     assert run.kept == [RunState.OPTIMISING], "whoever hears that the run is finished finds the policy"
     assert curve[-1]["tickets"] == {
@@ -239,11 +238,11 @@ async def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(start):
     assert resumed.curve() == whole.curve()
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, resumed.weights()[name]), name
-    assert verify_ledger(resumed.folder.ledger, tickets=4, steps=6) == []
-    entries = read_ledger(resumed.folder.ledger)
+    assert verify_ledger(resumed.folder / "ledger.jsonl", tickets=4, steps=6) == []
+    entries = read_ledger(resumed.folder / "ledger.jsonl")
     assert {entry.incarnation for entry in entries if entry.step < 4} == {"aaaa"}
     assert {entry.incarnation for entry in entries if entry.step >= 4} == {"bbbb"}
-    whole_tokens = {entry.id: entry.tokens for entry in read_ledger(whole.folder.ledger)}
+    whole_tokens = {entry.id: entry.tokens for entry in read_ledger(whole.folder / "ledger.jsonl")}
     assert {entry.id: entry.tokens for entry in entries} == whole_tokens
 
 
@@ -252,14 +251,14 @@ async def test_stale_rollouts_are_used_up_to_the_limit(start):
     await run.finish()
     assert all(0 <= row["staleness"] <= 1 for row in run.curve())
     assert max(row["staleness"] for row in run.curve()) > 0
-    assert verify_ledger(run.folder.ledger, tickets=4, steps=6) == []
+    assert verify_ledger(run.folder / "ledger.jsonl", tickets=4, steps=6) == []
 
 
 async def test_the_start_is_checkpointed_before_the_first_step(start):
     run = start("first")
     run.controls.stop()
     await run.finish()
-    state = load_checkpoint(run.folder.checkpoints / "step-000000")
+    state = load_checkpoint(run.folder / "checkpoints" / "step-000000")
     assert (state["step"], state["journal"]) == (0, {"metrics": 0, "ledger": 0})
     rest = start("first", incarnation="bbbb")
     await rest.finish()
@@ -291,7 +290,7 @@ async def test_a_stop_checkpoints_and_a_resumed_run_goes_on_from_there(start):
     rest = start("stopped", incarnation="bbbb")
     await rest.finish()
     assert [row["step"] for row in rest.curve()] == [1, 2, 3, 4, 5, 6]
-    assert verify_ledger(rest.folder.ledger, tickets=4, steps=6) == []
+    assert verify_ledger(rest.folder / "ledger.jsonl", tickets=4, steps=6) == []
 
 
 async def test_a_learner_told_to_leave_checkpoints_and_does_not_end_its_run(start):
@@ -302,18 +301,18 @@ async def test_a_learner_told_to_leave_checkpoints_and_does_not_end_its_run(star
     run.controls.leave()
     await asyncio.wait_for(finishing, 30)
     assert (run.loop.over, run.kept, run.board.status.state) == (False, [], RunState.STOPPED)
-    assert load_checkpoint(Checkpoints(run.folder.checkpoints, 2).latest())["step"] == len(run.curve()) < 6
+    assert load_checkpoint(Checkpoints(run.folder / "checkpoints", 2).latest())["step"] == len(run.curve()) < 6
     rest = start("left", incarnation="bbbb")
     await rest.finish()
     assert (rest.loop.over, rest.board.status.state) == (True, RunState.FINISHED)
-    assert verify_ledger(rest.folder.ledger, tickets=4, steps=6) == []
+    assert verify_ledger(rest.folder / "ledger.jsonl", tickets=4, steps=6) == []
 
 
 async def test_a_checkpoint_holds_the_manifest_of_its_weights(start):
     run = start("manifest")
     await run.finish()
-    state = load_checkpoint(Checkpoints(run.folder.checkpoints, 2).latest())
-    announced = WeightDirectory(run.folder.weights).announced()
+    state = load_checkpoint(Checkpoints(run.folder / "checkpoints", 2).latest())
+    announced = WeightDirectory(run.folder / "weights").announced()
     assert state["weights"]["version"] == {"incarnation": "aaaa", "step": 6, "digest": announced.version.digest}
     assert state["weights"]["tensors"] == announced.tensors
     check_weights(state, run.trainer.policy)
@@ -328,9 +327,9 @@ async def test_a_reward_that_is_no_number_undoes_the_step_and_saves_its_batch(st
     before = run.weights()
     with pytest.raises(NonFinite, match=r"step 0 was undone.*step-000000.json"):
         await run.finish(score=lambda tokens: math.nan)
-    assert (run.folder.root / "failures" / "step-000000.json").stat().st_size > 0
+    assert (run.folder / "failures" / "step-000000.json").stat().st_size > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.weights().items())
-    assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step-000000"]
+    assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["step-000000"]
     assert NonFinite.exit_code == 3
 
 

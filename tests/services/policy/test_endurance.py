@@ -107,7 +107,7 @@ async def test_ten_minutes_at_full_admission_with_cancellations_leak_nothing(
     start_service: Any, tiny_models: Any
 ) -> None:
     policy = {"max_sequences": 32, "max_waiting": 256, "kv_cache_tokens": 1024}
-    service = start_service("policy", model=str(tiny_models.sft), config={"policy": policy})
+    service = start_service("policy", model=str(tiny_models.sft), section=policy)
     process = psutil.Process(service.child.pid)
     rng = random.Random(0)
     deadline = time.monotonic() + 600

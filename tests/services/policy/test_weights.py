@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lodestar_services.policy.policy import Policy
 from torch import Tensor
 
-from lodestar.config import RunConfig
+from lodestar.config import PolicyTask
 from lodestar.engine.sequence import Purpose
 from lodestar.errors import ModelError
 from lodestar.model.loading import load_causal_lm, named_tensors, tensor_digests, weights_digest
@@ -21,7 +22,7 @@ PROBE = Scored((1, 5, 8, 9, 4, 7, 2), 3)
 
 @pytest.fixture
 async def policy(tiny_models: Any) -> AsyncIterator[Policy]:
-    policy = Policy(str(tiny_models.sft), RunConfig(name="test"))
+    policy = Policy(PolicyTask(run="test", folder=Path(), model=str(tiny_models.sft)))
     await policy.load()
     yield policy
     await policy.engine.close()

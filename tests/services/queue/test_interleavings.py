@@ -20,10 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lodestar_services.learner import collector as collector_module
-from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar.rollouts.ledger import verify_ledger
-from lodestar.rollouts.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.errors import RunPaused
@@ -31,6 +28,9 @@ from lodestar.local.redis_server import RedisServer
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import Claim, WorkerQueue
 from lodestar.records import Prompt, WeightVersion
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.ledger import verify_ledger
+from lodestar.rollouts.tickets import TicketSchedule
 from tests.services.queue.conftest import Bench, RedisBench, a_rollout
 
 STEPS, BATCH, WORKERS = 4, 3, 2

@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from lodestar.rollouts.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar.rollouts.ledger import verify_ledger
-from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 
@@ -31,6 +28,9 @@ from lodestar.records import (
     TokenLogProbs,
     WeightVersion,
 )
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.ledger import verify_ledger
+from lodestar.rollouts.tickets import TicketSchedule
 
 RUN, BATCH, STEPS = "restarts", 16, 4
 

@@ -55,7 +55,7 @@ def test_entropy_comes_only_when_asked_for(client: ReferenceClient) -> None:
 def test_calls_of_different_temperatures_share_a_batch_and_keep_their_own_answers(
     start_service: Any, tiny_models: Any
 ) -> None:
-    service = start_service("reference", model=str(tiny_models.sft), config={"reference": {"batch_wait_ms": 200}})
+    service = start_service("reference", model=str(tiny_models.sft), section={"batch_wait_ms": 200})
     with ReferenceClient(service.address) as client, ThreadPoolExecutor(4) as threads:
         temperatures = [0.5, 1.0, 2.0, 1.0]
         replies = list(threads.map(lambda t: client.logprobs(SEQUENCES, temperature=t), temperatures))
@@ -67,7 +67,7 @@ def test_calls_of_different_temperatures_share_a_batch_and_keep_their_own_answer
 
 
 def test_deterministic_logprobs_do_not_depend_on_the_company(start_service: Any, tiny_models: Any) -> None:
-    service = start_service("reference", model=str(tiny_models.sft), config={"deterministic": True})
+    service = start_service("reference", model=str(tiny_models.sft), deterministic=True)
     generator = torch.Generator().manual_seed(0)
     many = [
         Scored(tuple(torch.randint(0, 15, (length,), generator=generator).tolist()), 1) for length in range(2, 50, 3)
@@ -116,7 +116,7 @@ def test_a_foreign_tokenizer_is_refused(client: ReferenceClient) -> None:
 
 
 def test_more_than_the_queue_holds_is_refused(start_service: Any, tiny_models: Any) -> None:
-    service = start_service("reference", model=str(tiny_models.sft), config={"reference": {"max_queued_tokens": 100}})
+    service = start_service("reference", model=str(tiny_models.sft), section={"max_queued_tokens": 100})
     with ReferenceClient(service.address) as client:
         assert client.logprobs([Scored((1,) * 50, 1)] * 2).sequences
         with pytest.raises(ResourceExhausted, match=r"the call holds 150 tokens.*split it"):

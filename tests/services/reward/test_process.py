@@ -27,7 +27,7 @@ def figure(service: Any, name: str) -> float:
 
 def test_sigterm_lets_calls_in_flight_finish_and_exits_0(start_service: Any, tiny_models: Any) -> None:
     # The wait keeps calls in flight until the signal has arrived.
-    service = start_service("reward", model=str(tiny_models.reward), config={"reward": {"batch_wait_ms": 1000}})
+    service = start_service("reward", model=str(tiny_models.reward), section={"batch_wait_ms": 1000})
     outcomes: list[Any] = []
 
     def ask() -> None:
@@ -90,8 +90,8 @@ def test_the_metrics_port_counts_rpcs_tokens_and_batches(reward_service: Any) ->
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_scores_in_company_equal_scores_alone(start_service: Any, tiny_models: Any, deterministic: bool) -> None:
-    config = {"deterministic": deterministic, "reward": {"batch_wait_ms": 50}}
-    service = start_service("reward", model=str(tiny_models.reward), config=config)
+    section = {"batch_wait_ms": 50}
+    service = start_service("reward", model=str(tiny_models.reward), section=section, deterministic=deterministic)
     words = ["what", "color", "is", "the", "sky", "it", "grass", "not", "red", "blue"]
     items = [(" ".join(words[: i % 9 + 1]), " ".join(words[i % 4 :])) for i in range(40)]
     with RewardClient(service.address) as client:

@@ -109,7 +109,7 @@ def test_a_broken_score_fails_its_own_call_and_the_server_lives_on(
     weights["model.embed_tokens.weight"][red] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     # A long wait: the calls below share one batch.
-    service = start_service("reward", model=str(broken), config={"reward": {"batch_wait_ms": 300}})
+    service = start_service("reward", model=str(broken), section={"batch_wait_ms": 300})
     outcomes: dict[str, Any] = {}
     with RewardClient(service.address) as client:
 

@@ -21,13 +21,14 @@ from transformers import (
 )
 
 from lodestar.client import RewardClient
+from lodestar.config import SourceConfig
+from lodestar.config.rewards import served_sources
 from lodestar.data.world import every_request, gold_reward
 from lodestar.errors import FailedPrecondition, InvalidArgument, SourceFailed, TokenizerMismatch
 from lodestar.records import ScoreItem
 
 WORDS = ["what", "color", "is", "the", "sky", "grass", "blue", "green", "red", "?", "not"]
 PAIRS = [("what color is the sky ?", "the sky is blue"), ("is it ?", "not red"), ("the grass", "green")]
-CRITIC = {"critic": {"init": "policy"}}
 
 
 def encoder_tokenizer() -> PreTrainedTokenizerFast:
@@ -98,12 +99,13 @@ def plain(folder: Path, prompt: str, completion: str) -> list[float]:
 
 @pytest.fixture
 def served(start_service: Any, tiny_models: Any) -> Any:
-    """``served(*sources, data=…)`` → a client of a server with these sources."""
+    """``served(*sources)`` → a client of a server with these sources, in a run on the synthetic world."""
     running: list[Any] = []
 
-    def start(*sources: dict[str, Any], **config: Any) -> tuple[RewardClient, Any]:
-        options = {"reward": {"sources": sources, "batch_wait_ms": 1}, "ppo": CRITIC, **config}
-        service = start_service("reward", model=str(tiny_models.reward), config=options)
+    def start(*sources: dict[str, Any], **told: Any) -> tuple[RewardClient, Any]:
+        watched = served_sources(tuple(map(SourceConfig.model_validate, sources)), synthetic=True)
+        section = {"sources": watched, "batch_wait_ms": 1}
+        service = start_service("reward", model=str(tiny_models.reward), section=section, **told)
         running.append(service)
         return RewardClient(service.address), service
 
@@ -275,7 +277,6 @@ def test_the_worlds_gold_is_watched_in_a_synthetic_run(reward_service: Any) -> N
 def test_a_source_that_cannot_be_had_ends_the_process_with_its_name(
     source: dict[str, Any], said: str, start_service: Any, tiny_models: Any
 ) -> None:
-    config = {"reward": {"sources": [source]}, "ppo": CRITIC}
-    child = start_service("reward", model=str(tiny_models.reward), config=config, wait=False)
+    child = start_service("reward", model=str(tiny_models.reward), section={"sources": [source]}, wait=False)
     assert child.wait(20) == 2
     assert re.search(said, child.last_error()), child.last_error()

@@ -148,7 +148,7 @@ ROLES = {"reward": ask_reward, "reference": ask_reference, "policy": ask_policy}
 @pytest.mark.parametrize("role", ROLES)
 def test_wild_requests_are_answered_or_refused(start_service: Any, tiny_models: Any, role: str, cases: int) -> None:
     model = tiny_models.reward if role == "reward" else tiny_models.sft
-    service = start_service(role, model=str(model), config={role: {"batch_wait_ms": 0}} if role != "policy" else {})
+    service = start_service(role, model=str(model), section={"batch_wait_ms": 0} if role != "policy" else {})
     rng, seen = random.Random(7), Counter[str]()
     with grpc.insecure_channel(service.address, options=[("grpc.enable_retries", 0)]) as channel:
         for _ in range(cases):

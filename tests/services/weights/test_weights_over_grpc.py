@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lodestar_services.learner.publisher import WeightPublisher
 from torch import Tensor, nn
 
 from lodestar import metrics
-from lodestar.config import RunConfig, ServeOptions
+from lodestar.config import LearnerTask, Listening, PpoConfig
 from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, PermissionDenied, Unavailable
 from lodestar.model.weights import named_tensors
 from lodestar.records import WeightManifest, WeightVersion
@@ -58,8 +59,19 @@ def publisher(root: Path, incarnation: str = "aaaa") -> WeightPublisher:
     return WeightPublisher(root, run="here", incarnation=incarnation, tokenizer_hash="t0", keep=2)
 
 
-def options(run_dir: Path, port: int = 0) -> ServeOptions:
-    return ServeOptions(config=RunConfig(name="here"), run_dir=run_dir, weights_port=port)
+def options(folder: Path, port: int = 0, **listening: Any) -> LearnerTask:
+    return LearnerTask(
+        run="here",
+        folder=folder,
+        listening=Listening(weights_port=port, **listening),
+        ppo=PpoConfig(),
+        policy="",
+        reference="",
+        prompts=folder,
+        state=folder,
+        figures=folder,
+        output=folder,
+    )
 
 
 @pytest.fixture
@@ -230,7 +242,7 @@ async def test_weights_travel_over_mutual_tls_to_the_fleet_alone(tmp_path):
     for name, role in (("learner", "worker"), ("policy", "worker"), ("stranger", "caller")):
         authority.issue(tmp_path / name, role, name)
     published = publisher(tmp_path / "weights")
-    told = options(tmp_path).model_copy(update={"tls": tmp_path / "learner"})
+    told = options(tmp_path, tls=tmp_path / "learner")
     address = f"127.0.0.1:{await asyncio.to_thread(published.serve, told)}"
     await asyncio.to_thread(published.publish, model(0), 0)
     source, served = GrpcSource(address, "here", tls=tmp_path / "policy"), Served()

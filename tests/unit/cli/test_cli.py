@@ -53,8 +53,8 @@ def test_light_commands_load_neither_torch_nor_grpc(command: tuple[str, ...]) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_the_launcher_loads_no_torch() -> None:
-    program = "import sys, lodestar.local.launcher, lodestar.local.view; sys.exit('torch' in sys.modules)"
+def test_the_conductor_loads_no_torch() -> None:
+    program = "import sys, lodestar.crew.here, lodestar.local.view; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -81,20 +81,20 @@ def _config(folder: Path, text: str) -> str:
 TYPO = "name: a\nppo: {stpes: 4}\n"
 
 
-@pytest.mark.parametrize("command", [("run",), ("serve", "policy"), ("train", "sft"), ("eval",), ("config", "check")])
+@pytest.mark.parametrize("command", [("run",), ("train", "sft"), ("eval",), ("config", "check")])
 def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path, command: tuple[str, ...]) -> None:
     path = _config(tmp_path, TYPO)
     done = lodestar_(*command, path)
     assert done.returncode == 2
-    assert done.stderr == f"error: {path}: ppo.stpes: unknown option; did you mean ppo.steps?\n"
+    assert done.stderr == "error: stages.ppo: stpes: unknown option; did you mean steps?\n"
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "said"),
     [
-        ("name: a\n", ("ppo.steps=many",), "ppo.steps: Input should be a valid integer"),
+        ("name: a\n", ("ppo.steps=many",), "stages.ppo: steps: Input should be a valid integer"),
         ("name: a\n", ("ppo.top_p=0.9",), "top_p and top_k must stay 1 and 0 for training"),
-        ("name: a\n", ("data.max_prompt_tokens=250",), "data.max_prompt_tokens + ppo.max_tokens is 314, beyond"),
+        ("name: a\n", ("data.max_prompt_tokens=250",), "with data.max_prompt_tokens it is 314, beyond"),
         ("name: a\n", ("ppo.kl.reward_estimator=k3",), "only k1 may enter the reward"),
         ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),
         ("- a\n- b\n", (), "holds no mapping of options"),
@@ -123,7 +123,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_bad_port_names_its_flag(tmp_path: Path) -> None:
-    done = lodestar_("serve", "policy", _config(tmp_path, "name: a\n"), "--port", "70000")
+    done = lodestar_("serve", "policy", str(tmp_path), "--port", "70000")
     assert done.returncode == 2
     assert "--port: Input should be less than or equal to 65535 (got 70000)" in done.stderr
 
@@ -139,11 +139,19 @@ def test_a_held_folder_is_refused_with_the_ways_on(tmp_path: Path) -> None:
 
 def test_the_schema_documents_every_option() -> None:
     schema = json.loads(lodestar_("config", "schema").stdout)
-    sections = [schema, *schema["$defs"].values()]
+    stages = [stage["anyOf"][0] for stage in schema["properties"]["stages"]["properties"].values()]
+    assert {"ppo", "sft", "label"} <= schema["properties"]["stages"]["properties"].keys()
+    sections = [schema, *schema["$defs"].values(), *stages]
     undocumented = [
         f"{section['title']}.{name}"
         for section in sections
-        for name, option in section["properties"].items()
+        for name, option in section.get("properties", {}).items()
         if not option.get("description")
     ]
     assert not undocumented
+
+
+def test_a_stages_options_can_be_printed_alone() -> None:
+    assert "learning_rate" in json.loads(lodestar_("config", "schema", "sft").stdout)["properties"]
+    done = lodestar_("config", "schema", "stf")
+    assert (done.returncode, "did you mean sft?" in done.stderr) == (2, True)

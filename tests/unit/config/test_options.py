@@ -10,6 +10,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lodestar.config import RunConfig, load_config
+from lodestar.errors import ConfigError
+from lodestar.recipe.plan import plan
+from lodestar.recipe.stage import registry
+from lodestar.recipe.written import written_as_before
 
 ROOT = Path(__file__).parents[3]
 EXPECTED = Path(__file__).with_name("options.txt")
@@ -26,37 +30,44 @@ def _options(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_option_is_listed() -> None:
-    assert sorted(_options(RunConfig)) == EXPECTED.read_text().splitlines()
+    listed = [*_options(RunConfig)]
+    for name, stage in registry().items():
+        listed += [option for option in _options(stage, f"stages.{name}.") if not option.endswith(".use")]
+    assert sorted(listed) == EXPECTED.read_text().splitlines()
 
 
 def _shipped() -> list[Path]:
-    return [ROOT / "lodestar" / "local" / "demo.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
+    recipes = sorted((ROOT / "lodestar" / "recipes").glob("*.yaml"))
+    return [ROOT / "lodestar" / "local" / "demo.yaml", *sorted((ROOT / "examples").glob("*.yaml")), *recipes]
 
 
 @pytest.mark.parametrize("path", _shipped(), ids=lambda path: path.name)
-def test_every_configuration_that_ships_loads(path: Path) -> None:
+def test_every_configuration_that_ships_has_a_sound_plan(path: Path) -> None:
     given = yaml.safe_load(path.read_text())
-    root = [] if given.get("data", {}).get("root") or given["data"]["kind"] == "synthetic" else ["data.root=somewhere"]
-    assert load_config(path, root).name == given["name"]
+    source = given.get("stages", {}).get("data", {})
+    needs_root = source.get("source", "synthetic") != "synthetic" and not source.get("root")
+    run = load_config(
+        path, ["data.root=somewhere"] if needs_root else [] + ([] if "name" in given else ["name=recipe"])
+    )
+    assert not written_as_before(given), "as runs were written before recipes"
+    assert [step.kind for step in plan(run).steps][-1] == "report"
 
 
-def test_the_readmes_configurations_load() -> None:
+def test_the_readmes_configurations_have_sound_plans() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
-    run, *more = [yaml.safe_load(block) for block in blocks]
-    assert RunConfig.model_validate(run).sft is None
-    assert len(more) == 1
-    for sections in more:
-        merged = {name: {**run.get(name, {}), **section} for name, section in sections.items()}
-        assert len(RunConfig.model_validate(run | merged).reward.sources) == 3
+    runs = [yaml.safe_load(block) for block in blocks]
+    assert len(runs) >= 3
+    for tree in runs:
+        assert plan(RunConfig.model_validate({"name": "readme", "model": {"path": "x"}, **tree})).steps
 
 
 @pytest.mark.parametrize(
     ("section", "said"),
     [
         ({"ppo": {"max_staleness": 1}}, r"deterministic needs ppo\.max_staleness 0"),
-        ({"policy": {"swap": "continue"}, "ppo": {"max_staleness": 0}}, r"deterministic needs policy\.swap drain"),
+        ({"policy": {"swap": "continue"}}, r"deterministic needs services\.policy\.swap drain"),
     ],
 )
 def test_what_depends_on_timing_is_refused_in_a_deterministic_run(section: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        RunConfig(name="run", deterministic=True, **section)
+    with pytest.raises((ConfigError, ValidationError), match=said):
+        plan(RunConfig(name="run", deterministic=True, **section))

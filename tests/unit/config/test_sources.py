@@ -8,6 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from lodestar.config import RunConfig
+from lodestar.config.rewards import critic_source, served_sources, watched_source
+from lodestar.errors import ConfigError
+from lodestar.recipe.plan import Plan, plan
+from lodestar.recipe.stage import needs_own_model
 
 FUNCTION = {"name": "f", "kind": "function", "function": "m:f"}
 POLICY = {"critic": {"init": "policy"}}
@@ -17,22 +21,27 @@ def run(*sources: dict[str, Any], **more: Any) -> RunConfig:
     return RunConfig.model_validate({"name": "r", "reward": {"sources": sources}, **more})
 
 
+def planned(*sources: dict[str, Any], **more: Any) -> Plan:
+    return plan(run(*sources, **more))
+
+
 def test_without_sources_the_runs_own_model_scores_and_the_worlds_gold_is_watched() -> None:
-    config = run()
-    assert [(source.name, source.kind, source.watched) for source in config.reward_sources] == [
+    served = served_sources((), synthetic=True)
+    assert [(source.name, source.kind, source.watched) for source in served] == [
         ("reward", "model", False),
         ("gold", "gold", True),
     ]
-    assert (config.watched_source, config.trains_reward_model) == ("gold", True)
+    assert (watched_source(served), needs_own_model(served)) == ("gold", True)
 
 
 def test_data_without_a_gold_reward_watches_what_it_is_told_to() -> None:
-    data = {"data": {"kind": "hh", "root": "x"}, "evaluation": {"judge": "reward"}}
-    assert run(**data).watched_source is None
-    other = {"name": "other-half", "paths": ["runs/b/models/reward"], "watched": True}
-    assert run({"name": "reward"}, other, **data).watched_source == "other-half"
-    with pytest.raises(ValidationError, match=r"kind gold exists for data\.kind synthetic only"):
-        run({"name": "reward"}, {"name": "g", "kind": "gold", "watched": True}, **data)
+    assert watched_source(served_sources((), synthetic=False)) is None
+    other = {"name": "other-half", "paths": ["runs/b/reward/reward"], "watched": True}
+    sources = run({"name": "reward"}, other).services.reward.sources
+    assert watched_source(served_sources(sources, synthetic=True)) == "other-half"
+    data = {"data": {"kind": "hh", "root": "x"}, "pretrain": {}}
+    with pytest.raises(ConfigError, match=r"kind gold exists for data\.source synthetic only"):
+        planned({"name": "reward"}, {"name": "g", "kind": "gold", "watched": True}, **data)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +57,16 @@ def test_data_without_a_gold_reward_watches_what_it_is_told_to() -> None:
     ],
 )
 def test_a_critic_from_the_reward_is_refused_where_no_single_model_is_the_score(sources: list[Any]) -> None:
-    with pytest.raises(ValidationError, match=r"functions, rules, ensembles .* set ppo\.critic\.init: policy"):
-        run(*sources)
-    assert run(*sources, ppo=POLICY).critic_source is None
+    with pytest.raises(ConfigError, match=r"functions, rules, ensembles .* set ppo\.critic\.init: policy"):
+        planned(*sources)
+    assert planned(*sources, ppo=POLICY).last("ppo") is not None
+    assert critic_source(run(*sources).services.reward.sources) is None
 
 
 def test_a_critic_may_start_from_one_model_that_has_a_watched_judge_beside_it() -> None:
     watched = {"name": "w", "paths": ["x", "y"], "watched": True}
-    assert run({"name": "r", "paths": ["m"]}, watched).critic_source.paths == ("m",)  # type: ignore[union-attr]
+    sources = run({"name": "r", "paths": ["m"]}, watched).services.reward.sources
+    assert critic_source(sources).paths == ("m",)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,20 @@ from typing import Any
 import datasets
 import pytest
 
-from lodestar.config import RunConfig
+from lodestar.config import DataConfig, ModelConfig
 from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_prompts, read_text
 from lodestar.data.prepare import prepare
 from lodestar.data.world import parse
 from lodestar.errors import DataError
-from lodestar.layout import RunFolder
 from lodestar.model.loading import load_tokenizer
 
-SYNTHETIC = {"kind": "synthetic", "demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 100}
+SYNTHETIC = {"source": "synthetic", "demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 100}
 
 
-def _config(data: dict[str, Any], **sections: Any) -> RunConfig:
-    own = {"tokenizer": {"kind": "word" if data["kind"] == "synthetic" else "bpe", "vocab_size": 400}}
-    judge = "gold" if data["kind"] == "synthetic" else "reward"
-    evaluation = {"prompts": 50, "judge": judge}
-    return RunConfig.model_validate({"name": "t", "data": data, "model": own, "evaluation": evaluation} | sections)
+def _prepare(data: dict[str, Any], folder: Path, *, seed: int = 0) -> dict[str, int]:
+    options = DataConfig.model_validate({"evaluation_rows": 50} | data)
+    words = {"kind": "word" if options.source == "synthetic" else "bpe", "vocab_size": 400}
+    return prepare(options, ModelConfig.model_validate({"tokenizer": words}), DataFiles(folder), seed=seed)
 
 
 def _dialogue(i: int, reply: str) -> str:
@@ -39,46 +37,45 @@ def _write_hh(folder: Path, rows: int = 60, name: str = "a.jsonl.gz") -> Path:
     return path
 
 
-def _families(folder: RunFolder) -> dict[str, set[str]]:
-    files = DataFiles.of(folder)
-    return {split: {row.prompt for row in read_comparisons(files.comparisons(split))} for split in SPLITS}
+def _families(folder: Path) -> dict[str, set[str]]:
+    files = DataFiles(folder)
+    return {split: {row.prompt for row in read_comparisons(files.feedback(split))} for split in SPLITS}
 
 
 SPLITS = ("train", "held_out", "evaluation")
 
 
 def test_the_synthetic_world_fills_every_file(tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path), _config(SYNTHETIC, pretrain={})
-    counts = prepare(config, folder)
-    files = DataFiles.of(folder)
+    folder = tmp_path
+    counts = _prepare(SYNTHETIC, folder)
+    files = DataFiles(folder)
     assert counts == json.loads(files.counts.read_text())
-    assert counts["prompts.ppo"] == len(read_prompts(files.ppo_prompts)) == 100
-    assert counts["prompts.evaluation"] == len(read_prompts(files.evaluation_prompts)) == 50
+    assert counts["prompts.ppo"] == len(read_prompts(files.prompts("ppo"))) == 100
+    assert counts["prompts.evaluation"] == len(read_prompts(files.prompts("evaluation"))) == 50
     assert counts["bad_rows"] == counts["long_rows"] == 0
     assert len(read_demonstrations(files.demonstrations("train"))) == counts["demonstrations.train"]
     assert len(read_text(files.text("train"))) == counts["text.train"]
-    assert "<unk>" not in load_tokenizer(folder.tokenizer).decode(
-        load_tokenizer(folder.tokenizer)(read_prompts(files.ppo_prompts)[0].text)["input_ids"]
+    assert "<unk>" not in load_tokenizer(files.tokenizer).decode(
+        load_tokenizer(files.tokenizer)(read_prompts(files.prompts("ppo"))[0].text)["input_ids"]
     )
-    for prompt in read_prompts(files.ppo_prompts):
+    for prompt in read_prompts(files.prompts("ppo")):
         parse(prompt.text)
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
     def written(name: str, seed: int) -> dict[str, bytes]:
-        prepare(_config(SYNTHETIC, seed=seed), RunFolder(tmp_path / name))
+        _prepare(SYNTHETIC, tmp_path / name, seed=seed)
         return {str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*.json*")}
 
     assert written("a", 1) == written("b", 1)
-    assert written("c", 2)["data/prompts.ppo.jsonl"] != written("a", 1)["data/prompts.ppo.jsonl"]
+    assert written("c", 2)["prompts/ppo.jsonl"] != written("a", 1)["prompts/ppo.jsonl"]
 
 
 def test_evaluation_prompts_are_seen_by_no_stage(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    prepare(_config(SYNTHETIC), folder)
-    files, families = DataFiles.of(folder), _families(folder)
-    evaluation = {prompt.text for prompt in read_prompts(files.evaluation_prompts)}
-    ppo = {prompt.text for prompt in read_prompts(files.ppo_prompts)}
+    _prepare(SYNTHETIC, tmp_path)
+    files, families = DataFiles(tmp_path), _families(tmp_path)
+    evaluation = {prompt.text for prompt in read_prompts(files.prompts("evaluation"))}
+    ppo = {prompt.text for prompt in read_prompts(files.prompts("ppo"))}
     shown = {row.prompt for split in SPLITS[:2] for row in read_demonstrations(files.demonstrations(split))}
     assert not evaluation & (ppo | shown | families["train"] | families["held_out"])
     assert not ppo & families["train"]
@@ -87,11 +84,8 @@ def test_evaluation_prompts_are_seen_by_no_stage(tmp_path: Path) -> None:
 
 def test_shuffled_labels_keep_the_pairs(tmp_path: Path) -> None:
     for name, shuffle in (("plain", False), ("shuffled", True)):
-        prepare(_config(SYNTHETIC | {"shuffle_labels": shuffle}), RunFolder(tmp_path / name))
-    plain, shuffled = (
-        read_comparisons(DataFiles.of(RunFolder(tmp_path / name)).comparisons("train"))
-        for name in ("plain", "shuffled")
-    )
+        _prepare(SYNTHETIC | {"shuffle_labels": shuffle}, tmp_path / name)
+    plain, shuffled = (read_comparisons(DataFiles(tmp_path / name).feedback("train")) for name in ("plain", "shuffled"))
     assert [row.completions for row in plain] == [row.completions for row in shuffled]
     agree = sum(a.label == b.label for a, b in zip(plain, shuffled, strict=True)) / len(plain)
     assert agree < 0.6
@@ -99,15 +93,15 @@ def test_shuffled_labels_keep_the_pairs(tmp_path: Path) -> None:
 
 def test_hh_dialogues_become_prompts_and_completions(tmp_path: Path) -> None:
     _write_hh(tmp_path)
-    folder = RunFolder(tmp_path / "run")
-    counts = prepare(_config({"kind": "hh", "root": str(tmp_path)}), folder)
-    rows = read_comparisons(DataFiles.of(folder).comparisons("train"))
+    folder = tmp_path / "run"
+    counts = _prepare({"source": "hh", "root": str(tmp_path)}, folder)
+    rows = read_comparisons(DataFiles(folder).feedback("train"))
     assert rows[0].prompt.startswith("\n\nHuman: What is ")
     assert rows[0].prompt.endswith("\n\nAssistant:")
     assert rows[0].completions[1] == " No."
     assert rows[0].id.startswith("a:")
     assert counts["comparisons.train"] == 48
-    shown = read_demonstrations(DataFiles.of(folder).demonstrations("train"))
+    shown = read_demonstrations(DataFiles(folder).demonstrations("train"))
     assert {row.completion for row in shown} == {row.completions[0] for row in rows}
 
 
@@ -115,10 +109,10 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
     path = _write_hh(tmp_path, name="a.jsonl")
     with path.open("a") as file:
         file.write('{"chosen": "half\n[1]\n{"prompt": "x"}\n')
-    folder = RunFolder(tmp_path / "run")
-    counts = prepare(_config({"kind": "hh", "root": str(tmp_path)}), folder)
+    folder = tmp_path / "run"
+    counts = _prepare({"source": "hh", "root": str(tmp_path)}, folder)
     assert counts["bad_rows"] == 3
-    named = DataFiles.of(folder).bad_rows.read_text().splitlines()
+    named = DataFiles(folder).bad_rows.read_text().splitlines()
     assert named[0].startswith(f"{path}:61: is not JSON: ")
     assert named[1] == f"{path}:62: must be an object {{…}}, is list"
     assert named[2].startswith(f"{path}:63: needs chosen and rejected")
@@ -128,15 +122,15 @@ def test_strict_refuses_the_first_bad_row(tmp_path: Path) -> None:
     path = _write_hh(tmp_path, name="a.jsonl")
     with path.open("a") as file:
         file.write("{}\n")
-    config = _config({"kind": "hh", "root": str(tmp_path), "strict": True})
+    data = {"source": "hh", "root": str(tmp_path), "strict": True}
     with pytest.raises(DataError, match=f"{path}:61: needs chosen and rejected"):
-        prepare(config, RunFolder(tmp_path / "run"))
+        _prepare(data, tmp_path / "run")
 
 
 def test_rows_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
     lines = [{"prompt": f"q{i}", "chosen": "word " * (200 if i % 3 == 0 else 3), "rejected": "no"} for i in range(90)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    counts = prepare(_config({"kind": "jsonl", "root": str(tmp_path), "max_tokens": 40}), RunFolder(tmp_path / "run"))
+    counts = _prepare({"source": "jsonl", "root": str(tmp_path), "max_tokens": 40}, tmp_path / "run")
     kept = sum(counts[f"comparisons.{split}"] for split in SPLITS)
     assert kept == 60
     assert counts["long_rows"] > 0
@@ -150,16 +144,16 @@ def test_own_demonstrations_and_text_are_read(tmp_path: Path) -> None:
     ]
     (tmp_path / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
     (tmp_path / "book.txt").write_text("\n\n".join("A paragraph about nothing much. " * 8 for _ in range(120)))
-    folder = RunFolder(tmp_path / "run")
+    folder = tmp_path / "run"
     data = {
-        "kind": "jsonl",
+        "source": "jsonl",
         "root": str(tmp_path),
         "files": ["pairs/p.jsonl"],
         "demonstrations": "shown.jsonl",
         "text": "book.txt",
     }
-    counts = prepare(_config(data, pretrain={}), folder)
-    files = DataFiles.of(folder)
+    counts = _prepare(data, folder)
+    files = DataFiles(folder)
     assert {row.completion for row in read_demonstrations(files.demonstrations("train"))} == {" yes"}
     assert counts["text.held_out"] >= 1
     assert "paragraph" in read_text(files.text("train"))[0]
@@ -183,18 +177,12 @@ def test_unusable_sources_say_why(tmp_path: Path, files: dict[str, str] | None, 
         for name, text in files.items():
             (root / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        prepare(_config({"kind": "jsonl", "root": str(root)}), RunFolder(tmp_path / "run"))
+        _prepare({"source": "jsonl", "root": str(root)}, tmp_path / "run")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/b.jsonl: no such file"):
-        prepare(_config({"kind": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}), RunFolder(tmp_path / "run"))
-
-
-def test_ppo_ptx_gets_its_text_without_a_pretraining_stage(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    prepare(_config(SYNTHETIC, ppo={"ptx": {"coefficient": 1.0}}), folder)
-    assert read_text(DataFiles.of(folder).text("train"))
+        _prepare({"source": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}, tmp_path / "run")
 
 
 def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:
@@ -208,12 +196,12 @@ def test_the_hub_reader_takes_a_local_data_set(tmp_path: Path, monkeypatch: pyte
     source = tmp_path / "source" / "helpful"
     source.mkdir(parents=True)
     _write_hh(source, name="train.jsonl")
-    folder = RunFolder(tmp_path / "run")
-    counts = prepare(_config({"kind": "hub", "root": str(tmp_path / "source"), "files": ["helpful"]}), folder)
+    folder = tmp_path / "run"
+    counts = _prepare({"source": "hub", "root": str(tmp_path / "source"), "files": ["helpful"]}, folder)
     assert counts["comparisons.train"] == 48
-    assert read_comparisons(DataFiles.of(folder).comparisons("train"))[0].completions[1] == " No."
+    assert read_comparisons(DataFiles(folder).feedback("train"))[0].completions[1] == " No."
 
 
 def test_a_hub_data_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: cannot be loaded"):
-        prepare(_config({"kind": "hub", "root": str(tmp_path / "nowhere")}), RunFolder(tmp_path / "run"))
+        _prepare({"source": "hub", "root": str(tmp_path / "nowhere")}, tmp_path / "run")

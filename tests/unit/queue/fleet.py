@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from lodestar.rollouts.collector import Collector
-from lodestar.rollouts.tickets import TicketSchedule
-
 from lodestar.config import PpoConfig
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import LearnerQueue
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.tickets import TicketSchedule
 
 RUN = "demo"
 

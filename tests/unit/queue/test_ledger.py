@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from lodestar_services.learner.journal import JsonLines
-from lodestar.rollouts.ledger import read_ledger, verify_ledger
 
 from lodestar.errors import ResumeRefused
 from lodestar.records import LedgerEntry, Outcome
+from lodestar.rollouts.ledger import read_ledger, verify_ledger
 
 
 def entry(step: int, index: int, attempt: int = 0, outcome: Outcome = "trained", incarnation: str = "a") -> LedgerEntry:

@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from lodestar.rollouts.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.errors import DataError
+from lodestar.rollouts.tickets import TicketSchedule
 from tests.unit.queue.fleet import prompts, schedule
 
 

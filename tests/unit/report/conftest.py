@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lodestar.layout import RunFolder
+from lodestar.recipe.folder import RunFolder
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import random
 from pathlib import Path
 
 from lodestar.config import RunConfig, dump
-from lodestar.layout import RunFolder
+from lodestar.files import write_atomically, write_jsonl
+from lodestar.recipe.folder import RunFolder
 
 STEPS = 40
 PROMPTS = 96
@@ -16,26 +17,29 @@ PROMPTS = 96
 
 def write_example_run(root: Path) -> RunFolder:
     """Writes every file that the report reads."""
-    folder, rng = RunFolder(root), random.Random(3)
-    config = RunConfig.model_validate(
-        {"name": "example-data", "ppo": {"steps": STEPS}, "evaluation": {"prompts": PROMPTS}}
-    )
-    root.mkdir(parents=True, exist_ok=True)
-    folder.logs.mkdir()
-    folder.reward_model.mkdir(parents=True)
-    folder.config.write_text(dump(config))
-    _lines(folder.metrics, [_step(k, rng) for k in range(1, STEPS + 1)])
-    _lines(folder.samples, [_sample(i, rng) for i in range(PROMPTS)])
+    rng = random.Random(3)
+    stages = {"data": {}, "sft": {}, "reward": {}, "ppo": {"steps": STEPS}, "evaluate": {}, "report": {}}
+    write_atomically(root / "config.yaml", dump(RunConfig(name="example-data", stages=stages)))
+    folder = RunFolder.open(root)
+    made = {step.name: folder.store.unfinished(step) for step in folder.plan.steps}
+    write_jsonl(made["ppo"] / "figures" / "metrics.jsonl", [_step(k, rng) for k in range(1, STEPS + 1)])
+    write_jsonl(made["ppo"] / "figures" / "watched.jsonl", _watched())
+    write_jsonl(made["evaluate"] / "figures" / "samples.jsonl", [_sample(i, rng) for i in range(PROMPTS)])
+    _json(made["evaluate"] / "figures" / "evaluation.json", _evaluation())
     for stage, least in (("sft", 0.9), ("reward", 0.52)):
-        _lines(folder.logs / f"{stage}.jsonl", list(_training(stage, least, rng)))
-    (folder.reward_model / "card.json").write_text(json.dumps(_card(rng)))
-    folder.state.write_text(json.dumps({"stages": {}, "results": _results()}))
-    folder.summary.write_text(json.dumps(_summary()))
+        _json(made[stage] / "figures" / "fit.json", {"history": _training(least, rng)})
+    _json(made["reward"] / "reward" / "card.json", _card(rng))
+    for step in folder.plan.steps:
+        for port in step.makes:
+            (made[step.name] / port).mkdir(parents=True, exist_ok=True)
+        made[step.name].mkdir(parents=True, exist_ok=True)
+        folder.store.seal(step, {"seconds": 1.0})
+    _json(root / "summary.json", _summary())
     return folder
 
 
-def _lines(path: Path, rows: list[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def _json(path: Path, tree: dict[str, object]) -> None:
+    write_atomically(path, json.dumps(tree))
 
 
 def _step(k: int, rng: random.Random) -> dict[str, object]:
@@ -100,11 +104,11 @@ def _sample(i: int, rng: random.Random) -> dict[str, object]:
     }
 
 
-def _training(stage: str, least: float, rng: random.Random) -> list[dict[str, object]]:
+def _training(least: float, rng: random.Random) -> list[dict[str, object]]:
     rows = []
     for i in range(24):
         loss = least + 1.5 * least * math.exp(-i / 4)
-        row = {"stage": stage, "seconds": 1.2 * i, "done": 10 * i, "total": 240, "loss": loss + rng.gauss(0, 0.02)}
+        row = {"step": 10 * i, "seconds": 1.2 * i, "loss": loss + rng.gauss(0, 0.02)}
         rows.append(row | ({"held_out_loss": loss + 0.03 + 0.002 * i} if i % 3 == 0 else {}))
     return rows
 
@@ -152,17 +156,20 @@ def _card(rng: random.Random) -> dict[str, object]:
     }
 
 
-def _results() -> dict[str, object]:
+def _evaluation() -> dict[str, object]:
     best = {"2": 0.607, "4": 0.683, "8": 0.741}
     return {
-        "baseline": {
-            "best_of_n": {n: _rate(value, PROMPTS) for n, value in best.items()},
-            "best_of_n_score": {"2": 0.83, "4": 1.22, "8": 1.55},
-            "reward_before": 0.21,
-        },
-        "evaluation": {"win_rate": _rate(0.842, PROMPTS), "reward_after": 2.71},
-        "watched": [{"step": k, **_rate(0.5 + 0.34 * (1 - math.exp(-k / 12)), 64)} for k in range(5, STEPS, 5)],
+        "judge": "gold",
+        "best_of_n": {n: _rate(value, PROMPTS) for n, value in best.items()},
+        "best_of_n_score": {"2": 0.83, "4": 1.22, "8": 1.55},
+        "reward_before": 0.21,
+        "win_rate": _rate(0.842, PROMPTS),
+        "reward_after": 2.71,
     }
+
+
+def _watched() -> list[dict[str, float]]:
+    return [{"step": k, **_rate(0.5 + 0.34 * (1 - math.exp(-k / 12)), 64)} for k in range(5, STEPS, 5)]
 
 
 def _summary() -> dict[str, object]:
@@ -175,7 +182,7 @@ def _summary() -> dict[str, object]:
         "reward_model": {"accuracy": 0.768, "low": 0.72, "high": 0.81, "n": 323},
         "steps": STEPS,
         "wall_seconds": 231.4,
-        "seconds": {"data": 4.1, "sft": 39.8, "reward": 36.2, "baseline": 13.5, "ppo": 124.6, "evaluation": 9.7},
+        "seconds": {"data": 4.1, "sft": 39.8, "reward": 36.2, "ppo": 124.6, "evaluate": 23.2},
         "response_tokens_per_second": 912.4,
         "rollouts": {"issued": 5120, "trained": 5120, "failed": 0, "superseded": 0, "duplicates_refused": 1},
         "services": [

@@ -5,19 +5,28 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
 from lodestar import metrics
 from lodestar.errors import DataError
-from lodestar.layout import RunFolder
+from lodestar.recipe.folder import RunFolder
 from lodestar.report import write_report
 from lodestar.report.facts import read_facts
 from lodestar.report.metrics import GROUPS
 from lodestar.report.page import render
 
 SECTIONS = ["better", "samples", "curves", "reward-model", "training", "time", "services", "config"]
+
+
+def _metrics(run: RunFolder) -> Path:
+    return run.store.path("ppo/figures") / "metrics.jsonl"
+
+
+def _samples(run: RunFolder) -> Path:
+    return run.store.path("evaluate/figures") / "samples.jsonl"
 
 
 class Elements(HTMLParser):
@@ -43,7 +52,7 @@ class Elements(HTMLParser):
 
 
 def test_every_section_is_there_and_linked(example_run: RunFolder) -> None:
-    page = Elements(render(read_facts(example_run)))
+    page = Elements(render(read_facts(example_run.root)))
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert ids == SECTIONS
     links = {str(attributes["href"]).removeprefix("#") for tag, attributes in page.tags if tag == "a"}
@@ -51,7 +60,7 @@ def test_every_section_is_there_and_linked(example_run: RunFolder) -> None:
 
 
 def test_nothing_points_outside(example_run: RunFolder) -> None:
-    page = Elements(render(read_facts(example_run)))
+    page = Elements(render(read_facts(example_run.root)))
     for tag, attributes in page.tags:
         assert tag not in ("link", "img", "iframe"), tag
         for name in ("src", "href", "data", "srcset"):
@@ -62,12 +71,12 @@ def test_nothing_points_outside(example_run: RunFolder) -> None:
 
 
 def test_text_of_samples_is_shown_and_never_run(example_run: RunFolder) -> None:
-    rows = [json.loads(line) for line in example_run.samples.read_text().splitlines()]
+    rows = [json.loads(line) for line in _samples(example_run).read_text().splitlines()]
     for row in rows:
         row["after"]["text"] = "</script><script>alert(1)</script><b>bold</b>"
         row["prompt"] = "<img src=x onerror=alert(1)>"
-    example_run.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = Elements(render(read_facts(example_run)))
+    _samples(example_run).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Elements(render(read_facts(example_run.root)))
     assert "</script><script>alert(1)</script>" in page.text
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
@@ -75,13 +84,13 @@ def test_text_of_samples_is_shown_and_never_run(example_run: RunFolder) -> None:
 def test_every_metric_that_is_exported_has_its_curve(example_run: RunFolder) -> None:
     charted = {metric.name for group in GROUPS.values() for metric in group}
     assert set(metrics.TRAINING) <= charted
-    page = Elements(render(read_facts(example_run)))
+    page = Elements(render(read_facts(example_run.root)))
     ids = {attributes.get("id") for _, attributes in page.tags}
     assert {f"m-{name}" for name in charted} <= ids
 
 
 def test_every_figure_is_one_that_plotly_accepts_and_a_reader_is_told_of(example_run: RunFolder) -> None:
-    html = render(read_facts(example_run))
+    html = render(read_facts(example_run.root))
     page = Elements(html)
     embedded = re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)
     assert embedded is not None
@@ -97,19 +106,19 @@ def test_every_figure_is_one_that_plotly_accepts_and_a_reader_is_told_of(example
 
 
 def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> None:
-    summary = json.loads(example_run.summary.read_text())
+    summary = json.loads((example_run.root / "summary.json").read_text())
     for rate, said in [
         ((0.8, 0.7, 0.9), "beats"),
         ((0.5, 0.4, 0.6), "cannot be told apart"),
         ((0.2, 0.1, 0.3), "loses to"),
     ]:
         summary["win_rate"] |= dict(zip(("value", "low", "high"), rate, strict=True))
-        example_run.summary.write_text(json.dumps(summary))
-        assert said in Elements(render(read_facts(example_run))).text
+        (example_run.root / "summary.json").write_text(json.dumps(summary))
+        assert said in Elements(render(read_facts(example_run.root))).text
 
 
 def test_samples_go_from_the_largest_gain_to_the_largest_loss(example_run: RunFolder) -> None:
-    facts = read_facts(example_run)
+    facts = read_facts(example_run.root)
     gains = [float(gain.replace("−", "-")) for gain in re.findall(r'class="gain [a-z]*">([^<]+)<', render(facts))]
     everything = [after - before for before, after in facts.judged_pairs]
     assert gains == sorted(gains, reverse=True)
@@ -118,43 +127,43 @@ def test_samples_go_from_the_largest_gain_to_the_largest_loss(example_run: RunFo
 
 
 def test_an_unfinished_run_gets_what_there_is(example_run: RunFolder) -> None:
-    for path in (example_run.summary, example_run.samples, example_run.state):
-        path.unlink()
-    lines = example_run.metrics.read_text().splitlines()[:7]
-    example_run.metrics.write_text("\n".join(lines) + "\n")
-    text = Elements(render(read_facts(example_run))).text
+    (example_run.root / "summary.json").unlink()
+    shutil.rmtree(example_run.root / "evaluate")
+    lines = _metrics(example_run).read_text().splitlines()[:7]
+    _metrics(example_run).write_text("\n".join(lines) + "\n")
+    text = Elements(render(read_facts(example_run.root))).text
     assert "This run is not finished: 7 of 40 PPO steps are done." in text
     assert "Curves" in text
 
 
 def test_a_run_that_has_just_begun_gets_a_page_too(example_run: RunFolder) -> None:
-    config = example_run.config.read_text()
+    config = (example_run.root / "config.yaml").read_text()
     shutil.rmtree(example_run.root)
     example_run.root.mkdir()
-    example_run.config.write_text(config)
-    assert "0 of 40 PPO steps" in render(read_facts(example_run))
+    (example_run.root / "config.yaml").write_text(config)
+    assert "0 of 40 PPO steps" in render(read_facts(example_run.root))
 
 
 def test_a_damaged_line_is_named(example_run: RunFolder) -> None:
-    with example_run.metrics.open("a") as file:
+    with _metrics(example_run).open("a") as file:
         file.write('{"step": 41,\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl:41: is not JSON"):
-        write_report(example_run)
+        write_report(example_run.root)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_draws_every_figure_without_a_request_or_an_error(example_run: RunFolder) -> None:
-    write_report(example_run)
+    write_report(example_run.root)
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
         "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={example_run.root / 'browser'}",
         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=20000",
-        "--window-size=500,16000", "--dump-dom", f"file://{example_run.report}",
+        "--window-size=500,16000", "--dump-dom", f"file://{example_run.root / 'report.html'}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not complaints
     assert "net::ERR" not in done.stderr
     drawn = re.findall(r'<div class="plot js-plotly-plot" id="([^"]+)"', done.stdout)
-    assert len(drawn) == example_run.report.read_text().count('role="img"') > 30
+    assert len(drawn) == (example_run.root / "report.html").read_text().count('role="img"') > 30
     assert done.stdout.count('class="main-svg"') >= len(drawn)

@@ -14,8 +14,7 @@ from lodestar.cli.app import app
 from lodestar.data.files import read_feedback, write_jsonl
 from lodestar.data.rows import encode_rows
 from lodestar.errors import InvalidArgument
-from lodestar.layout import RunFolder
-from lodestar.local.tiny import write_tiny_run
+from lodestar.local.tiny import write_tiny_models
 from lodestar.model.loading import load_causal_lm, load_tokenizer
 from lodestar.records import Choice, Demonstration, Feedback
 from lodestar.train.likelihood import judged_by_likelihood, log_likelihoods
@@ -28,9 +27,9 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "tiny")
-    write_tiny_run(folder)
-    return folder.sft
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_models(folder)
+    return folder / "policy"
 
 
 def slow(path: Path, prompt: str, completion: str) -> float:

@@ -12,54 +12,65 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
-from lodestar.config import RunConfig
-from lodestar.data.files import DataFiles, read_feedback, write_jsonl
+from lodestar.config import DataConfig, ModelConfig, RewardTrainingConfig
+from lodestar.data.files import DataFiles, read_feedback, write_feedback
 from lodestar.data.prepare import prepare
 from lodestar.data.tokenizer import train_tokenizer
 from lodestar.errors import ConfigError
-from lodestar.layout import RunFolder
 from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.loading import load_tokenizer, new_causal_lm, save_model
 from lodestar.preference.losses import bradley_terry
 from lodestar.preference.statistics import spearman
 from lodestar.records import Choice, Feedback, Ranking, Ratings
-from lodestar.train import train_reward
+from lodestar.train import RewardTraining
 from lodestar.train.preference import PreferenceObjective, Trainee, bootstrap, rating_scales, score_all
-from lodestar.train.reward import _start
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "kv_heads": 2, "context_tokens": 96}
 BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1, "learning_rate": 5e-3, "centering": 0.0}
 
 
-def _config(**reward: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": "t",
-            "data": {"demonstration_rows": 60, "comparison_rows": 200, "prompt_rows": 20, "max_prompt_tokens": 32},
-            "model": {"architecture": TINY},
-            "reward_model": BRIEF | reward,
-        }
-    )
+MODEL = ModelConfig.model_validate({"architecture": TINY})
+
+
+def _config(**reward: Any) -> RewardTrainingConfig:
+    return RewardTrainingConfig.model_validate(BRIEF | reward)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run's data: 200 pairs of the synthetic world."""
-    folder = RunFolder(tmp_path_factory.mktemp("run"))
-    prepare(_config(), folder)
-    return folder
+def made(tmp_path_factory: pytest.TempPathFactory) -> DataFiles:
+    """A run's data: 200 pairs of the synthetic world; and beside them a language model that knows nothing."""
+    files = DataFiles(tmp_path_factory.mktemp("run"))
+    data = {"demonstration_rows": 60, "comparison_rows": 200, "prompt_rows": 20, "max_prompt_tokens": 32}
+    prepare(DataConfig.model_validate(data), MODEL, files, seed=0)
+    tokenizer = load_tokenizer(files.tokenizer)
+    save_model(new_causal_lm(MODEL.architecture, tokenizer, 0), tokenizer, files.folder / "start")
+    return files
 
 
-def _trainee(folder: RunFolder, config: RunConfig, rows: list[Feedback]) -> tuple[Trainee, PreferenceObjective]:
-    tokenizer = load_tokenizer(folder.tokenizer)
-    training = config.reward_model
-    model = scalar_from_causal_lm(new_causal_lm(config.model.architecture, tokenizer, 0), tokenizer, 0, training.heads)
+def _train(made: DataFiles, output: Path, *, state: Path | None = None, **reward: Any) -> None:
+    training = RewardTraining(
+        _config(**reward),
+        MODEL,
+        feedback=[made.folder / "feedback"],
+        demonstrations=made.folder / "demonstrations",
+        start=made.folder / "start",
+        state=state or output.with_name(f"{output.name}-state"),
+        seed=0,
+    )
+    training.run(output)
+
+
+def _trainee(
+    files: DataFiles, training: RewardTrainingConfig, rows: list[Feedback]
+) -> tuple[Trainee, PreferenceObjective]:
+    tokenizer = load_tokenizer(files.tokenizer)
+    model = scalar_from_causal_lm(new_causal_lm(MODEL.architecture, tokenizer, 0), tokenizer, 0, training.heads)
     trainee = Trainee(model, training, rating_scales(rows, training.aspects))
-    return trainee, PreferenceObjective(rows, rows, tokenizer, config)
+    return trainee, PreferenceObjective(rows, rows, tokenizer, training, MODEL, 0)
 
 
-def _scores(trainee: Trainee, objective: PreferenceObjective, config: RunConfig) -> torch.Tensor:
-    return score_all(trainee.model, [group.rows for group in objective._groups], config)
+def _scores(trainee: Trainee, objective: PreferenceObjective, training: RewardTrainingConfig) -> torch.Tensor:
+    return score_all(trainee.model, [group.rows for group in objective._groups], training, MODEL)
 
 
 PAIR = Feedback("tell me", ("red fox", "the owl"), (Choice(0, 1, 1.0, 2.0),), annotator="ada")
@@ -71,7 +82,7 @@ LIKERT = Feedback(
 )
 
 
-def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(made: RunFolder) -> None:
+def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(made: DataFiles) -> None:
     config = _config()
     trainee, objective = _trainee(made, config, [PAIR, FOUR])
     s = _scores(trainee, objective, config)[:, 0]
@@ -81,7 +92,7 @@ def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(made: RunFolde
     assert float(objective.loss(trainee, [0, 1]).detach()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_margin_grows_with_strength(made: RunFolder) -> None:
+def test_a_margin_grows_with_strength(made: DataFiles) -> None:
     config = _config(margin=0.5)
     trainee, objective = _trainee(made, config, [PAIR])
     s = _scores(trainee, objective, config)[:, 0]
@@ -89,7 +100,7 @@ def test_a_margin_grows_with_strength(made: RunFolder) -> None:
     assert float(objective.loss(trainee, [0]).detach()) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_centring_is_of_every_pair(made: RunFolder) -> None:
+def test_centring_is_of_every_pair(made: DataFiles) -> None:
     plain, centred = (_trainee(made, _config(centering=c), [FOUR]) for c in (0.0, 0.5))
     s = _scores(*plain, _config())[:, 0]
     expected = 0.5 * sum(float((s[i] + s[j]) ** 2) for i in range(4) for j in range(i)) / 6
@@ -98,7 +109,7 @@ def test_centring_is_of_every_pair(made: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("loss", ["davidson", "plackett_luce"])
-def test_ties_and_rankings_have_losses_of_their_own(made: RunFolder, loss: str) -> None:
+def test_ties_and_rankings_have_losses_of_their_own(made: DataFiles, loss: str) -> None:
     trainee, objective = _trainee(made, _config(loss=loss), [PAIR, FOUR])
     value = objective.loss(trainee, [0, 1])
     value.backward()
@@ -109,7 +120,7 @@ def test_ties_and_rankings_have_losses_of_their_own(made: RunFolder, loss: str) 
 
 
 @pytest.mark.parametrize("loss", ["ordinal", "regression"])
-def test_unrated_completions_teach_an_aspect_nothing(made: RunFolder, loss: str) -> None:
+def test_unrated_completions_teach_an_aspect_nothing(made: DataFiles, loss: str) -> None:
     config = _config(aspects=["helpful", "brief"], rating_loss=loss)
     trainee, objective = _trainee(made, config, [LIKERT])
     assert trainee.model.score.out_features == 3
@@ -119,7 +130,7 @@ def test_unrated_completions_teach_an_aspect_nothing(made: RunFolder, loss: str)
     assert ("helpful" in trainee.cutpoints) == (loss == "ordinal")
 
 
-def test_an_annotators_weight_moves_the_mean(made: RunFolder) -> None:
+def test_an_annotators_weight_moves_the_mean(made: DataFiles) -> None:
     alone = [float(o.loss(t, [0]).detach()) for t, o in (_trainee(made, _config(), [row]) for row in (PAIR, FOUR))]
     trainee, objective = _trainee(made, _config(annotators={"ada": 3.0}), [PAIR, FOUR])
     assert float(objective.loss(trainee, [0, 1]).detach()) == pytest.approx((3 * alone[0] + alone[1]) / 4, abs=1e-5)
@@ -158,7 +169,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
         _config(**options)
 
 
-def test_the_objective_learns_to_rank(made: RunFolder) -> None:
+def test_the_objective_learns_to_rank(made: DataFiles) -> None:
     """Whatever the loss: the better words of a toy preference come out on top."""
     rng = random.Random(0)
     words = ("fox", "owl", "bear", "crab")
@@ -178,85 +189,94 @@ def test_the_objective_learns_to_rank(made: RunFolder) -> None:
             assert objective.evaluate(trainee)["held_out_accuracy"] > 0.75
 
 
-def test_an_ensemble_of_heads_is_one_model_with_named_labels(made: RunFolder) -> None:
-    train_reward(_config(ensemble=3, ensemble_of="heads", learning_curve=[0.5]), made)
-    model = AutoModelForSequenceClassification.from_pretrained(made.reward_model)
+def test_an_ensemble_of_heads_is_one_model_with_named_labels(made: DataFiles, tmp_path: Path) -> None:
+    reward = tmp_path / "reward"
+    _train(made, reward, ensemble=3, ensemble_of="heads", learning_curve=[0.5])
+    model = AutoModelForSequenceClassification.from_pretrained(reward)
     assert model.config.num_labels == 3
     assert model.config.id2label == {0: "reward-1", 1: "reward-2", 2: "reward-3"}
     assert len(model.config.score_bias) == 3
-    card = json.loads((made.reward_model / "card.json").read_text())
+    card = json.loads((reward / "card.json").read_text())
     assert card["ensemble"]["mean_standard_deviation"] > 0
     rows = [point["rows"] for point in card["learning_curve"]]
     assert rows[0] == round(rows[1] / 2)
-    assert not list((made.root / "models").glob("*.unfinished.pt"))
 
 
-def test_an_ensemble_of_models_has_a_folder_each_and_trains_none_twice(made: RunFolder) -> None:
-    config = _config(ensemble=2, ensemble_of="models")
-    train_reward(config, made)
-    second = made.reward_model.with_name("reward-2")
-    weights = (second / "model.safetensors").read_bytes()
-    assert weights != (made.reward_model / "model.safetensors").read_bytes()
-    changed = (second / "model.safetensors").stat().st_mtime_ns
-    train_reward(config, made)
-    assert (second / "model.safetensors").stat().st_mtime_ns == changed
-    assert json.loads((made.reward_model / "card.json").read_text())["ensemble"]["mean_standard_deviation"] > 0
+def test_an_ensemble_of_models_has_a_folder_each_and_trains_none_twice(made: DataFiles, tmp_path: Path) -> None:
+    reward, state = tmp_path / "reward", tmp_path / "state"
+    _train(made, reward, state=state, ensemble=2, ensemble_of="models")
+    weights = (reward / "member-2" / "model.safetensors").read_bytes()
+    assert weights != (reward / "model.safetensors").read_bytes()
+    changed = (state / "member-2" / "model.safetensors").stat().st_mtime_ns
+    _train(made, reward, state=state, ensemble=2, ensemble_of="models")
+    assert (state / "member-2" / "model.safetensors").stat().st_mtime_ns == changed
+    assert json.loads((reward / "card.json").read_text())["ensemble"]["mean_standard_deviation"] > 0
 
 
-def test_a_reward_model_trains_further_from_another(made: RunFolder, tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    train_reward(_config(score_tokens="all"), made)
-    made.reward_model.rename(first)
+def test_a_reward_model_trains_further_from_another(made: DataFiles, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    _train(made, first, score_tokens="all")
     ready = json.loads((first / "card.json").read_text())["training"]["history"][-1]["held_out_loss"]
-    train_reward(_config(score_tokens="all", start=str(first), learning_rate=1e-5), made)
-    history = json.loads((made.reward_model / "card.json").read_text())["training"]["history"]
+    _train(made, second, score_tokens="all", start=str(first), learning_rate=1e-5)
+    history = json.loads((second / "card.json").read_text())["training"]["history"]
     assert history[0]["held_out_loss"] <= ready
-    with pytest.raises(ConfigError, match=r"reward_model\.score_tokens: must be all"):
-        train_reward(_config(start=str(first)), made)
-    sayings = ["two other words"] * 3
-    other = train_tokenizer(_config().model.tokenizer, sayings, context_tokens=96)
+    with pytest.raises(ConfigError, match=r"reward\.score_tokens: must be all"):
+        _train(made, second, start=str(first))
+    other = train_tokenizer(MODEL.tokenizer, ["two other words"] * 3, context_tokens=96)
     other.save_pretrained(first)
-    with pytest.raises(ConfigError, match=r"reward_model\.start: .* has another tokenizer"):
-        train_reward(_config(score_tokens="all", start=str(first)), made)
+    with pytest.raises(ConfigError, match=r"reward\.start: .* has another tokenizer"):
+        _train(made, second, score_tokens="all", start=str(first))
 
 
-def test_a_reward_model_starts_from_the_pretrained_model_where_no_sft_stage_ran(tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path), _config()
-    tokenizer = train_tokenizer(config.model.tokenizer, ["two other words"], context_tokens=96)
-    model = new_causal_lm(config.model.architecture, tokenizer, seed=7)
-    save_model(model, tokenizer, folder.pretrained)
-    start = _start(config, folder, tokenizer, 0)
-    assert torch.equal(start.get_input_embeddings().weight, model.get_input_embeddings().weight)
+def test_feedback_of_several_rounds_is_one_data_set(made: DataFiles, tmp_path: Path) -> None:
+    def rows(folders: int) -> int:
+        training = RewardTraining(
+            _config(),
+            MODEL,
+            feedback=[made.folder / "feedback"] * folders,
+            demonstrations=None,
+            start=made.folder / "start",
+            state=tmp_path / f"state-{folders}",
+            seed=0,
+        )
+        training.run(tmp_path / f"reward-{folders}")
+        card = json.loads((tmp_path / f"reward-{folders}" / "card.json").read_text())
+        assert card["offset"] is None, "no demonstrations, no offset"
+        return int(card["data"]["comparisons.train"])
+
+    assert rows(2) == 2 * rows(1) > 100
 
 
-def test_likert_ratings_train_beside_comparisons(made: RunFolder) -> None:
-    files = DataFiles.of(made)
-    kept = {split: read_feedback(files.comparisons(split)) for split in ("train", "held_out", "evaluation")}
-    try:
-        for split, rows in kept.items():
-            rated = [
-                Feedback(
-                    row.prompt,
-                    row.completions,
-                    Ratings(
-                        {"quality": tuple(float(min(5, max(1, 3 + g))) for g in row.gold or ())}, {"quality": (1, 5)}
-                    ),
-                )
-                for row in rows
-            ]
-            write_jsonl(files.comparisons(split), rated)
-        train_reward(_config(aspects=["quality"]), made)
-    finally:
-        for split, rows in kept.items():
-            write_jsonl(files.comparisons(split), rows)
-    card = json.loads((made.reward_model / "card.json").read_text())
+def test_likert_ratings_train_beside_comparisons(made: DataFiles, tmp_path: Path) -> None:
+    rated = DataFiles(tmp_path)
+    for split in ("train", "held_out", "evaluation"):
+        rows = [
+            Feedback(
+                row.prompt,
+                row.completions,
+                Ratings({"quality": tuple(float(min(5, max(1, 3 + g))) for g in row.gold or ())}, {"quality": (1, 5)}),
+            )
+            for row in read_feedback(made.feedback(split))
+        ]
+        write_feedback(rated.feedback(split), rows)
+    training = RewardTraining(
+        _config(aspects=["quality"]),
+        MODEL,
+        feedback=[tmp_path / "feedback"],
+        demonstrations=made.folder / "demonstrations",
+        start=made.folder / "start",
+        state=tmp_path / "state",
+        seed=0,
+    )
+    training.run(tmp_path / "reward")
+    card = json.loads((tmp_path / "reward" / "card.json").read_text())
     assert card["aspects"]["quality"]["n"] >= 30
     assert -1 <= card["aspects"]["quality"]["spearman"] <= 1
     assert card["calibration"]["temperature"] > 0
 
 
 @pytest.mark.parametrize("loss", ["ordinal", "regression"])
-def test_an_aspects_head_learns_its_ratings(made: RunFolder, loss: str) -> None:
+def test_an_aspects_head_learns_its_ratings(made: DataFiles, loss: str) -> None:
     rng = random.Random(1)
     texts = [" ".join(rng.choice(("fox", "owl", "bear")) for _ in range(4)) for _ in range(80)]
     scale = {"foxes": (0.0, 4.0)}
