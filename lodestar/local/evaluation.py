@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -21,6 +20,7 @@ from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, read_prompts, write_jsonl
 from lodestar.errors import Unavailable
 from lodestar.evaluation import WinRate, best_of_n, win_rate
+from lodestar.files import read_jsonl
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, StageRow
 from lodestar.local.fleet import Fleet
@@ -102,7 +102,7 @@ class Evaluator:
         row = self._board.stage("evaluation")
         replies = await self._replies(self._prompts, "after", 1, _showing(row))
         after = [replace(one, step=step) for (one,) in replies]  # a policy loaded from its folder calls itself step 0
-        rows = self._samples()
+        rows = read_jsonl(self._folder.samples)
         write_jsonl(self._folder.samples, (s | {"after": asdict(a)} for s, a in zip(rows, after, strict=True)))
         rate = self._against_baseline(after, rows)
         row.detail = f"win rate {rate.value:.1%}"
@@ -112,7 +112,7 @@ class Evaluator:
     async def watch(self) -> None:
         """Takes a running win rate every ``watch_every`` steps; ends when it is cancelled."""
         every, taken = self._config.evaluation.watch_every, 0
-        rows = self._samples()[: self._config.evaluation.watch_prompts]
+        rows = read_jsonl(self._folder.samples)[: self._config.evaluation.watch_prompts]
         while every:
             await asyncio.sleep(0.2)
             status = self._board.status
@@ -127,9 +127,6 @@ class Evaluator:
             rate = self._against_baseline([one for one, _ in pairs], [row for _, row in pairs])
             self._board.win_rate = {"step": step, **asdict(rate)}
             self.watched.append(self._board.win_rate)
-
-    def _samples(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._folder.samples.read_text(encoding="utf-8").splitlines()]
 
     def _against_baseline(self, replies: Sequence[Reply], rows: Sequence[dict[str, Any]]) -> WinRate:
         before = [Reply(**row["before"]) for row in rows]

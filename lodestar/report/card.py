@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 from lodestar.errors import DataError
+from lodestar.files import read_json, write_atomically
 from lodestar.report import card_figures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Row
@@ -46,14 +45,8 @@ def write_card_page(path: Path, output: Path | None = None) -> Path:
     source = next((place for place in places if place.is_file()), None)
     if source is None:
         raise DataError(path, "holds no card.json; train a reward model first")
-    try:
-        card = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(source, f"is not JSON: {error.msg}", error.lineno) from None
     output = output or source.with_suffix(".html")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(render_card(card, source.parent.name), encoding="utf-8")
-    temporary.replace(output)
+    write_atomically(output, render_card(read_json(source), source.parent.name))
     return output
 
 

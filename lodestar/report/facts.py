@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lodestar.errors import DataError
+from lodestar.files import read_json, read_jsonl
 from lodestar.layout import RunFolder
 
 Row = dict[str, Any]
@@ -94,21 +93,8 @@ def read_facts(folder: RunFolder) -> Facts:
 
 
 def _json(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"is not JSON: {error.msg}", error.lineno) from None
+    return read_json(path) if path.exists() else {}
 
 
 def _lines(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(path, f"is not JSON: {error.msg}", number) from None
-    return rows
+    return read_jsonl(path) if path.exists() else []

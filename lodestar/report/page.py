@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from statistics import fmean
 from typing import Any
 
+from lodestar.files import write_atomically
 from lodestar.layout import RunFolder
 from lodestar.report import figures
 from lodestar.report.card import card_pictures
@@ -24,9 +24,7 @@ def write_report(folder: RunFolder) -> None:
     Raises:
         DataError: a file of the run is damaged.
     """
-    temporary = folder.report.with_suffix(".tmp")
-    temporary.write_text(render(read_facts(folder)), encoding="utf-8")
-    os.replace(temporary, folder.report)
+    write_atomically(folder.report, render(read_facts(folder)))
 
 
 def render(facts: Facts) -> str:

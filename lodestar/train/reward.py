@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import RewardTrainingConfig, RunConfig
-from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
+from lodestar.data.files import DataFiles, read_demonstrations, read_feedback
 from lodestar.errors import ConfigError
+from lodestar.files import read_json, write_atomically
 from lodestar.layout import RunFolder
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
@@ -151,7 +152,7 @@ def _member(
         return load_scalar_model(output, device=str(resolve_device(config.model.device)))
     model, _ = _train(config, folder, output, tokenizer, config.seed + number, train, held_out, progress)
     save_model(model, tokenizer, output)
-    write_text(finished, settings)
+    write_atomically(finished, settings)
     state_file(output).unlink(missing_ok=True)
     return model
 
@@ -217,7 +218,7 @@ def _card(
         judge(models, tokenizer, demonstrations, config).scores,
         judge(models, tokenizer, held_out, config),
     )
-    counts = json.loads(files.counts.read_text(encoding="utf-8")) if files.counts.exists() else {}
+    counts = read_json(files.counts) if files.counts.exists() else {}
     card["data"] = {
         name: count for name, count in counts.items() if name.startswith(("comparisons", "bad", "long_rows"))
     }
@@ -225,4 +226,4 @@ def _card(
 
 
 def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")

@@ -10,7 +10,6 @@ weights/
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from lodestar.errors import ModelError, Unavailable
+from lodestar.files import remove_leftovers, write_atomically
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import convert
 from lodestar.v1 import weights_pb2
@@ -51,7 +51,8 @@ class WeightDirectory:
         return self.root / f"{version.incarnation}-{version.step}"
 
     def prune(self, keep: int) -> None:
-        """Deletes all but the newest ``keep`` versions."""
+        """Deletes all but the newest ``keep`` versions, and what a killed learner left half written."""
+        remove_leftovers(self.root)
         versions = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
         for path in sorted(versions, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
             shutil.rmtree(path, ignore_errors=True)
@@ -87,11 +88,9 @@ class DirectorySource:
 
 
 def write_manifest(path: Path, manifest: WeightManifest) -> None:
-    """Writes a manifest as protobuf JSON, atomically."""
+    """Writes a manifest as protobuf JSON, atomically; not fsynced, as what it names is verified by its digests."""
     text = json_format.MessageToJson(convert.weight_manifest_to_proto(manifest))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text, durable=False)
 
 
 def read_manifest(path: Path) -> WeightManifest:

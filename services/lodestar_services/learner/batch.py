@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lodestar.errors import InvalidArgument, NonFinite
+from lodestar.files import write_atomically
 from lodestar.model.packed import PackedBatch
 from lodestar.records import FinishReason, Rollout
 
@@ -123,11 +123,7 @@ class Batch:
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
     """Write rollouts as JSON for a person to look at; NaN and Infinity stand as such."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        json.dump([asdict(rollout) for rollout in rollouts], file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_atomically(path, json.dumps([asdict(rollout) for rollout in rollouts]))
 
 
 def _check(rollout: Rollout) -> None:

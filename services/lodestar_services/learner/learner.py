@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +17,11 @@ from lodestar.config import RunConfig, ServeOptions, deciding_options
 from lodestar.data.files import DataFiles, read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
+from lodestar.files import append, digest
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_tokenizer
 from lodestar.model.tokenizers import tokenizer_hash
-from lodestar.model.weights import save_model, sync
+from lodestar.model.weights import save_model
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
 from lodestar.rewards.functions import source_digest
@@ -29,7 +29,6 @@ from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
     check_weights,
-    folder_digest,
     load_checkpoint,
     refuse_changes,
 )
@@ -167,15 +166,16 @@ class Learner:
         """What the run depends on: each option by its dotted name, data, tokenizer and models."""
         options = deciding_options(self._config.model_dump(mode="json"), may_change=("evaluation",))
         digests = {f"config {key}": json.dumps(value) for key, value in options.items()}
-        digests["data"] = folder_digest(self._folder.data)
+        digests["data"] = digest(self._folder.data)
         digests["tokenizer"] = tokenizer_hash(self._tokenizer)
-        digests["start and reference model"] = folder_digest(policy)
-        digests["reward model"] = folder_digest(self._folder.reward_model)
+        digests["start and reference model"] = digest(policy)
+        if self._folder.reward_model.exists():  # a run whose rewards are others' or rules has none
+            digests["reward model"] = digest(self._folder.reward_model)
         for source in self._config.reward_sources:
             if source.function is not None:
                 digests[f"reward function {source.name}"] = source_digest(source.function)
             for path in source.paths:
-                digests[f"reward source {source.name}, model {path}"] = folder_digest(Path(path))
+                digests[f"reward source {source.name}, model {path}"] = digest(Path(path))
         return digests
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
@@ -195,12 +195,7 @@ class Learner:
     def _begin_incarnation(self) -> str:
         """Draws this start's random id and makes it durable before anything carries it."""
         incarnation = secrets.token_hex(4)
-        path = self._folder.root / "incarnations.txt"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(incarnation + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync(path.parent)
+        append(self._folder.root / "incarnations.txt", incarnation + "\n")
         return incarnation
 
     def _make_trainer(self, path: str, state: dict[str, Any] | None) -> Trainer:

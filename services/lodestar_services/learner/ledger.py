@@ -6,13 +6,13 @@ file there before it goes on. What a dead learner wrote after its last checkpoin
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 from lodestar.errors import DataError
+from lodestar.files import numbered_rows
 from lodestar.records import LedgerEntry, Outcome
 
 _FIELDS = {field.name for field in fields(LedgerEntry)}
@@ -25,16 +25,12 @@ def read_ledger(path: Path) -> list[LedgerEntry]:
         DataError: a line is not one of a ledger.
     """
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or set(row) != _FIELDS or row["outcome"] not in get_args(Outcome):
+    for number, row in numbered_rows(path):
+        if set(row) != _FIELDS or row["outcome"] not in get_args(Outcome):
             raise DataError(path, "not a line of a ledger", number)
-        if not line.endswith(b"\n"):
-            raise DataError(path, "the line is cut off", number)
         entries.append(LedgerEntry(**row))
+    if entries and not path.read_bytes().endswith(b"\n"):
+        raise DataError(path, "the last line is cut off", len(entries))
     return entries
 
 
@@ -47,7 +43,7 @@ def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = No
     """
     try:
         entries = read_ledger(path)
-    except (DataError, OSError) as error:
+    except DataError as error:
         return [str(error)]
     problems = [f"{id_} ended {times} times" for id_, times in Counter(e.id for e in entries).items() if times > 1]
     places: dict[int, dict[int, list[tuple[int, LedgerEntry]]]] = defaultdict(lambda: defaultdict(list))

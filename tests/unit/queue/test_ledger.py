@@ -77,17 +77,24 @@ def test_missing_and_surplus_steps_are_named(tmp_path: Path) -> None:
     assert verify_ledger(path, steps=1) == ["step 1 is one too many"]
 
 
-@pytest.mark.parametrize("line", [b'{"incarnation": "a"}\n', b"[]\n", b'{"x"\n'])
-def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b'{"incarnation": "a"}\n', "not a line of a ledger"),
+        (b"[]\n", "must be an object"),
+        (b'{"x"\n', "is not JSON"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: bytes, sentence: str) -> None:
     path = write(tmp_path / "ledger.jsonl", entry(0, 0))
     with path.open("ab") as file:
         file.write(line)
     (problem,) = verify_ledger(path)
-    assert "ledger.jsonl:2: not a line of a ledger" in problem
+    assert f"ledger.jsonl:2: {sentence}" in problem
 
 
 def test_a_line_cut_off_at_its_end_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "ledger.jsonl", entry(0, 0))
     path.write_bytes(path.read_bytes()[:-1])
     assert "cut off" in verify_ledger(path)[0]
-    assert "No such file" in verify_ledger(tmp_path / "other")[0]
+    assert "no such file" in verify_ledger(tmp_path / "other")[0]
