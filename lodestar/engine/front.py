@@ -19,12 +19,13 @@ from torch import Tensor
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.limits import check_room
 from lodestar.engine.messages import CLOSED, Command, News, Stream
-from lodestar.engine.sequence import Purpose, Request, Sequence
+from lodestar.engine.sequence import Request, Sequence
 from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
 from lodestar.records import (
     GenerationChunk,
     ModelInfo,
+    Purpose,
     SamplingParams,
     Scored,
     TokenLogProbs,

@@ -174,7 +174,7 @@ async def test_only_announced_files_can_be_fetched(learner):
 
     async def fetch(**fields):
         request = weights_pb2.FetchRequest(**fields)
-        async for _ in source._connection.stream("Fetch", request, 5, lambda chunk: chunk):
+        async for _ in source._client._connection.stream("Fetch", request, 5, lambda chunk: chunk):
             pass
 
     with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):
