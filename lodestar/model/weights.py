@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from lodestar.files import replacing
@@ -18,9 +17,8 @@ from lodestar.model.quiet import quiet_transformers
 
 
 def named_tensors(model: Any) -> dict[str, Tensor]:
-    """The weights by name, in name order, tied ones once; detached, adapters merged, shards gathered (by all ranks)."""
-    weights = {name: tensor.detach() for name, tensor in sorted(merge_lora(model).named_parameters())}
-    return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in weights.items()}
+    """The weights by name, in name order, tied ones once; detached, adapters merged."""
+    return {name: tensor.detach() for name, tensor in sorted(merge_lora(model).named_parameters())}
 
 
 def tensor_digest(tensor: Tensor) -> str:

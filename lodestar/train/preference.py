@@ -15,13 +15,13 @@ from lodestar.config import RewardTrainingConfig, RunConfig
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ConfigError
 from lodestar.model.shared_prefix import SharedBatch, completion_scores
+from lodestar.packing import batches_of
 from lodestar.preference.agreement import reliabilities
 from lodestar.preference.losses import bradley_terry, centring, davidson, mean_per_prompt, plackett_luce
 from lodestar.preference.pairs import choices
 from lodestar.preference.ratings import cumulative_link, free_cutpoints, masked_mean, regression, rising_cutpoints
 from lodestar.preference.statistics import accuracy
 from lodestar.records import Choice, Feedback, Ranking, Ratings, Scored
-from lodestar.train.batches import batches_of
 from lodestar.train.stage import precision
 
 
@@ -194,7 +194,7 @@ def score_all(model: nn.Module, groups: Sequence[Sequence[Scored]], config: RunC
     order = sorted(range(len(groups)), key=lengths.__getitem__)
     starts = [0, *accumulate(len(group) for group in groups)]
     scores_BA: Tensor | None = None
-    for batch in batches_of(lengths, config.reward_model.batch_tokens, order):
+    for batch in batches_of(order, config.reward_model.batch_tokens, lengths.__getitem__):
         found = score_groups(model, [groups[i] for i in batch], config).float().cpu()
         if scores_BA is None:
             scores_BA = torch.empty(starts[-1], found.shape[1])

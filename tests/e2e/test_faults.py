@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lodestar_services.learner.ledger import read_ledger, verify_ledger
 
 from lodestar.client import LearnerClient
 from lodestar.config import RunConfig
 from lodestar.errors import LodestarError, NonFinite
 from lodestar.layout import RunFolder
+from lodestar.ledger import read_ledger, verify_ledger
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lodestar_services.learner.ledger import verify_ledger
 
 from lodestar.layout import RunFolder
+from lodestar.ledger import verify_ledger
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
 

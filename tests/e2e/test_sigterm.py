@@ -8,11 +8,10 @@ import threading
 import time
 from pathlib import Path
 
-from lodestar_services.learner.ledger import verify_ledger
-
 from lodestar.client import LearnerClient
 from lodestar.errors import LodestarError, Terminated
 from lodestar.layout import RunFolder
+from lodestar.ledger import verify_ledger
 from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
 from lodestar.records import RunState, RunStatus

@@ -20,7 +20,6 @@ import torch
 from lodestar_services.learner.checkpoint import Checkpoints, check_weights, load_checkpoint
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import Journal
-from lodestar_services.learner.ledger import read_ledger, verify_ledger
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.status import Controls, StatusBoard
@@ -32,6 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.errors import NonFinite, ResumeRefused
 from lodestar.layout import RunFolder
+from lodestar.ledger import read_ledger, verify_ledger
 from lodestar.model.attention import NAME
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from lodestar_services.learner import collector as collector_module
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar_services.learner.ledger import verify_ledger
 from lodestar_services.learner.tickets import TicketSchedule
 
 from lodestar.config import PpoConfig
 from lodestar.errors import RunPaused
+from lodestar.ledger import verify_ledger
 from lodestar.local.redis_server import RedisServer
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import Claim, WorkerQueue

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from lodestar_services.learner.collector import Collector
 from lodestar_services.learner.journal import JsonLines
-from lodestar_services.learner.ledger import verify_ledger
 from lodestar_services.learner.tickets import TicketSchedule
 from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 
 from lodestar.config import PpoConfig
 from lodestar.errors import ConfigError, QueueUnavailable
+from lodestar.ledger import verify_ledger
 from lodestar.local.redis_server import RedisServer
 from lodestar.queue.redis import RedisLearnerQueue, RedisWorkerQueue
 from lodestar.records import (

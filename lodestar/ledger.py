@@ -11,8 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
+from lodestar.config import load_config
 from lodestar.errors import DataError
 from lodestar.files import numbered_rows
+from lodestar.layout import RunFolder
 from lodestar.records import LedgerEntry, Outcome
 
 _FIELDS = {field.name for field in fields(LedgerEntry)}
@@ -63,13 +65,27 @@ def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = No
     return problems
 
 
+def check_run(folder: RunFolder) -> Counter[Outcome]:
+    """How many tickets of a run ended how.
+
+    Raises:
+        DataError: there is no ledger, a line is not one of a ledger, or a ticket did not end exactly once; names the
+            first that ended twice or is missing.
+    """
+    tickets = load_config(folder.config).ppo.tickets if folder.config.exists() else None
+    counts = Counter(entry.outcome for entry in read_ledger(folder.ledger))
+    problems = verify_ledger(folder.ledger, tickets)
+    if problems:
+        more = f"; and {len(problems) - 1} more like it" if len(problems) > 1 else ""
+        raise DataError(folder.ledger, f"{problems[0]}{more}")
+    return counts
+
+
 def _problems_of_step(step: int, places: dict[int, list[tuple[int, LedgerEntry]]], tickets: int | None) -> list[str]:
     problems = []
-    count = len(places) if tickets is None else tickets
-    if sorted(places) != list(range(count)):
-        missing = sorted(set(range(count)) - set(places))
-        extra = sorted(set(places) - set(range(count)))
-        problems.append(f"step {step}: indices missing {missing}, unexpected {extra}")
+    expected = range(len(places) if tickets is None else tickets)
+    problems += [f"{step}.{index}.0 is missing" for index in expected if index not in places]
+    problems += [f"{step}.{index} is one too many" for index in sorted(places) if index not in expected]
     incarnations = {entry.incarnation for attempts in places.values() for _, entry in attempts}
     if len(incarnations) > 1:
         problems.append(f"step {step} mixes incarnations {sorted(incarnations)}")
