@@ -26,12 +26,13 @@ import torch
 
 from lodestar.config import RunConfig
 from lodestar.data.feedback import read_feedback_file
-from lodestar.data.files import BadRows, DataFiles, read_demonstrations, read_feedback, write_jsonl, write_text
+from lodestar.data.files import BadRows, DataFiles, read_demonstrations, read_feedback, write_jsonl
 from lodestar.data.hh import Dialogues
 from lodestar.data.rows import encode_rows
 from lodestar.data.schema import Example
 from lodestar.data.survey import split_rows
 from lodestar.data.tokenizer import train_tokenizer
+from lodestar.files import write_atomically
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.baselines import BagOfWords, length_differences
@@ -341,7 +342,7 @@ def merged(run: Mapping[str, Any], seed: int, changes: Mapping[str, Any]) -> Run
 
 def _write_card(name: str, card: dict[str, Any]) -> None:
     CARDS.mkdir(exist_ok=True)
-    write_text(CARDS / f"{name}.json", json.dumps(rounded(card)) + "\n")
+    write_atomically(CARDS / f"{name}.json", json.dumps(rounded(card)) + "\n")
 
 
 def _row(card: dict[str, Any]) -> dict[str, Any]:
@@ -373,7 +374,7 @@ def keep(what: str, row: dict[str, Any]) -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     others = [one for one in kept.get(what, []) if one["seed"] != row["seed"]]
     kept[what] = sorted([*others, row], key=lambda one: one["seed"])
-    write_text(RESULTS, json.dumps(kept, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(kept, indent=1) + "\n")
 
 
 class Said(Silent):

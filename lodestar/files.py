@@ -100,18 +100,20 @@ def digest(path: Path) -> str:
         files = sorted((os.fsencode(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file())
         lines = (f"{digest(file)}  ".encode() + name + b"\n" for name, file in files)
         return hashlib.sha256(b"".join(lines)).hexdigest()
-    with open_binary(path, missing="no such file or folder", plain=True) as content:
+    if not path.exists():
+        raise DataError(path, "no such file or folder")
+    with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager
-def open_binary(path: Path, *, missing: str = "no such file", plain: bool = False) -> Iterator[BinaryIO]:
-    """A file, or what a .gz holds unless ``plain``, whose troubles are told by its name.
+def open_binary(path: Path, *, missing: str = "no such file") -> Iterator[BinaryIO]:
+    """A file, or what a .gz holds, whose troubles are told by its name.
 
     Raises:
         DataError: the file is missing (``missing`` is said), unreadable, or ends inside a compressed block.
     """
-    opener = gzip.open if path.suffix == ".gz" and not plain else open
+    opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             yield cast(BinaryIO, file)

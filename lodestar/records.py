@@ -50,6 +50,13 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class Purpose(StrEnum):
+    """What a request is for; training traffic is held to the temperature-only distribution."""
+
+    SERVING = "serving"
+    TRAINING = "training"
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn: ``ChatMessage("user", "How do magnets work?")``."""

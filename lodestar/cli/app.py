@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, models, runs, serve
+from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve
 
 
 @dataclass
@@ -73,6 +73,10 @@ certs_app = _group("Certificates and tokens for a fleet that speaks TLS.")
 certs_app.command("dev")(certificates.certs_dev)
 certs_app.command("token")(certificates.certs_token)
 app.add_typer(certs_app, name="certs")
+
+ledger_app = _group("Check what a run trained on.")
+ledger_app.command("check")(ledger.check)
+app.add_typer(ledger_app, name="ledger")
 
 data_app = _group("Look at a file of human feedback, split it by prompt, or make one from demonstrations.")
 data_app.command("check")(feedback.check_data)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from lodestar.config.base import Section
+
+
+def _without(values: Any, names: tuple[str, ...], why: str) -> Any:
+    """Refuses options that would have one legal value each, and says why."""
+    for name in names:
+        if isinstance(values, dict) and name in values:
+            raise ValueError(f"{name} {values[name]!r} is no option, leave it out: {why}")
+    return values
 
 
 class KlConfig(Section):
@@ -20,21 +28,23 @@ class KlConfig(Section):
     """adaptive: nats per sequence."""
     horizon: int = Field(default=10_000, ge=1)
     """adaptive: sequences over which a full-size error doubles β."""
-    reward_estimator: str = "k1"
-    """Estimator subtracted from the reward; only k1 leaves the optimum where it belongs."""
     loss_estimator: str | None = None
     """Adds a KL term to the loss: k2 or exact (over the vocabulary); unset adds none."""
     loss_coefficient: float = Field(default=0.0, ge=0)
     """Weight of that term."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _k1_enters_the_reward(cls, values: Any) -> Any:
+        return _without(
+            values,
+            ("reward_estimator",),
+            "only k1 may enter the reward, because the policy gradient of k2 or k3 there is not that of the KL and "
+            "moves the optimum; k3 is a metric, k2 and exact are loss terms (loss_estimator)",
+        )
+
     @model_validator(mode="after")
     def _estimators_are_sound(self) -> KlConfig:
-        if self.reward_estimator != "k1":
-            raise ValueError(
-                f"reward_estimator {self.reward_estimator!r}: only k1 may enter the reward, because the "
-                "policy gradient of k2 or k3 there is not that of the KL and moves the optimum; k3 is a "
-                "metric, k2 and exact are loss terms (loss_estimator)"
-            )
         if self.loss_estimator not in (None, "k2", "exact"):
             raise ValueError(
                 f"loss_estimator {self.loss_estimator!r}: as a loss only k2 or exact has the KL's gradient; "
@@ -118,10 +128,6 @@ class PpoConfig(Section):
     """Response tokens at most."""
     temperature: float = Field(default=1.0, gt=0)
     """τ: logits are divided by it wherever a log-prob is computed."""
-    top_p: float = 1.0
-    """Must stay 1: a truncated sampler is not the distribution PPO differentiates."""
-    top_k: int = 0
-    """Must stay 0, for the same reason."""
     epochs: int = Field(default=4, ge=1)
     """Passes over each batch."""
     minibatches: int = Field(default=1, ge=1)
@@ -169,17 +175,22 @@ class PpoConfig(Section):
     watch: WatchConfig = WatchConfig()
     """Over-optimisation watch."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_the_whole_distribution(cls, values: Any) -> Any:
+        return _without(
+            values,
+            ("top_p", "top_k"),
+            "training samples the whole distribution: PPO's log-probs are of the temperature-only one, and sampling "
+            "from another biases every ratio",
+        )
+
     @model_validator(mode="after")
     def _fits_together(self) -> PpoConfig:
         if self.batch % self.samples_per_prompt:
             raise ValueError(f"samples_per_prompt {self.samples_per_prompt} must divide batch {self.batch}")
         if self.minibatches > self.batch:
             raise ValueError(f"minibatches {self.minibatches} cannot exceed batch {self.batch}")
-        if self.top_p != 1 or self.top_k != 0:
-            raise ValueError(
-                "top_p and top_k must stay 1 and 0 for training: PPO's log-probs are of the "
-                "temperature-only distribution, and sampling from another one biases every ratio"
-            )
         return self
 
     @property

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lodestar.config import DataConfig
 from lodestar.data.corpus import Corpus, Split
-from lodestar.data.files import open_text
 from lodestar.errors import DataError
+from lodestar.files import open_text
 
 DOCUMENT_CHARACTERS = 2000
 """Paragraphs of a text file are gathered into documents of about this size."""

@@ -12,16 +12,12 @@ Prompts are rendered text: what the model sees, after the chat template (lodesta
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, TypeVar
 
+from lodestar import files
 from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
 from lodestar.preference.pairs import comparisons
@@ -98,48 +94,6 @@ class BadRows:
             )
 
 
-@contextmanager
-def open_text(
-    path: Path, *, encoding: str = "utf-8", newline: str | None = None, missing: str = "no such file"
-) -> Iterator[TextIO]:
-    """A text file, or a .gz of one, whose troubles are told by its name; ``missing`` is said of one that is not there.
-
-    Raises:
-        DataError: the file is missing, unreadable, no UTF-8, or ends inside a compressed block.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding=encoding, errors="strict", newline=newline) as file:
-            yield cast(TextIO, file)
-    except FileNotFoundError:
-        raise DataError(path, missing) from None
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(path, f"cannot be read: {error}") from error
-
-
-def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are skipped.
-
-    Raises:
-        DataError: the file is missing, unreadable, or ends inside a compressed block; a bad row when strict.
-    """
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                bad.add(DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line=number))
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                bad.add(DataError(path, f"must be an object {{…}}, is {type(row).__name__}", line=number))
-
-
 def read_demonstrations(path: Path) -> list[Demonstration]:
     """Demonstrations in normal form.
 
@@ -170,9 +124,8 @@ def read_text(path: Path) -> list[str]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any] | Demonstration | Feedback]) -> None:
-    """Writes one JSON object per line; the file appears whole or not at all."""
-    lines = (json.dumps(_as_row(row), ensure_ascii=False) for row in rows)
-    write_text(path, "".join(line + "\n" for line in lines))
+    """Writes rows of the normal form; the file appears whole or not at all."""
+    files.write_jsonl(path, map(_as_row, rows))
 
 
 def write_feedback(path: Path, rows: Iterable[Feedback]) -> None:
@@ -186,17 +139,9 @@ def _as_row(row: Mapping[str, Any] | Demonstration | Feedback) -> Mapping[str, A
     return asdict(row) if isinstance(row, Demonstration) else row
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
     rows = []
-    for number, row in read_jsonl(path, BadRows(strict=True)):
+    for number, row in files.numbered_rows(path):
         try:
             rows.append(parse(row))
         except ValueError as error:

@@ -8,10 +8,11 @@ from lodestar.config import DataConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, preferred
 from lodestar.data.feedback import read_feedback_file
-from lodestar.data.files import BadRows, read_jsonl
+from lodestar.data.files import BadRows
 from lodestar.data.objects import ENDINGS, stem
 from lodestar.data.schema import Chat, Example, parse_demonstration
 from lodestar.errors import DataError
+from lodestar.files import numbered_rows
 from lodestar.records import Demonstration
 
 
@@ -46,7 +47,7 @@ def read_demonstration_file(path: Path, chat: Chat, bad: BadRows) -> list[Exampl
         DataError: the file cannot be read or has no usable row; a bad row when strict.
     """
     rows, before = [], len(bad.errors)
-    for number, row in read_jsonl(path, bad):
+    for number, row in numbered_rows(path, bad.add):
         try:
             rows.append(parse_demonstration({"id": f"{stem(path)}:{number}", **row}, chat))
         except ValueError as error:

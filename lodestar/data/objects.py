@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lodestar.data.files import BadRows, open_text, read_jsonl
+from lodestar.data.files import BadRows
 from lodestar.errors import DataError
+from lodestar.files import numbered_rows, open_text
 
 ENDINGS = (".jsonl", ".json", ".csv")
 
@@ -35,7 +36,7 @@ def read_objects(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]
     elif ending(path) == ".csv":
         yield from _table(path)
     else:
-        yield from read_jsonl(path, bad)
+        yield from numbered_rows(path, bad.add)
 
 
 def _array(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -43,7 +44,7 @@ def _array(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _text(path)
     position = _skip(text, 0)
     if text[position : position + 1] != "[":
-        yield from read_jsonl(path, bad)
+        yield from numbered_rows(path, bad.add)
         return
     decoder, line, counted = json.JSONDecoder(), 1, 0
     position = _skip(text, position + 1)

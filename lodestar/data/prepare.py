@@ -25,7 +25,7 @@ from lodestar.config import DataConfig, ModelConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, Split, shuffle_labels, split_families
 from lodestar.data.documents import documents
-from lodestar.data.files import BadRows, DataFiles, write_jsonl, write_text
+from lodestar.data.files import BadRows, DataFiles, write_jsonl
 from lodestar.data.hub import read_hub
 from lodestar.data.jsonl import read_files
 from lodestar.data.rows import encode_prompts, encode_rows
@@ -33,6 +33,7 @@ from lodestar.data.schema import Example
 from lodestar.data.synthetic import draw_corpus
 from lodestar.data.tokenizer import template, train_tokenizer
 from lodestar.errors import ConfigError, DataError
+from lodestar.files import write_atomically
 from lodestar.model.loading import context_tokens, load_tokenizer
 from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
@@ -89,8 +90,8 @@ def prepare(
     for split, pieces in text.items():
         write_jsonl(files.text(split), ({"text": piece} for piece in pieces))
         counts[f"text.{split}"] = len(pieces)
-    write_text(files.bad_rows, "".join(f"{error}\n" for error in bad.errors))
-    write_text(files.counts, json.dumps(counts, indent=2) + "\n")
+    write_atomically(files.bad_rows, "".join(f"{error}\n" for error in bad.errors))
+    write_atomically(files.counts, json.dumps(counts, indent=2) + "\n")
     progress.advance()
     progress.metrics({name: float(count) for name, count in counts.items()})
     return counts

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lodestar.data.feedback import read_feedback_file
-from lodestar.data.files import BadRows, write_jsonl, write_text
+from lodestar.data.files import BadRows, write_jsonl
 from lodestar.data.hh import Dialogues
 from lodestar.data.schema import Example, feedback_row
 from lodestar.errors import DataError, InvalidArgument
+from lodestar.files import write_atomically
 from lodestar.preference.agreement import agreement
 from lodestar.preference.pairs import choices
 from lodestar.records import Feedback, Ranking, Ratings
@@ -98,8 +99,8 @@ def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool 
     counts = {"train": len(kept), "held_out": len(apart), "bad_rows": len(bad.errors)}
     write_jsonl(folder / "train.jsonl", kept)
     write_jsonl(folder / "held_out.jsonl", apart)
-    write_text(folder / "bad_rows.txt", "".join(f"{error}\n" for error in bad.errors))
-    write_text(folder / "counts.json", json.dumps(counts | {"source": str(path), "seed": seed}, indent=2) + "\n")
+    write_atomically(folder / "bad_rows.txt", "".join(f"{error}\n" for error in bad.errors))
+    write_atomically(folder / "counts.json", json.dumps(counts | {"source": str(path), "seed": seed}, indent=2) + "\n")
     return counts
 
 

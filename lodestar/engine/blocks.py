@@ -99,10 +99,6 @@ class BlockManager:
                 self._idle.move_to_end(block)
         return blocks
 
-    def knows(self, prefix: bytes) -> bool:
-        """Whether a block holds this prefix."""
-        return prefix in self._block_of
-
     def forget(self) -> None:
         """Drop every hash: the weights changed, and what was computed with the old ones must not be shared."""
         while self._idle:

@@ -28,7 +28,7 @@ from lodestar.engine.limits import Limits, check_room
 from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
-from lodestar.engine.sequence import Chunk, Plan, Purpose, Request, Sequence
+from lodestar.engine.sequence import Chunk, Plan, Request, Sequence
 from lodestar.engine.shape import context_tokens
 from lodestar.engine.text import StopChecker
 from lodestar.engine.weights import LiveWeights
@@ -36,7 +36,7 @@ from lodestar.errors import ModelError, ResourceExhausted
 from lodestar.model.attention import NAME as ATTENTION
 from lodestar.model.loading import tokenizer_hash
 from lodestar.model.packed import PackedBatch, response_logprobs
-from lodestar.records import FinishReason, SamplingParams, Scored, TokenLogProbs, WeightVersion
+from lodestar.records import FinishReason, Purpose, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
 START = WeightVersion("", 0, "")
 TRAINING_PRIORITY = 1.0

@@ -19,12 +19,14 @@ from torch import Tensor
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.limits import check_room
 from lodestar.engine.messages import CLOSED, Command, News, Stream
-from lodestar.engine.sequence import Purpose, Request, Sequence
+from lodestar.engine.sequence import Request, Sequence
 from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
+from lodestar.packing import batches_of
 from lodestar.records import (
     GenerationChunk,
     ModelInfo,
+    Purpose,
     SamplingParams,
     Scored,
     TokenLogProbs,
@@ -131,7 +133,7 @@ class AsyncEngine:
     ) -> list[TokenLogProbs]:
         """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens."""
         results: list[TokenLogProbs] = []
-        for batch in _batches(sequences, self.engine.config.prefill_tokens):
+        for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
             results += await self.call(partial(self.engine.logprobs, batch, temperature=temperature, entropy=entropy))
         return results
 
@@ -292,15 +294,3 @@ def satisfies(held: WeightVersion, wanted: WeightVersion) -> bool:
     if wanted.digest and wanted.digest == held.digest:
         return True
     return held.incarnation == wanted.incarnation and held.step >= wanted.step
-
-
-def _batches(sequences: Tokens[Scored], tokens: int) -> list[list[Scored]]:
-    batches: list[list[Scored]] = [[]]
-    size = 0
-    for scored in sequences:
-        if batches[-1] and size + len(scored.token_ids) > tokens:
-            batches.append([])
-            size = 0
-        batches[-1].append(scored)
-        size += len(scored.token_ids)
-    return batches

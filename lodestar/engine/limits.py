@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument, ResourceExhausted
-from lodestar.records import SamplingParams
+from lodestar.records import Purpose, SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256

@@ -5,16 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from lodestar.records import FinishReason, SamplingParams, TokenCandidate, WeightVersion
-
-
-class Purpose(StrEnum):
-    """What a request is for; training traffic is held to the temperature-only distribution."""
-
-    SERVING = "serving"
-    TRAINING = "training"
 
 
 @dataclass(slots=True, eq=False)

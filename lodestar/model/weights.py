@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
+from lodestar.files import replacing
 from lodestar.model.lora import merge_lora
 from lodestar.model.quiet import quiet_transformers
 
 
 def named_tensors(model: Any) -> dict[str, Tensor]:
-    """The weights by name, in name order, tied ones once; detached, adapters merged, shards gathered (by all ranks)."""
-    weights = {name: tensor.detach() for name, tensor in sorted(merge_lora(model).named_parameters())}
-    return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in weights.items()}
+    """The weights by name, in name order, tied ones once; detached, adapters merged."""
+    return {name: tensor.detach() for name, tensor in sorted(merge_lora(model).named_parameters())}
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -44,32 +40,10 @@ def weights_digest(digests: Mapping[str, str]) -> str:
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     """Write a folder that ``from_pretrained`` loads; adapters are merged.
 
-    Everything is written and fsynced under a temporary name beside ``path``, then renamed; a folder that was there is
-    replaced. A failure leaves the old one.
+    It appears whole or not at all; one that was there is replaced.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with replacing(Path(path)) as temporary:
         _write(merge_lora(model), tokenizer, temporary)
-        sync_folder(temporary)
-        if path.exists():
-            old = path.with_name(f"{temporary.name}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync every file below ``folder``, and the folder."""
-    for file in sorted(folder.rglob("*")):
-        sync(file)
-    sync(folder)
 
 
 def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -80,12 +54,3 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
-
-
-def sync(path: Path) -> None:
-    """fsync of one file or folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 from lodestar.errors import DataError
+from lodestar.files import read_json, write_atomically
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report import card_figures
 from lodestar.report.drawing import Figure
@@ -48,14 +47,8 @@ def write_card_page(path: Path, output: Path | None = None) -> Path:
         source = (RunFolder.open(path).newest("reward_model") or path) / "card.json"
     if not source.is_file():
         raise DataError(path, "holds no card.json; train a reward model first")
-    try:
-        card = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(source, f"is not JSON: {error.msg}", error.lineno) from None
     output = output or source.with_suffix(".html")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(render_card(card, source.parent.name), encoding="utf-8")
-    temporary.replace(output)
+    write_atomically(output, render_card(read_json(source), source.parent.name))
     return output
 
 

@@ -10,7 +10,7 @@ number or a list of K.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from lodestar.model.loading import (
 )
 from lodestar.model.packed import PackedBatch, label_scores
 from lodestar.model.tokenizers import load_encoder_tokenizer
+from lodestar.packing import batches_of
 from lodestar.records import Scored
 from lodestar.rewards.rules import Exchange
 
@@ -126,7 +127,8 @@ class ScoringModel:
             )
             return label_scores(self.model, batch).float().cpu()
         scores_BK = torch.empty(len(rows), len(self.labels))
-        for group in _groups([len(row.token_ids) for row in rows], 0 if alone else batch_tokens):
+        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids))
+        for group in batches_of(by_length, 0 if alone else batch_tokens, lambda i: len(rows[i].token_ids), padded=True):
             scores_BK[group] = self._padded([rows[i] for i in group])
         return scores_BK
 
@@ -146,15 +148,3 @@ class ScoringModel:
             inputs["token_type_ids"] = types_BS
         output: Any = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
         return output.logits.float().cpu()  # type: ignore[no-any-return]
-
-
-def _groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Sequences of like length, at most ``tokens`` each with their padding; one alone may have more."""
-    group: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and (len(group) + 1) * lengths[i] > tokens:
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group

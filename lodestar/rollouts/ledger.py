@@ -6,16 +6,17 @@ file there before it goes on. What a dead learner wrote after its last checkpoin
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 from lodestar.errors import DataError
+from lodestar.files import numbered_rows
+from lodestar.recipe.folder import RunFolder
 from lodestar.records import LedgerEntry, Outcome
 
-USED = ("trained", "sampled")
+USED: tuple[Outcome, ...] = ("trained", "sampled")
 """Outcomes of tickets whose samples count."""
 _FIELDS = {field.name for field in fields(LedgerEntry)}
 
@@ -27,16 +28,12 @@ def read_ledger(path: Path) -> list[LedgerEntry]:
         DataError: a line is not one of a ledger.
     """
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or set(row) != _FIELDS or row["outcome"] not in get_args(Outcome):
+    for number, row in numbered_rows(path):
+        if set(row) != _FIELDS or row["outcome"] not in get_args(Outcome):
             raise DataError(path, "not a line of a ledger", number)
-        if not line.endswith(b"\n"):
-            raise DataError(path, "the line is cut off", number)
         entries.append(LedgerEntry(**row))
+    if entries and not path.read_bytes().endswith(b"\n"):
+        raise DataError(path, "the last line is cut off", len(entries))
     return entries
 
 
@@ -49,7 +46,7 @@ def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = No
     """
     try:
         entries = read_ledger(path)
-    except (DataError, OSError) as error:
+    except DataError as error:
         return [str(error)]
     problems = [f"{id_} ended {times} times" for id_, times in Counter(e.id for e in entries).items() if times > 1]
     places: dict[int, dict[int, list[tuple[int, LedgerEntry]]]] = defaultdict(lambda: defaultdict(list))
@@ -69,13 +66,37 @@ def verify_ledger(path: Path, tickets: int | None = None, steps: int | None = No
     return problems
 
 
+def check_run(root: Path) -> dict[str, Counter[Outcome]]:
+    """How many tickets ended how, by the stages of a run that issued some.
+
+    Raises:
+        FailedPrecondition: it is no run's folder.
+        DataError: there is no ledger, a line is not one of a ledger, or a ticket did not end exactly once; names the
+            first that ended twice or is missing.
+    """
+    folder = RunFolder.open(root)
+    counts: dict[str, Counter[Outcome]] = {}
+    for step in folder.plan.steps:
+        ledger = folder.store.path(f"{step.name}/figures") / "ledger.jsonl"
+        if not ledger.exists():
+            continue
+        counts[step.name] = Counter(entry.outcome for entry in read_ledger(ledger))
+        tickets = (
+            getattr(step.stage, "tickets", None) if step.stage.serves else None
+        )  # a sample's last batch is smaller
+        if problems := verify_ledger(ledger, tickets):
+            more = f"; and {len(problems) - 1} more like it" if len(problems) > 1 else ""
+            raise DataError(ledger, f"{problems[0]}{more}")
+    if not counts:
+        raise DataError(root, "has no ledger yet: no stage has issued tickets")
+    return counts
+
+
 def _problems_of_step(step: int, places: dict[int, list[tuple[int, LedgerEntry]]], tickets: int | None) -> list[str]:
     problems = []
-    count = len(places) if tickets is None else tickets
-    if sorted(places) != list(range(count)):
-        missing = sorted(set(range(count)) - set(places))
-        extra = sorted(set(places) - set(range(count)))
-        problems.append(f"step {step}: indices missing {missing}, unexpected {extra}")
+    expected = range(len(places) if tickets is None else tickets)
+    problems += [f"{step}.{index}.0 is missing" for index in expected if index not in places]
+    problems += [f"{step}.{index} is one too many" for index in sorted(places) if index not in expected]
     incarnations = {entry.incarnation for attempts in places.values() for _, entry in attempts}
     if len(incarnations) > 1:
         problems.append(f"step {step} mixes incarnations {sorted(incarnations)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.errors import ResumeRefused
+from lodestar.files import json_line
 from lodestar.records import LedgerEntry
 
 
@@ -32,7 +32,7 @@ class JsonLines:
     def append(self, rows: Iterable[Mapping[str, Any] | LedgerEntry]) -> None:
         """Writes one line per row."""
         for row in rows:
-            self._file.write(json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
+            self._file.write(json_line(asdict(row) if isinstance(row, LedgerEntry) else row).encode())
         self._file.flush()
 
     def sync(self) -> int:

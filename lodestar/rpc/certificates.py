@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lodestar.errors import ConfigError
+from lodestar.files import write_atomically
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 """File names, those of cert-manager's secrets."""
@@ -116,8 +116,8 @@ class Authority:
         key_file, certificate_file = folder / AUTHORITY_KEY, folder / AUTHORITY
         if not key_file.exists():
             made = cls.create()
-            _write(key_file, _private(made.key), secret=True)
-            _write(certificate_file, made.pem)
+            write_atomically(key_file, _private(made.key), secret=True)
+            write_atomically(certificate_file, made.pem)
             return made
         try:
             key = serialization.load_pem_private_key(key_file.read_bytes(), None)
@@ -154,9 +154,9 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         # The key first: a reader that sees it with the older certificate keeps what it has.
-        _write(folder / KEY, _private(key), secret=True)
-        _write(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
-        _write(folder / AUTHORITY, self.pem)
+        write_atomically(folder / KEY, _private(key), secret=True)
+        write_atomically(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+        write_atomically(folder / AUTHORITY, self.pem)
 
 
 def _dated(builder: x509.CertificateBuilder, days: float) -> x509.CertificateBuilder:
@@ -184,11 +184,3 @@ def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, content: bytes, *, secret: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if secret else 0o644), "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)

@@ -1,10 +1,17 @@
 """Messages of proto/lodestar/v1 to and from lodestar.records; what the queue stores is in lodestar.queue.wire.
 
-Pairs named ``thing_to_proto`` and ``thing_from_proto``. They translate and do not judge: a server checks ranges where
-it knows them. Log-probs and scores are float32 on the wire.
+Pairs named ``thing_to_proto`` and ``thing_from_proto``. Fields of one name are one thing, so most pairs are made by
+:func:`_pair`; the rest are written out. They translate and do not judge: a server checks ranges where it knows them.
+Log-probs and scores are float32 on the wire.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from lodestar.errors import InvalidArgument
 from lodestar.records import (
@@ -13,7 +20,9 @@ from lodestar.records import (
     GenerationChunk,
     ModelDescription,
     ModelInfo,
+    PolicyStatus,
     Probe,
+    Purpose,
     RunState,
     RunStatus,
     SamplingParams,
@@ -26,174 +35,164 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
-from lodestar.v1 import common_pb2, learner_pb2, policy_pb2, reference_pb2, reward_pb2, weights_pb2
+from lodestar.v1 import (
+    common_pb2,
+    learner_pb2,
+    policy_control_pb2,
+    policy_pb2,
+    reference_pb2,
+    reward_pb2,
+    weights_pb2,
+)
 
-_FINISH_TO_PROTO = {
-    None: policy_pb2.FINISH_REASON_UNSPECIFIED,
-    FinishReason.EOS: policy_pb2.FINISH_REASON_EOS,
-    FinishReason.STOP: policy_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: policy_pb2.FINISH_REASON_LENGTH,
-    FinishReason.ERROR: policy_pb2.FINISH_REASON_ERROR,
+Record = TypeVar("Record")
+Message = TypeVar("Message")
+Way = Callable[[Any], Any]
+
+PAIRS: list[tuple[type, type]] = []
+"""Records and the messages that they are converted to and from by name."""
+_OUT: dict[type, Way] = {
+    FinishReason: lambda reason: policy_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}"),
+    Purpose: lambda purpose: policy_pb2.Purpose.Value(f"PURPOSE_{purpose.name}"),
+    RunState: lambda state: learner_pb2.RunState.Value(f"RUN_STATE_{state.name}"),
 }
-_FINISH_FROM_PROTO = {message: reason for reason, message in _FINISH_TO_PROTO.items()}
-_STATE_TO_PROTO = {state: learner_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
-_STATE_FROM_PROTO = {message: state for state, message in _STATE_TO_PROTO.items()}
+"""How a record's value becomes a message's, by its type; other types are the same in both."""
+_IN: dict[str, Way] = {
+    "lodestar.v1.FinishReason": lambda number: finish_reason_from_proto(number),
+    "lodestar.v1.RunState": {_OUT[RunState](state): state for state in RunState}.__getitem__,
+}
+"""The way back, by the full name of a message or enumeration."""
+
+
+def _pair(
+    record: type[Record], message: Callable[..., Message], **apart: tuple[Way, Way]
+) -> tuple[Callable[[Record], Message], Callable[[Message], Record]]:
+    """The two ways between a record and a message by the names of their fields.
+
+    None is unset, and what is unset takes the record's default. A name that only one of them has is left out; the test
+    of PAIRS knows which these are.
+
+    Args:
+        apart: fields of one name and different types, with their own two ways.
+    """
+    known: Mapping[str, FieldDescriptor] = message.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
+    shared = [field for field in dataclasses.fields(record) if field.name in known]  # type: ignore[arg-type]
+    outward = {field.name: apart[field.name][0] if field.name in apart else _outward for field in shared}
+    inward = {
+        field.name: apart[field.name][1] if field.name in apart else _inward(known[field.name]) for field in shared
+    }
+    unset = [field.name for field in shared if known[field.name].has_presence and _has_default(field)]
+
+    def to_proto(value: Record) -> Message:
+        return message(**{name: way(getattr(value, name)) for name, way in outward.items()})
+
+    def from_proto(value: Message) -> Record:
+        absent = {name for name in unset if not value.HasField(name)}  # type: ignore[attr-defined]
+        return record(**{name: way(getattr(value, name)) for name, way in inward.items() if name not in absent})
+
+    _OUT[record] = to_proto
+    _IN[message.DESCRIPTOR.full_name] = from_proto  # type: ignore[attr-defined]
+    PAIRS.append((record, message))  # type: ignore[arg-type]
+    return to_proto, from_proto
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _outward(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_outward(one) for one in value] if value and type(value[0]) in _OUT else value
+    if isinstance(value, Mapping):
+        return dict(value)
+    way = _OUT.get(type(value))
+    return value if way is None else way(value)
+
+
+def _inward(field: FieldDescriptor) -> Way:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict
+    kind = field.message_type or field.enum_type
+    if field.is_repeated:
+        return tuple if kind is None else lambda values: tuple(map(_IN[kind.full_name], values))
+    return _same if kind is None else _IN[kind.full_name]
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 # --- common.proto --------------------------------------------------------------------------------------------------
-def weight_version_to_proto(version: WeightVersion) -> common_pb2.WeightVersion:
-    """lodestar.v1.WeightVersion."""
-    return common_pb2.WeightVersion(incarnation=version.incarnation, step=version.step, digest=version.digest)
-
-
-def weight_version_from_proto(message: common_pb2.WeightVersion) -> WeightVersion:
-    """The other way."""
-    return WeightVersion(message.incarnation, message.step, message.digest)
-
-
-def model_info_to_proto(model: ModelInfo) -> common_pb2.ModelInfo:
-    """lodestar.v1.ModelInfo."""
-    return common_pb2.ModelInfo(
-        name=model.name, version=weight_version_to_proto(model.version), tokenizer_hash=model.tokenizer_hash
-    )
-
-
-def model_info_from_proto(message: common_pb2.ModelInfo) -> ModelInfo:
-    """The other way."""
-    return ModelInfo(message.name, weight_version_from_proto(message.version), message.tokenizer_hash)
+weight_version_to_proto, weight_version_from_proto = _pair(WeightVersion, common_pb2.WeightVersion)
+model_info_to_proto, model_info_from_proto = _pair(ModelInfo, common_pb2.ModelInfo)
+chat_message_to_proto, chat_message_from_proto = _pair(ChatMessage, common_pb2.ChatMessage)
 
 
 def chat_to_proto(messages: tuple[ChatMessage, ...]) -> common_pb2.Chat:
     """lodestar.v1.Chat."""
-    return common_pb2.Chat(messages=[common_pb2.ChatMessage(role=m.role, content=m.content) for m in messages])
+    return common_pb2.Chat(messages=map(chat_message_to_proto, messages))
 
 
 def chat_from_proto(message: common_pb2.Chat) -> tuple[ChatMessage, ...]:
     """The other way."""
-    return tuple(ChatMessage(turn.role, turn.content) for turn in message.messages)
+    return tuple(map(chat_message_from_proto, message.messages))
 
 
-# --- policy.proto --------------------------------------------------------------------------------------------------
+# --- policy.proto and policy_control.proto -------------------------------------------------------------------------
 def finish_reason_to_proto(reason: FinishReason | None) -> policy_pb2.FinishReason:
     """lodestar.v1.FinishReason; None is unspecified: still running."""
-    return _FINISH_TO_PROTO[reason]
+    return cast(policy_pb2.FinishReason, 0 if reason is None else _OUT[FinishReason](reason))
+
+
+_FINISH_REASONS: dict[int, FinishReason | None] = {
+    finish_reason_to_proto(reason): reason for reason in (None, *FinishReason)
+}
 
 
 def finish_reason_from_proto(message: policy_pb2.FinishReason) -> FinishReason | None:
     """The other way; a reason newer than this client reads as ERROR."""
-    return _FINISH_FROM_PROTO.get(message, FinishReason.ERROR)
+    return _FINISH_REASONS.get(message, FinishReason.ERROR)
 
 
-def sampling_to_proto(sampling: SamplingParams) -> policy_pb2.SamplingParams:
-    """lodestar.v1.SamplingParams."""
-    return policy_pb2.SamplingParams(
-        n=sampling.n,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-        stop=sampling.stop,
-        stop_token_ids=sampling.stop_token_ids,
-        logit_bias=dict(sampling.logit_bias),
-        logprobs=sampling.logprobs,
-        top_logprobs=sampling.top_logprobs,
-        ignore_eos=sampling.ignore_eos,
-    )
+def purpose_from_proto(message: policy_pb2.Purpose) -> Purpose:
+    """Unspecified is serving.
+
+    Raises:
+        InvalidArgument: a purpose newer than this server.
+    """
+    if message == policy_pb2.PURPOSE_UNSPECIFIED:
+        return Purpose.SERVING
+    for purpose in Purpose:
+        if purpose_to_proto(purpose) == message:
+            return purpose
+    raise InvalidArgument("purpose", f"{message} is not a purpose that this server knows")
 
 
-def sampling_from_proto(message: policy_pb2.SamplingParams) -> SamplingParams:
-    """The other way; unset optional fields take their documented defaults."""
-    return SamplingParams(
-        n=message.n or 1,
-        max_tokens=message.max_tokens,
-        min_tokens=message.min_tokens,
-        temperature=message.temperature if message.HasField("temperature") else 1.0,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=message.top_k,
-        min_p=message.min_p,
-        seed=message.seed if message.HasField("seed") else None,
-        stop=tuple(message.stop),
-        stop_token_ids=tuple(message.stop_token_ids),
-        logit_bias=dict(message.logit_bias),
-        logprobs=message.logprobs,
-        top_logprobs=message.top_logprobs,
-        ignore_eos=message.ignore_eos,
-    )
+def purpose_to_proto(purpose: Purpose) -> policy_pb2.Purpose:
+    """lodestar.v1.Purpose."""
+    return cast(policy_pb2.Purpose, _OUT[Purpose](purpose))
 
 
-def chunk_to_proto(chunk: GenerationChunk) -> policy_pb2.GenerateResponse:
-    """lodestar.v1.GenerateResponse."""
-    return policy_pb2.GenerateResponse(
-        model=model_info_to_proto(chunk.model),
-        sample_index=chunk.sample_index,
-        token_ids=chunk.token_ids,
-        text=chunk.text,
-        logprobs=chunk.logprobs,
-        processed_logprobs=chunk.processed_logprobs,
-        top_logprobs=[
-            policy_pb2.TopLogprobs(
-                candidates=[policy_pb2.TokenCandidate(id=c.token_id, logprob=c.logprob) for c in candidates]
-            )
-            for candidates in chunk.top_logprobs
-        ],
-        finish_reason=finish_reason_to_proto(chunk.finish_reason),
-        error=chunk.error,
-        prompt_tokens=chunk.prompt_tokens,
-        token_steps=chunk.token_steps,
-    )
-
-
-def chunk_from_proto(message: policy_pb2.GenerateResponse) -> GenerationChunk:
-    """The other way."""
-    return GenerationChunk(
-        model=model_info_from_proto(message.model),
-        sample_index=message.sample_index,
-        token_ids=tuple(message.token_ids),
-        text=message.text,
-        logprobs=tuple(message.logprobs),
-        processed_logprobs=tuple(message.processed_logprobs),
-        top_logprobs=tuple(
-            tuple(TokenCandidate(c.id, c.logprob) for c in position.candidates) for position in message.top_logprobs
-        ),
-        finish_reason=finish_reason_from_proto(message.finish_reason),
-        error=message.error,
-        prompt_tokens=message.prompt_tokens,
-        token_steps=tuple(message.token_steps),
-    )
-
-
-def scored_to_proto(scored: Scored) -> policy_pb2.Scored:
-    """lodestar.v1.Scored."""
-    return policy_pb2.Scored(token_ids=scored.token_ids, prompt_tokens=scored.prompt_tokens)
-
-
-def scored_from_proto(message: policy_pb2.Scored) -> Scored:
-    """The other way."""
-    return Scored(tuple(message.token_ids), message.prompt_tokens)
-
-
-def token_logprobs_to_proto(logprobs: TokenLogProbs) -> policy_pb2.TokenLogProbs:
-    """lodestar.v1.TokenLogProbs."""
-    return policy_pb2.TokenLogProbs(logprobs=logprobs.logprobs, entropy=logprobs.entropy)
-
-
-def token_logprobs_from_proto(message: policy_pb2.TokenLogProbs) -> TokenLogProbs:
-    """The other way."""
-    return TokenLogProbs(tuple(message.logprobs), tuple(message.entropy))
-
-
-def description_from_policy(message: policy_pb2.PolicyServiceGetModelResponse) -> ModelDescription:
-    """What a policy server serves."""
-    return ModelDescription(
-        model_info_from_proto(message.model),
-        context_tokens=message.context_tokens,
-        vocab_size=message.vocab_size,
-        parameters=message.parameters,
-        dtype=message.dtype,
-    )
+_SAMPLES = (_same, lambda n: n or 1)  # the one default that is neither zero nor optional on the wire
+sampling_to_proto, sampling_from_proto = _pair(SamplingParams, policy_pb2.SamplingParams, n=_SAMPLES)
+_CANDIDATES = (
+    lambda positions: [
+        policy_pb2.TopLogprobs(
+            candidates=[policy_pb2.TokenCandidate(id=one.token_id, logprob=one.logprob) for one in candidates]
+        )
+        for candidates in positions
+    ],
+    lambda positions: tuple(
+        tuple(TokenCandidate(one.id, one.logprob) for one in position.candidates) for position in positions
+    ),
+)
+chunk_to_proto, chunk_from_proto = _pair(GenerationChunk, policy_pb2.GenerateResponse, top_logprobs=_CANDIDATES)
+scored_to_proto, scored_from_proto = _pair(Scored, policy_pb2.Scored)
+token_logprobs_to_proto, token_logprobs_from_proto = _pair(TokenLogProbs, policy_pb2.TokenLogProbs)
+description_to_policy, description_from_policy = _pair(ModelDescription, policy_pb2.PolicyServiceGetModelResponse)
+policy_status_to_proto, policy_status_from_proto = _pair(
+    PolicyStatus, policy_control_pb2.PolicyControlServiceGetStatusResponse
+)
 
 
 # --- reward.proto and reference.proto ------------------------------------------------------------------------------
@@ -230,97 +229,16 @@ def score_item_from_proto(message: reward_pb2.ScoreItem, field: str) -> ScoreIte
     raise InvalidArgument(field, "mixes text and tokens; send both halves as text or both as tokens")
 
 
-def score_to_proto(score: Score) -> reward_pb2.Score:
-    """lodestar.v1.Score."""
-    return reward_pb2.Score(
-        score=score.score, heads=dict(score.heads), mean=score.mean, standard_deviation=score.standard_deviation
-    )
-
-
-def score_from_proto(message: reward_pb2.Score) -> Score:
-    """The other way."""
-    return Score(message.score, message.mean, message.standard_deviation, dict(message.heads))
-
-
-def description_from_reward(message: reward_pb2.RewardServiceGetModelResponse) -> ModelDescription:
-    """What a reward server serves."""
-    return ModelDescription(
-        model_info_from_proto(message.model),
-        context_tokens=message.context_tokens,
-        heads=tuple(message.heads),
-        ensemble_size=message.ensemble_size,
-    )
-
-
-def description_from_reference(message: reference_pb2.ReferenceServiceGetModelResponse) -> ModelDescription:
-    """What a reference server serves."""
-    return ModelDescription(model_info_from_proto(message.model), context_tokens=message.context_tokens)
-
-
+score_to_proto, score_from_proto = _pair(Score, reward_pb2.Score)
+description_to_reward, description_from_reward = _pair(ModelDescription, reward_pb2.RewardServiceGetModelResponse)
+description_to_reference, description_from_reference = _pair(
+    ModelDescription, reference_pb2.ReferenceServiceGetModelResponse
+)
 # --- learner.proto -------------------------------------------------------------------------------------------------
-def run_status_to_proto(status: RunStatus) -> learner_pb2.RunStatus:
-    """lodestar.v1.RunStatus."""
-    return learner_pb2.RunStatus(
-        run=status.run,
-        model=model_info_to_proto(status.model),
-        state=_STATE_TO_PROTO[status.state],
-        reason=status.reason,
-        step=status.step,
-        total_steps=status.total_steps,
-        settled=status.settled,
-        batch=status.batch,
-        metrics=dict(status.metrics),
-        eta_seconds=status.eta_seconds,
-    )
-
-
-def run_status_from_proto(message: learner_pb2.RunStatus) -> RunStatus:
-    """The other way."""
-    return RunStatus(
-        run=message.run,
-        model=model_info_from_proto(message.model),
-        state=_STATE_FROM_PROTO[message.state],
-        reason=message.reason,
-        step=message.step,
-        total_steps=message.total_steps,
-        settled=message.settled,
-        batch=message.batch,
-        metrics=dict(message.metrics),
-        eta_seconds=message.eta_seconds,
-    )
+run_status_to_proto, run_status_from_proto = _pair(RunStatus, learner_pb2.RunStatus)
 
 
 # --- weights.proto -------------------------------------------------------------------------------------------------
-def weight_manifest_to_proto(manifest: WeightManifest) -> weights_pb2.WeightManifest:
-    """lodestar.v1.WeightManifest."""
-    message = weights_pb2.WeightManifest(
-        version=weight_version_to_proto(manifest.version),
-        encoding=weights_pb2.ENCODING_SPARSE_DELTA if manifest.parent else weights_pb2.ENCODING_FULL,
-        files=[weights_pb2.TensorFile(name=file.name, bytes=file.bytes) for file in manifest.files],
-        tensors=dict(manifest.tensors),
-        tokenizer_hash=manifest.tokenizer_hash,
-        run=manifest.run,
-    )
-    if manifest.parent is not None:
-        message.parent.CopyFrom(weight_version_to_proto(manifest.parent))
-    if manifest.probe is not None:
-        message.probe.CopyFrom(_probe_to_proto(manifest.probe))
-    return message
-
-
-def weight_manifest_from_proto(message: weights_pb2.WeightManifest) -> WeightManifest:
-    """The other way."""
-    return WeightManifest(
-        run=message.run,
-        version=weight_version_from_proto(message.version),
-        files=tuple(TensorFile(file.name, file.bytes) for file in message.files),
-        tensors=dict(message.tensors),
-        tokenizer_hash=message.tokenizer_hash,
-        parent=weight_version_from_proto(message.parent) if message.HasField("parent") else None,
-        probe=_probe_from_proto(message.probe) if message.HasField("probe") else None,
-    )
-
-
 def _probe_to_proto(probe: Probe) -> weights_pb2.Probe:
     return weights_pb2.Probe(
         token_ids=probe.scored.token_ids,
@@ -332,3 +250,18 @@ def _probe_to_proto(probe: Probe) -> weights_pb2.Probe:
 
 def _probe_from_proto(message: weights_pb2.Probe) -> Probe:
     return Probe(Scored(tuple(message.token_ids), message.prompt_tokens), tuple(message.logprobs), message.tolerance)
+
+
+tensor_file_to_proto, tensor_file_from_proto = _pair(TensorFile, weights_pb2.TensorFile)
+_manifest_to_proto, weight_manifest_from_proto = _pair(
+    WeightManifest,
+    weights_pb2.WeightManifest,
+    probe=(lambda probe: None if probe is None else _probe_to_proto(probe), _probe_from_proto),
+)
+
+
+def weight_manifest_to_proto(manifest: WeightManifest) -> weights_pb2.WeightManifest:
+    """lodestar.v1.WeightManifest; whether it is a delta shows from its parent."""
+    message = _manifest_to_proto(manifest)
+    message.encoding = weights_pb2.ENCODING_SPARSE_DELTA if manifest.parent else weights_pb2.ENCODING_FULL
+    return message

@@ -26,7 +26,7 @@ from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lodestar import metrics
@@ -102,6 +102,7 @@ class Server:
         self._exporter: tuple[WSGIServer, Thread] | None = None
         self._probes: grpc.aio.Server | None = None
         gate = Gate(None if spec.tokens is None else Tokens(spec.tokens))
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor(lambda: self._ready, gate)],
             options=[
@@ -114,11 +115,10 @@ class Server:
     async def start(self) -> ServiceState:
         """Binds the ports, answers health and reflection, and writes the state file."""
         spec = self.spec
-        health_pb2_grpc.add_HealthServicer_to_server(spec.health.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for service in spec.services:
             service.add(self._server)
-        for name in ["", *(service.name for service in spec.services)]:
-            await spec.health.set(name, serving=False)
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         if spec.reflection if spec.reflection is not None else is_loopback(spec.host):
             names = [service.name for service in spec.services]
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -143,17 +143,20 @@ class Server:
     async def become_ready(self) -> None:
         """Lets calls in: health turns SERVING."""
         self._ready = True
-        for name in ["", *(service.name for service in self.spec.services)]:
-            await self.spec.health.set(name, serving=True)
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
         metrics.READY.set(1)
         log.info("is ready")
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ["", *(service.name for service in self.spec.services)]:
+            await self._health.set(name, status)
 
     async def withdraw(self) -> float:
         """Says NOT_SERVING from now on; returns the seconds left of ``drain_seconds`` since the first time."""
         if self._drained_by is None:
             self._drained_by = time.monotonic() + self.spec.drain_seconds
             metrics.READY.set(0)
-            await self.spec.health.servicer.enter_graceful_shutdown()
+            await self._health.enter_graceful_shutdown()
         return max(0.0, self._drained_by - time.monotonic())
 
     async def stop(self) -> None:
@@ -204,7 +207,7 @@ class Server:
         if spec.health_port is None:
             return None
         self._probes = grpc.aio.server(options=_OPTIONS)
-        health_pb2_grpc.add_HealthServicer_to_server(spec.health.servicer, self._probes)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
         port = bind(self._probes, "--health-port", spec.host, spec.health_port, None)
         await self._probes.start()
         return port

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2
 
 from lodestar.config import Task
 from lodestar.config.services import ServerConfig
@@ -23,18 +22,6 @@ class Service:
 
     name: str
     add: Callable[[grpc.aio.Server], None]
-
-
-class Health:
-    """grpc.health.v1 by name; a name may also stand for less than a service (``…PolicyService/training``)."""
-
-    def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-
-    async def set(self, name: str, *, serving: bool) -> None:
-        """What a probe of the name hears from now on. Ignored once the server drains."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.servicer.set(name, status)
 
 
 async def _nothing() -> None:
@@ -71,7 +58,6 @@ class ServerSpec:
     """How long to wait for a predecessor that is about to free the port."""
     reflection: bool | None = None
     """None: on loopback only."""
-    health: Health = field(default_factory=Health)
 
     @classmethod
     def of(
@@ -82,7 +68,6 @@ class ServerSpec:
         *,
         warm: Callable[[], Awaitable[None]] = _nothing,
         work: Callable[[asyncio.Event], Awaitable[None]] | None = None,
-        health: Health | None = None,
         role: str = "",
     ) -> ServerSpec:
         """The spec of one process by its task; no section for one that answers no calls."""
@@ -105,7 +90,6 @@ class ServerSpec:
             tokens=options.tokens,
             insecure=options.insecure,
             reflection=options.reflection,
-            health=health or Health(),
         )
 
     @property

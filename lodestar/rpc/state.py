@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from lodestar.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,8 @@ class ServiceState:
 
     def write(self, folder: Path) -> Path:
         """Writes ``folder/NAME.json`` so that a reader sees all of it or none."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
-        temporary = path.with_suffix(f".{self.pid}.tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps(dataclasses.asdict(self)))
         return path
 
     @classmethod

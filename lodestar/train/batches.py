@@ -5,18 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-
-def batches_of(lengths: Sequence[int], batch_tokens: int, order: Sequence[int]) -> list[list[int]]:
-    """Rows in the given order, gathered until the next would exceed ``batch_tokens``; a longer row stands alone."""
-    batches: list[list[int]] = []
-    tokens = batch_tokens
-    for row in order:
-        if tokens + lengths[row] > batch_tokens:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(row)
-        tokens += lengths[row]
-    return batches
+from lodestar.packing import batches_of
 
 
 def plan(lengths: Sequence[int], batch_tokens: int, epochs: float, *, seed: str) -> list[list[int]]:
@@ -26,7 +15,7 @@ def plan(lengths: Sequence[int], batch_tokens: int, epochs: float, *, seed: str)
     while epochs > 0:
         order = list(range(len(lengths)))
         random.Random(f"{seed}/epoch {epoch}").shuffle(order)
-        whole = batches_of(lengths, batch_tokens, order)
+        whole = [*batches_of(order, batch_tokens, lengths.__getitem__)]
         batches += whole[: max(1, round(min(1.0, epochs) * len(whole)))]
         epochs -= 1
         epoch += 1

@@ -13,9 +13,9 @@ from lodestar.data.files import read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
 from lodestar.model.loading import load_tokenizer, save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
+from lodestar.packing import batches_of
 from lodestar.ppo.losses import language_model_loss
 from lodestar.records import Scored
-from lodestar.train.batches import batches_of
 from lodestar.train.fit import Fit, fit
 from lodestar.train.progress import Progress, Silent
 from lodestar.train.start import identity, precision, start_model, trainable
@@ -31,8 +31,7 @@ class LanguageObjective:
         self._train = train
         self._config = config
         by_length = sorted(held_out, key=lambda row: len(row.token_ids))
-        order = batches_of([len(row.token_ids) for row in by_length], batch_tokens, range(len(by_length)))
-        self._held_out = [[by_length[row] for row in batch] for batch in order]
+        self._held_out = [*batches_of(by_length, batch_tokens, lambda row: len(row.token_ids))]
 
     def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
         """Nats per token over the rows."""

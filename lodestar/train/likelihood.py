@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lodestar.errors import InvalidArgument
 from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.packing import batches_of
 from lodestar.preference.calibration import win_probability
 from lodestar.records import Choice, Feedback
-from lodestar.train.batches import batches_of
 from lodestar.train.preference import encode_groups
 
 BATCH_TOKENS = 8192
@@ -29,7 +29,8 @@ def log_likelihoods(
     encoded = [scored for group in groups for scored in group]
     lengths = [len(scored.token_ids) for scored in encoded]
     found = [0.0] * len(encoded)
-    for numbers in batches_of(lengths, batch_tokens, sorted(range(len(encoded)), key=lengths.__getitem__)):
+    order = sorted(range(len(encoded)), key=lengths.__getitem__)
+    for numbers in batches_of(order, batch_tokens, lengths.__getitem__):
         sequences = [encoded[i] for i in numbers]
         batch = PackedBatch.pack(
             [scored.token_ids for scored in sequences],

@@ -15,6 +15,7 @@ from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ConfigError
 from lodestar.model.shared_prefix import SharedBatch, completion_scores
+from lodestar.packing import batches_of
 from lodestar.preference.agreement import reliabilities
 from lodestar.preference.losses import bradley_terry, centring, davidson, mean_per_prompt, plackett_luce
 from lodestar.preference.pairs import choices
@@ -200,7 +201,7 @@ def score_all(
     order = sorted(range(len(groups)), key=lengths.__getitem__)
     starts = [0, *accumulate(len(group) for group in groups)]
     scores_BA: Tensor | None = None
-    for batch in batches_of(lengths, training.batch_tokens, order):
+    for batch in batches_of(order, training.batch_tokens, lengths.__getitem__):
         found = score_groups(model, [groups[i] for i in batch], training, config).float().cpu()
         if scores_BA is None:
             scores_BA = torch.empty(starts[-1], found.shape[1])

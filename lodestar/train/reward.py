@@ -13,8 +13,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import ModelConfig, RewardTrainingConfig
-from lodestar.data.files import read_demonstrations, read_feedback, write_text
+from lodestar.data.files import read_demonstrations, read_feedback
 from lodestar.errors import ConfigError
+from lodestar.files import write_atomically
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     load_scalar_model,
@@ -217,4 +218,4 @@ def _labels(model: Any) -> tuple[str, ...]:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Writes the card beside its model."""
-    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")

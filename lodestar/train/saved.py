@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from lodestar.errors import ResumeRefused
+from lodestar.files import remove_leftovers, replacing
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Saved:
 def save(
     path: Path, identity: dict[str, str], state: Saved, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Writes the state under a temporary name, fsyncs and renames it: the old one survives any failure."""
+    """Writes the state; the old one survives any failure."""
     present = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     whole = {
         "identity": identity,
@@ -43,16 +43,9 @@ def save(
         "optimizer": optimizer.state_dict(),
         **{name: getattr(state, name) for name in Saved.__dataclass_fields__},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    remove_leftovers(path.parent, path.name)
+    with replacing(path) as temporary:
+        torch.save(whole, temporary)
 
 
 def load_saved(

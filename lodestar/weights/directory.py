@@ -1,4 +1,4 @@
-"""Weight versions in a directory: where the learner publishes, and a source for servers that share the disk.
+"""Weight versions in a directory: where the learner publishes, and what the process beside it serves.
 
 weights/
   announced.json                what to serve now: a weight manifest, replaced atomically
@@ -9,20 +9,16 @@ weights/
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from google.protobuf import json_format
 
-from lodestar.errors import ModelError, Unavailable
+from lodestar.errors import ModelError
+from lodestar.files import remove_leftovers, write_atomically
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import convert
 from lodestar.v1 import weights_pb2
-
-_POLL_SECONDS = 0.05
 
 
 class WeightDirectory:
@@ -51,47 +47,17 @@ class WeightDirectory:
         return self.root / f"{version.incarnation}-{version.step}"
 
     def prune(self, keep: int) -> None:
-        """Deletes all but the newest ``keep`` versions."""
+        """Deletes all but the newest ``keep`` versions, and what a killed learner left half written."""
+        remove_leftovers(self.root)
         versions = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
         for path in sorted(versions, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class DirectorySource:
-    """A WeightSource over a directory that this machine can read."""
-
-    def __init__(self, root: Path) -> None:
-        self._directory = WeightDirectory(root)
-
-    async def watch(self) -> AsyncIterator[WeightManifest]:
-        """Polls the announcement; see WeightSource.watch."""
-        seen: WeightVersion | None = None
-        while True:
-            manifest = self._directory.announced()
-            if manifest is not None and manifest.version != seen:
-                seen = manifest.version
-                yield manifest
-            await asyncio.sleep(_POLL_SECONDS)
-
-    async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
-        """Copies the files; see WeightSource.fetch."""
-        for file in manifest.files:
-            source = self._directory.folder(manifest.version) / file.name
-            try:
-                await asyncio.to_thread(shutil.copyfile, source, folder / file.name)
-            except FileNotFoundError:
-                raise Unavailable(f"weights {manifest.version.step} are gone from {source.parent}") from None
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
 def write_manifest(path: Path, manifest: WeightManifest) -> None:
-    """Writes a manifest as protobuf JSON, atomically."""
+    """Writes a manifest as protobuf JSON, atomically; not fsynced, as what it names is verified by its digests."""
     text = json_format.MessageToJson(convert.weight_manifest_to_proto(manifest))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text, durable=False)
 
 
 def read_manifest(path: Path) -> WeightManifest:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.errors import LodestarError, ModelError, Unavailable
+from lodestar.files import remove_leftovers, replacing
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.weights.directory import read_manifest, write_manifest
 from lodestar.weights.port import WeightSource
@@ -108,14 +108,12 @@ class WeightFollower:
 
     async def _fetch(self, manifest: WeightManifest) -> dict[str, Tensor]:
         began = time.perf_counter()
-        partial = self._cache.with_name(f".{self._cache.name}.partial")
-        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        await self._source.fetch(manifest, partial)
-        tensors = await asyncio.to_thread(load_verified, partial, manifest)
-        write_manifest(partial / "manifest.json", manifest)
-        shutil.rmtree(self._cache, ignore_errors=True)
-        partial.rename(self._cache)
+        await asyncio.to_thread(remove_leftovers, self._cache.parent, self._cache.name)
+        with replacing(self._cache, durable=False) as partial:  # verified when it is read
+            partial.mkdir()
+            await self._source.fetch(manifest, partial)
+            tensors = await asyncio.to_thread(load_verified, partial, manifest)
+            write_manifest(partial / "manifest.json", manifest)
         metrics.WEIGHT_FETCH_SECONDS.observe(time.perf_counter() - began)
         return tensors
 

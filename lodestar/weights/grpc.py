@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from lodestar.client import AsyncWeightsClient
 from lodestar.errors import Unavailable
 from lodestar.records import WeightManifest
-from lodestar.rpc import convert
-from lodestar.rpc.connection import AsyncConnection
-from lodestar.v1 import weights_pb2, weights_pb2_grpc
 
 CHUNK_BYTES = 2**20
 
@@ -22,37 +19,23 @@ class GrpcSource:
         """``tls`` is the folder of our certificate (lodestar.rpc.tls)."""
         self._run = run
         self._fetch_seconds = fetch_seconds
-        self._connection = AsyncConnection(target, weights_pb2_grpc.WeightsServiceStub, tls=tls)
+        self._client = AsyncWeightsClient(target, tls=tls)
 
     async def watch(self) -> AsyncIterator[WeightManifest]:
         """See WeightSource.watch. The stream has no deadline: keepalive ends it when the learner's host is gone."""
-        request = weights_pb2.WatchRequest(run=self._run)
-        announcements = self._connection.stream(
-            "Watch", request, None, lambda reply: convert.weight_manifest_from_proto(reply.manifest)
-        )
-        async for manifest in announcements:
+        async for manifest in self._client.watch(self._run):
             yield manifest
 
     async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
         """See WeightSource.fetch. Every chunk's checksum and offset is verified."""
-        version = convert.weight_version_to_proto(manifest.version)
         for file in manifest.files:
-            request = weights_pb2.FetchRequest(version=version, file=file.name)
             written = 0
             with (folder / file.name).open("wb") as out:
-                async for chunk in self._connection.stream("Fetch", request, self._fetch_seconds, _as_it_is):
-                    if chunk.offset != written or zlib.crc32(chunk.data) != chunk.crc32:
-                        raise Unavailable(f"{file.name}: a chunk at {chunk.offset} arrived damaged or out of order")
-                    out.write(chunk.data)
-                    written += len(chunk.data)
+                async for data in self._client.fetch(manifest.version, file.name, timeout=self._fetch_seconds):
+                    written += out.write(data)
             if written != file.bytes:
                 raise Unavailable(f"{file.name}: {written} of {file.bytes} bytes arrived")
 
     async def close(self) -> None:
         """Closes the channel."""
-        await self._connection.close()
-
-
-def _as_it_is(chunk: weights_pb2.FetchResponse) -> weights_pb2.FetchResponse:
-    """Chunks are checked and written, not kept: no record stands for them."""
-    return chunk
+        await self._client.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lodestar.errors import ModelError
+from lodestar.files import replacing
 from lodestar.model.weights import tensor_digest, weights_digest
 from lodestar.records import Probe, TensorFile, WeightManifest, WeightVersion
 from lodestar.weights.directory import WeightDirectory, write_manifest
@@ -38,21 +38,18 @@ def publish(
     digests = digests_of(host)
     version = WeightVersion(incarnation, step, weights_digest(digests))
     folder = directory.folder(version)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(host, partial / _FILE)
-    manifest = WeightManifest(
-        run=run,
-        version=version,
-        files=(TensorFile(_FILE, (partial / _FILE).stat().st_size),),
-        tensors=digests,
-        tokenizer_hash=tokenizer_hash,
-        probe=probe,
-    )
-    write_manifest(partial / "manifest.json", manifest)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replacing(folder, durable=False) as partial:  # verified wherever it is read, and published anew by a restart
+        partial.mkdir()
+        save_file(host, partial / _FILE)
+        manifest = WeightManifest(
+            run=run,
+            version=version,
+            files=(TensorFile(_FILE, (partial / _FILE).stat().st_size),),
+            tensors=digests,
+            tokenizer_hash=tokenizer_hash,
+            probe=probe,
+        )
+        write_manifest(partial / "manifest.json", manifest)
     directory.announce(manifest)
     directory.prune(keep)
     return manifest

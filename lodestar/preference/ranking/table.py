@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lodestar.data.files import BadRows, open_text, read_jsonl
 from lodestar.errors import DataError
+from lodestar.files import numbered_rows, open_text
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -129,7 +129,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, row in read_jsonl(path, BadRows(strict=True)):
+    for number, row in numbered_rows(path):
         yield number, {name: value for name, value in row.items() if value is not None}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor
 
 from lodestar.errors import InvalidArgument, NonFinite
+from lodestar.files import write_atomically
 from lodestar.model.packed import PackedBatch
+from lodestar.packing import batches_of
 from lodestar.records import FinishReason, Rollout
 
 
@@ -89,17 +90,8 @@ class Responses:
         return torch.cat(rows).to(self.behaviour_R.device)
 
     def micro_batches(self, indexes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-        """``indexes`` in runs of at most ``tokens`` tokens; a longer sequence gets a run of its own."""
-        run: list[int] = []
-        held = 0
-        for i in indexes:
-            if run and held + len(self.sequences[i]) > tokens:
-                yield run
-                run, held = [], 0
-            run.append(i)
-            held += len(self.sequences[i])
-        if run:
-            yield run
+        """``indexes`` in batches of at most ``tokens`` tokens; a longer sequence stands alone."""
+        return batches_of(indexes, tokens, lambda i: len(self.sequences[i]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,11 +115,7 @@ class Batch:
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
     """Write rollouts as JSON for a person to look at; NaN and Infinity stand as such."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        json.dump([asdict(rollout) for rollout in rollouts], file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_atomically(path, json.dumps([asdict(rollout) for rollout in rollouts]))
 
 
 def _check(rollout: Rollout) -> None:

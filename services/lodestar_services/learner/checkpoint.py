@@ -4,16 +4,14 @@
       state.json            everything but tensors; {"$tensor": name} stands where one belongs
       tensors.safetensors
 
-A checkpoint is written under a temporary name, fsynced, renamed, and its folder fsynced: a folder named
-``step-…`` is whole. Tensors are safetensors and the rest is JSON, so that reading one runs no code.
+A folder named ``step-…`` is whole (lodestar.files). Tensors are safetensors and the rest is JSON, so that reading
+one runs no code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.errors import LodestarError, ResumeRefused
-from lodestar.model.weights import sync, sync_folder, tensor_digests, weights_digest
+from lodestar.files import remove, remove_leftovers, replacing
+from lodestar.model.weights import tensor_digests, weights_digest
 
 _NAME = re.compile(r"step-\d+")
 
@@ -42,22 +41,15 @@ class Checkpoints:
             LodestarError: the disk is full or cannot be written; older checkpoints are untouched.
         """
         target = self._folder / f"step-{step:06d}"
-        partial = self._folder / f".{target.name}.partial"
         try:
-            for leftover in self._folder.glob(".step-*"):  # of a start that was killed
-                shutil.rmtree(leftover)
-            partial.mkdir(parents=True)
-            tensors: dict[str, Tensor] = {}
-            tree = _without_tensors(state, "", tensors)
-            save_file(tensors, partial / "tensors.safetensors")
-            (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
-            sync_folder(partial)
-            if target.exists():
-                _discard(target)
-            partial.rename(target)
-            sync(self._folder)
+            remove_leftovers(self._folder)
+            with replacing(target) as partial:
+                partial.mkdir()
+                tensors: dict[str, Tensor] = {}
+                tree = _without_tensors(state, "", tensors)
+                save_file(tensors, partial / "tensors.safetensors")
+                (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
         except Exception as error:  # safetensors raises its own type for a full disk
-            shutil.rmtree(partial, ignore_errors=True)
             kept = self.latest()
             raise LodestarError(
                 f"the checkpoint of step {step} could not be written to {self._folder}: {error}; "
@@ -66,7 +58,7 @@ class Checkpoints:
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_STEP.set(step)
         for old in self.all()[: -self._keep]:
-            _discard(old)
+            remove(old)
         return target
 
     def all(self) -> list[Path]:
@@ -112,23 +104,6 @@ def refuse_changes(saved: Mapping[str, str], present: Mapping[str, str]) -> None
         raise ResumeRefused(
             f"changed since the checkpoint: {details}. Put it back, or start afresh under another name or with --fresh"
         )
-
-
-def folder_digest(folder: Path) -> str:
-    """Hex sha256 over the names and contents of a model's or data set's files; that of nothing for a missing folder."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _discard(checkpoint: Path) -> None:
-    """Deletes one; killed half-way, it leaves nothing that could be taken for a whole one."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}.old")
-    checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
 
 
 def _short(value: str | None) -> str:

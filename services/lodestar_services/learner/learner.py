@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +17,10 @@ from lodestar.config import LearnerTask, flat
 from lodestar.data.files import read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition
-from lodestar.files import digest
+from lodestar.files import append, digest
 from lodestar.model.loading import load_tokenizer
 from lodestar.model.tokenizers import tokenizer_hash
-from lodestar.model.weights import save_model, sync
+from lodestar.model.weights import save_model
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
 from lodestar.rollouts.collector import Collector
@@ -185,12 +184,7 @@ class Learner:
     def _begin_incarnation(self) -> str:
         """Draws this start's random id and makes it durable before anything carries it."""
         incarnation = secrets.token_hex(4)
-        path = self._task.state / "incarnations.txt"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(incarnation + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync(path.parent)
+        append(self._task.state / "incarnations.txt", incarnation + "\n")
         return incarnation
 
     def _make_trainer(self, prompts: list[Prompt], state: dict[str, Any] | None) -> Trainer:

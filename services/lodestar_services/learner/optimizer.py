@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lodestar.errors import NonFinite
 from lodestar_services.learner.ranks import Ranks
@@ -42,11 +41,10 @@ class MasterAdamW:
         self._rounded = [(m, p) for m, p in zip(self._masters, self.parameters, strict=True) if m is not p]
         groups = [
             {
-                "params": [m for m in self._masters if (m.ndim >= 2, isinstance(m, DTensor)) == (matrix, sharded)],
+                "params": [m for m in self._masters if (m.ndim >= 2) == matrix],
                 "weight_decay": weight_decay if matrix else 0.0,
             }
             for matrix in (True, False)
-            for sharded in (True, False)  # one fused kernel takes either kind, never both
         ]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 

@@ -8,6 +8,7 @@ import torch
 
 from lodestar.errors import ConfigError
 from lodestar.model.packed import PackedBatch
+from lodestar.packing import batches_of
 
 
 class PretrainingText:
@@ -44,14 +45,8 @@ class PretrainingText:
 
     def pack(self, documents: Sequence[list[int]], tokens: int, device: torch.device) -> Iterator[PackedBatch]:
         """Documents as packed batches of at most ``tokens`` tokens; every token but the first is predicted."""
-        run: list[list[int]] = []
-        for document in documents:
-            if run and sum(map(len, run)) + len(document) > tokens:
-                yield PackedBatch.pack(run, [1] * len(run), device=device)
-                run = []
-            run.append(document)
-        if run:
-            yield PackedBatch.pack(run, [1] * len(run), device=device)
+        for batch in batches_of(documents, tokens, len):
+            yield PackedBatch.pack(batch, [1] * len(batch), device=device)
 
     def _shuffled(self, passes: int) -> list[int]:
         if self._order is None or self._order[0] != passes:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 PATIENCE = datetime.timedelta(days=30)
 """Of those who wait to be told something: a step's rollouts may be hours away, where NCCL gives up after minutes."""
@@ -81,56 +80,23 @@ class Ranks:
         """Give every rank the weights of rank 0."""
         if self.world > 1:
             for parameter in parameters:
-                if not isinstance(parameter, DTensor):
-                    dist.broadcast(parameter.detach(), src=0)
+                dist.broadcast(parameter.detach(), src=0)
 
     def total_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum replicated gradients over ranks; sharded ones were averaged by FSDP's reduce-scatter."""
+        """Sum gradients over ranks."""
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            elif isinstance(parameter, DTensor):
-                parameter.grad.mul_(self.world)
         if self.world == 1:
             return
-        replicated = [p.grad for p in parameters if not isinstance(p, DTensor) and p.grad is not None]
-        if not replicated:
-            return
-        flat = self.total(torch.cat([gradient.reshape(-1) for gradient in replicated]))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.total(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         start = 0
-        for gradient in replicated:
+        for gradient in gradients:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """L2 norm of the whole gradient, the same on every rank, in float32."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        whole = [g for g in gradients if not isinstance(g, DTensor)]
-        squares = _squared_norm(whole, like=gradients[0])
-        if len(whole) < len(gradients):
-            local = [g.to_local() for g in gradients if isinstance(g, DTensor)]
-            squares = squares + self.total(_squared_norm(local, like=local[0]))
-        return squares.sqrt()
-
-
-def shard(model: nn.Module, trunk: nn.Module, layers: Iterable[nn.Module]) -> None:
-    """FSDP2 for a model that one device cannot hold: parameters of the layers are sharded, the rest is replicated.
-
-    Embedding, final norm and head stay whole because log-probs read the head's weight outside of a forward call, and
-    tied embeddings are the same tensor. Call it before the Trainer takes the model over. Ranks meet in every forward
-    call, so they must make equally many: the ranks divide each minibatch, and a rank's share fits one micro-batch.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    layers = list(layers)
-    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    for layer in layers:
-        fully_shard(layer)
-    fully_shard(trunk, ignored_params={p for p in model.parameters() if id(p) not in inside})
-
-
-def _squared_norm(gradients: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    if not gradients:
-        return torch.zeros((), device=like.device)
-    norms = torch._foreach_norm(list(gradients), 2)
-    return torch.stack([norm.float() for norm in norms]).square().sum()
+        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None], 2)
+        return torch.stack([norm.float() for norm in norms]).square().sum().sqrt()

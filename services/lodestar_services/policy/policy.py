@@ -18,7 +18,6 @@ from lodestar.data.rows import encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
-from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument, ModelError, VersionUnavailable
 from lodestar.model.loading import (
     load_causal_lm,
@@ -33,6 +32,7 @@ from lodestar.records import (
     GenerationChunk,
     ModelDescription,
     ModelInfo,
+    Purpose,
     SamplingParams,
     Scored,
     TokenLogProbs,

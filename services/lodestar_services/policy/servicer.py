@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
-from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument
 from lodestar.rpc import convert
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
 from lodestar_services.policy.policy import MAX_WAIT_SECONDS, Policy
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_PURPOSES = {
-    policy_pb2.PURPOSE_UNSPECIFIED: Purpose.SERVING,
-    policy_pb2.PURPOSE_SERVING: Purpose.SERVING,
-    policy_pb2.PURPOSE_TRAINING: Purpose.TRAINING,
-}
 
 
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
@@ -33,15 +27,13 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[policy_pb2.GenerateResponse]:
         self._policy.check_tokenizer(request.tokenizer_hash)
-        if request.purpose not in _PURPOSES:
-            raise InvalidArgument("purpose", f"{request.purpose} is not a purpose that this server knows")
         wanted = convert.weight_version_from_proto(request.min_version) if request.HasField("min_version") else None
         chunks = self._policy.generate(
             self._prompt_ids(request),
             convert.sampling_from_proto(request.sampling),
             min_version=wanted,
             wait_seconds=request.wait_seconds,
-            purpose=_PURPOSES[request.purpose],
+            purpose=convert.purpose_from_proto(request.purpose),
         )
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -71,14 +63,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     async def GetModel(
         self, request: policy_pb2.PolicyServiceGetModelRequest, context: Context
     ) -> policy_pb2.PolicyServiceGetModelResponse:
-        description = self._policy.description
-        return policy_pb2.PolicyServiceGetModelResponse(
-            model=convert.model_info_to_proto(self._policy.info),
-            context_tokens=description.context_tokens,
-            vocab_size=description.vocab_size,
-            parameters=description.parameters,
-            dtype=description.dtype,
-        )
+        return convert.description_to_policy(replace(self._policy.description, model=self._policy.info))
 
     def _prompt_ids(self, request: policy_pb2.GenerateRequest) -> tuple[int, ...]:
         kind = request.WhichOneof("prompt")

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from lodestar.records import ModelDescription
 from lodestar.rpc import convert
 from lodestar.v1 import reference_pb2, reference_pb2_grpc
 from lodestar_services.reference.reference import Reference
@@ -38,6 +39,4 @@ class ReferenceServicer(reference_pb2_grpc.ReferenceServiceServicer):
         self, request: reference_pb2.ReferenceServiceGetModelRequest, context: Context
     ) -> reference_pb2.ReferenceServiceGetModelResponse:
         frozen = self._reference.frozen
-        return reference_pb2.ReferenceServiceGetModelResponse(
-            model=convert.model_info_to_proto(frozen.info), context_tokens=frozen.context_tokens
-        )
+        return convert.description_to_reference(ModelDescription(frozen.info, frozen.context_tokens))

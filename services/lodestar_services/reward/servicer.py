@@ -34,10 +34,4 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
     async def GetModel(
         self, request: reward_pb2.RewardServiceGetModelRequest, context: Context
     ) -> reward_pb2.RewardServiceGetModelResponse:
-        description = self._reward.description
-        return reward_pb2.RewardServiceGetModelResponse(
-            model=convert.model_info_to_proto(description.model),
-            context_tokens=description.context_tokens,
-            heads=description.heads,
-            ensemble_size=description.ensemble_size,
-        )
+        return convert.description_to_reward(self._reward.description)

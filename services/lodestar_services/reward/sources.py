@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from lodestar import metrics
 from lodestar.config import RewardTask, SourceConfig
 from lodestar.data.world import gold_reward
 from lodestar.errors import ConfigError, LodestarError, NonFinite, SourceFailed
+from lodestar.files import read_json
 from lodestar.rewards.combine import Judgement, over_ensemble
 from lodestar.rewards.functions import call, load_function
 from lodestar.rewards.models import Encoded, ScoringModel
@@ -167,7 +167,7 @@ def _card_offset(config: SourceConfig, path: str) -> float:
     card = Path(path) / "card.json"
     if not card.is_file():
         raise ConfigError(f"reward.sources {config.name}.offset", f"{card}: no such file; give a number")
-    offset = json.loads(card.read_text(encoding="utf-8")).get("offset")
+    offset = read_json(card).get("offset")
     if not isinstance(offset, int | float):
         raise ConfigError(f"reward.sources {config.name}.offset", f"{card} holds no offset; give a number")
     return float(offset)

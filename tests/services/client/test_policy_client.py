@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lodestar.client import AsyncPolicyClient, PolicyClient
-from lodestar.client.messages import generate_request
+from lodestar import client as client_package
+from lodestar.client import AsyncPolicyClient, PolicyClient, calls
 from lodestar.errors import DeadlineExceeded, InvalidArgument, LodestarError
 from lodestar.records import ChatMessage, FinishReason, SamplingParams
 
@@ -26,6 +27,23 @@ def wait_until_idle(policy: Any) -> None:
     while policy.running:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_an_option_that_sampling_lacks_is_refused(address: str) -> None:
+    with PolicyClient(address) as client, pytest.raises(InvalidArgument, match=r"sampling\.temperatur: is no option"):
+        client.generate("abc", max_tokens=3, temperatur=0.5)
+
+
+@pytest.mark.parametrize("name", ["Policy", "PolicyControl", "Reward", "Reference", "Learner", "Weights"])
+def test_both_kinds_of_client_have_the_same_methods(name: str) -> None:
+    blocking, other = getattr(client_package, f"{name}Client"), getattr(client_package, f"Async{name}Client")
+    names = {method for method in dir(blocking) if not method.startswith("_")}
+    assert names == {method for method in dir(other) if not method.startswith("_")}
+    for method in names - {"close"}:
+        ours, theirs = getattr(blocking, method), getattr(other, method)
+        assert inspect.signature(ours) == inspect.signature(theirs)
+        assert ours.__doc__ == theirs.__doc__ != None  # noqa: E711
+        assert next(iter(inspect.signature(ours).parameters)) == "self"
 
 
 def test_three_lines_suffice(address: str) -> None:
@@ -100,7 +118,7 @@ def test_what_cannot_be_sent_is_refused_here(arguments: dict[str, Any], field: s
 
 @pytest.mark.parametrize("prompt", ["text", (5, 6), [ChatMessage("user", "hello")]])
 def test_prompts_are_text_tokens_or_chat(prompt: Any) -> None:
-    request = generate_request(prompt, SamplingParams(max_tokens=1), {})
+    request = calls.generate(prompt, max_tokens=1).request
     kind = request.WhichOneof("prompt")
     assert (kind, str(getattr(request, kind)).split()) in [
         ("text", ["text"]),

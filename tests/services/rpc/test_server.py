@@ -57,19 +57,6 @@ async def test_health_and_calls_wait_for_the_model(make_spec: Any) -> None:
     assert not await asked(state.address)
 
 
-async def test_one_of_two_health_names_can_be_withdrawn(make_spec: Any) -> None:
-    spec = make_spec()
-    server = Server(spec)
-    state = await server.start()
-    await server.become_ready()
-    await spec.health.set(f"{NAME}/training", serving=False)
-    assert await asked(state.address, NAME)
-    assert not await asked(state.address, f"{NAME}/training")
-    await spec.health.set(f"{NAME}/training", serving=True)
-    assert await asked(state.address, f"{NAME}/training")
-    await server.stop()
-
-
 async def test_the_state_file_tells_pid_and_ports_while_the_server_lives(make_spec: Any, tmp_path: Path) -> None:
     server = Server(make_spec(replica=3))
     state = await server.start()

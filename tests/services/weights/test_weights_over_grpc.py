@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,42 @@ from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import channel, convert
 from lodestar.rpc.certificates import Authority
 from lodestar.v1 import weights_pb2
-from lodestar.weights.directory import DirectorySource
+from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.grpc import GrpcSource
 from lodestar.weights.port import WeightSource
 from lodestar.weights.tensors import load_verified
 
 NOTHING = WeightVersion("", 0, "")
+
+
+class DirectorySource:
+    """Weights without a server between: for what a follower does with any source."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = WeightDirectory(root)
+
+    async def watch(self) -> AsyncIterator[WeightManifest]:
+        """Polls the announcement; see WeightSource.watch."""
+        seen: WeightVersion | None = None
+        while True:
+            manifest = self._directory.announced()
+            if manifest is not None and manifest.version != seen:
+                seen = manifest.version
+                yield manifest
+            await asyncio.sleep(0.05)
+
+    async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
+        """Copies the files; see WeightSource.fetch."""
+        for file in manifest.files:
+            source = self._directory.folder(manifest.version) / file.name
+            try:
+                await asyncio.to_thread(shutil.copyfile, source, folder / file.name)
+            except FileNotFoundError:
+                raise Unavailable(f"weights {manifest.version.step} are gone from {source.parent}") from None
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
 
 class Served:
@@ -186,7 +216,7 @@ async def test_only_announced_files_can_be_fetched(learner):
 
     async def fetch(**fields):
         request = weights_pb2.FetchRequest(**fields)
-        async for _ in source._connection.stream("Fetch", request, 5, lambda chunk: chunk):
+        async for _ in source._client._connection.stream("Fetch", request, 5, lambda chunk: chunk):
             pass
 
     with pytest.raises(InvalidArgument, match=r"file: '../../config.yaml' is none of model.safetensors"):

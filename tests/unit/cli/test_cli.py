@@ -93,7 +93,8 @@ def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path
     ("text", "overrides", "said"),
     [
         ("name: a\n", ("ppo.steps=many",), "stages.ppo: steps: Input should be a valid integer"),
-        ("name: a\n", ("ppo.top_p=0.9",), "top_p and top_k must stay 1 and 0 for training"),
+        ("name: a\n", ("ppo.top_p=0.9",), "top_p 0.9 is no option, leave it out: training samples the whole"),
+        ("name: a\n", ("ppo.top_k=0",), "top_k 0 is no option, leave it out: training samples the whole"),
         ("name: a\n", ("data.max_prompt_tokens=250",), "with data.max_prompt_tokens it is 314, beyond"),
         ("name: a\n", ("ppo.kl.reward_estimator=k3",), "only k1 may enter the reward"),
         ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from lodestar.engine.front import AsyncEngine, satisfies
-from lodestar.engine.sequence import Purpose
 from lodestar.errors import InvalidArgument, LodestarError, ModelError, Unavailable, VersionUnavailable
-from lodestar.records import GenerationChunk, SamplingParams, Scored, WeightVersion
+from lodestar.records import GenerationChunk, Purpose, SamplingParams, Scored, WeightVersion
 
 LONG = SamplingParams(200, seed=1, ignore_eos=True)
 

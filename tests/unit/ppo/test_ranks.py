@@ -10,11 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lodestar_services.learner.figures import UpdateFigures
-from lodestar_services.learner.ranks import shard
-from lodestar_services.learner.trainer import Trainer
 
-from lodestar.model.loading import named_tensors
-from tests.unit.oracles.world import config, llama
 from tests.unit.ppo.test_trainer import CPU, gradients, rollouts, trainer
 
 
@@ -32,23 +28,11 @@ def _first_step(path: Path) -> None:
     torch.save({"gradients": found, "metrics": metrics, "weights": weights}, path)
 
 
-def _sharded_steps(path: Path, sharded: bool) -> None:
-    policy, critic = llama(4, 1), llama(4, 2, scalar=True)
-    batch = rollouts(policy)
-    if sharded:
-        for model in (policy, critic):
-            shard(model, model.base_model, model.base_model.layers)
-    one = Trainer(config(batch=8, epochs=2, minibatches=2, learning_rate=1e-2), policy, critic, seed=0)
-    metrics = [one.step(batch) for _ in range(2)]
-    torch.save({"metrics": metrics, "weights": named_tensors(one.policy)}, path)
-
-
 def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     _first_step(folder / f"rank{rank}.pt")
-    _sharded_steps(folder / f"sharded{rank}.pt", True)
     torch.distributed.destroy_process_group()
 
 
@@ -66,7 +50,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         process.join(50)
         assert process.exitcode == 0
     _first_step(folder / "alone.pt")
-    _sharded_steps(folder / "whole.pt", False)
     return folder
 
 
@@ -79,12 +62,3 @@ def test_two_ranks_compute_the_gradients_metrics_and_weights_of_one(folder: Path
         for key, weight in alone["weights"].items():
             assert torch.allclose(found["weights"][key], weight, atol=1e-4), key
     assert all(torch.equal(both[0]["weights"][key], both[1]["weights"][key]) for key in both[0]["weights"])
-
-
-def test_two_ranks_with_sharded_layers_do_the_steps_of_one(folder: Path) -> None:
-    whole, *both = (torch.load(folder / f"{name}.pt") for name in ("whole", "sharded0", "sharded1"))
-    for found in both:
-        for step, metrics in enumerate(whole["metrics"]):
-            assert found["metrics"][step] == pytest.approx(metrics, rel=1e-3, abs=1e-4)
-        for key, weight in whole["weights"].items():
-            assert torch.allclose(found["weights"][key], weight, atol=1e-3), key

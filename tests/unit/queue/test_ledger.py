@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,8 +56,8 @@ def test_a_ledger_shorter_than_the_checkpoint_says_is_refused(tmp_path: Path) ->
     ("entries", "problem"),
     [
         ([entry(0, 0), entry(0, 0), entry(0, 1)], "0.0.0 ended 2 times"),
-        ([entry(0, 0)], "step 0: indices missing [1]"),
-        ([entry(0, 0), entry(0, 1), entry(0, 2)], "unexpected [2]"),
+        ([entry(0, 0)], "0.1.0 is missing"),
+        ([entry(0, 0), entry(0, 1), entry(0, 2)], "0.2 is one too many"),
         ([entry(0, 0), entry(0, 1, 1)], "0.1: attempts [1] have a gap"),
         ([entry(0, 0), entry(0, 1, outcome="failed")], "0.1: trained attempts are [], of [0]"),
         ([entry(0, 0), entry(0, 1), entry(0, 1, 1)], "0.1: trained attempts are [0, 1]"),
@@ -77,17 +79,49 @@ def test_missing_and_surplus_steps_are_named(tmp_path: Path) -> None:
     assert verify_ledger(path, steps=1) == ["step 1 is one too many"]
 
 
-@pytest.mark.parametrize("line", [b'{"incarnation": "a"}\n', b"[]\n", b'{"x"\n'])
-def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b'{"incarnation": "a"}\n', "not a line of a ledger"),
+        (b"[]\n", "must be an object"),
+        (b'{"x"\n', "is not JSON"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: bytes, sentence: str) -> None:
     path = write(tmp_path / "ledger.jsonl", entry(0, 0))
     with path.open("ab") as file:
         file.write(line)
     (problem,) = verify_ledger(path)
-    assert "ledger.jsonl:2: not a line of a ledger" in problem
+    assert f"ledger.jsonl:2: {sentence}" in problem
 
 
 def test_a_line_cut_off_at_its_end_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "ledger.jsonl", entry(0, 0))
     path.write_bytes(path.read_bytes()[:-1])
     assert "cut off" in verify_ledger(path)[0]
-    assert "No such file" in verify_ledger(tmp_path / "other")[0]
+    assert "no such file" in verify_ledger(tmp_path / "other")[0]
+
+
+def _check(run: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from lodestar.cli import main; main()", "ledger", "check", str(run)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_counts_outcomes_and_names_the_first_id_that_is_not_there_once(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: a\nppo: {batch: 2}\n")
+    whole = [entry(0, 0), entry(0, 1, outcome="failed"), entry(0, 1, 1)]
+    path = write(tmp_path / "ledger.jsonl", *whole)
+    done = _check(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}: 3 tickets, each ended once: 2 trained, 1 failed, 0 superseded\n"
+    for entries, problem in (
+        ([*whole, whole[0]], "0.0.0 ended 2 times; and 1 more like it"),
+        (whole[:1], "0.1.0 is missing"),
+        ([*whole, entry(2, 0), entry(2, 1)], "step 1 is missing; and 1 more like it"),
+    ):
+        write(path, *entries)
+        done = _check(tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"error: {path}: {problem}\n"
+    path.unlink()
+    assert _check(tmp_path).stderr == f"error: {path}: no such file\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -151,6 +152,21 @@ def test_records_survive_the_wire(name: str) -> None:
         assert from_proto(type(message).FromString(message.SerializeToString())) == record
 
     survives()
+
+
+ONE_SIDED = {
+    "WeightManifest": {"encoding"},
+    "PolicyServiceGetModelResponse": {"heads", "ensemble_size"},
+    "RewardServiceGetModelResponse": {"vocab_size", "parameters", "dtype"},
+    "ReferenceServiceGetModelResponse": {"vocab_size", "parameters", "dtype", "heads", "ensemble_size"},
+}
+"""Fields that a message or its record has alone: a delta shows from its parent; services describe what they have."""
+
+
+@pytest.mark.parametrize(("record", "message"), convert.PAIRS, ids=lambda side: side.__name__)
+def test_a_record_and_its_message_have_the_same_fields(record: type, message: Any) -> None:
+    names = {field.name for field in dataclasses.fields(record)} ^ set(message.DESCRIPTOR.fields_by_name)
+    assert names == ONE_SIDED.get(message.DESCRIPTOR.name, set())
 
 
 def test_unset_sampling_options_take_the_documented_defaults() -> None:

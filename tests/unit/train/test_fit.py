@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lodestar.config import TrainingConfig
 from lodestar.errors import NonFinite, ResumeRefused
-from lodestar.train.batches import batches_of, plan
+from lodestar.packing import batches_of
+from lodestar.train.batches import plan
 from lodestar.train.fit import Fit, fit
 from lodestar.train.progress import Silent
 from lodestar.train.schedule import adamw, warmup_cosine
@@ -58,8 +59,9 @@ def _fit(model: nn.Module, line: Line, path: Path, config: TrainingConfig = CONF
 
 def test_batches_hold_every_row_once_and_keep_the_budget() -> None:
     lengths = [3, 9, 4, 4, 12, 1]
-    batches = batches_of(lengths, 10, range(6))
-    assert batches == [[0], [1], [2, 3], [4], [5]]
+    assert [*batches_of(range(6), 10, lengths.__getitem__)] == [[0], [1], [2, 3], [4], [5]]
+    assert [*batches_of([1, 2, 3, 5, 12], 10, int, padded=True)] == [[1, 2, 3], [5], [12]]
+    assert [*batches_of([], 10, int)] == []
 
 
 def test_a_plan_covers_each_epoch_in_an_order_of_its_own() -> None:

@@ -1,0 +1,309 @@
+"""Every call of every client, once: its signature, its request and how its reply is read. Clients only wait.
+
+A function here becomes a method of lodestar.client.blocking's and of lodestar.client.asynchronous's client.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+from lodestar.client.base import Call
+from lodestar.errors import InvalidArgument, LodestarError, Unavailable
+from lodestar.records import (
+    ChatMessage,
+    Completion,
+    FinishReason,
+    Generation,
+    GenerationChunk,
+    LogProbs,
+    ModelDescription,
+    ModelInfo,
+    PolicyStatus,
+    Purpose,
+    RunStatus,
+    SamplingParams,
+    Scored,
+    ScoreItem,
+    Scores,
+    WeightManifest,
+    WeightVersion,
+)
+from lodestar.rpc import convert
+from lodestar.v1 import (
+    common_pb2,
+    learner_pb2,
+    policy_control_pb2,
+    policy_pb2,
+    reference_pb2,
+    reward_pb2,
+    weights_pb2,
+)
+
+PromptLike = str | Sequence[int] | Sequence[ChatMessage]
+"""Text, token ids, or a chat for the model's template."""
+ItemLike = ScoreItem | tuple[str, str]
+"""What to score; a pair is prompt and completion as text."""
+
+
+# --- policy --------------------------------------------------------------------------------------------------------
+def generate(
+    prompt: PromptLike,
+    sampling: SamplingParams | None = None,
+    *,
+    timeout: float | None = None,
+    min_version: WeightVersion | None = None,
+    wait_seconds: float = 0.0,
+    purpose: Literal["serving", "training"] = "serving",
+    tokenizer_hash: str = "",
+    **options: Any,
+) -> Call[GenerationChunk]:
+    """All samples of one prompt, finished, or with ``stream`` chunk by chunk; closing that generator cancels the rest.
+
+    Args:
+        sampling: a record, or its fields as keyword arguments (``max_tokens=20``).
+        timeout: seconds; the client's unless given.
+        min_version: oldest weights that will do.
+        wait_seconds: how long a server with older ones may wait for them; then VersionUnavailable.
+        purpose: training is held to the temperature-only distribution that PPO assumes.
+        tokenizer_hash: the caller's tokenizer; another one than the server's is TokenizerMismatch.
+        options: fields of lodestar.records.SamplingParams, in place of a record.
+
+    Raises:
+        LodestarError: what the server refuses (InvalidArgument, VersionUnavailable, …), and DeadlineExceeded.
+    """
+    if purpose not in list(Purpose):
+        raise InvalidArgument("purpose", f"{purpose!r} is none of {', '.join(Purpose)}")
+    request = policy_pb2.GenerateRequest(
+        sampling=convert.sampling_to_proto(_sampling(sampling, options)),
+        min_version=None if min_version is None else convert.weight_version_to_proto(min_version),
+        wait_seconds=wait_seconds,
+        purpose=convert.purpose_to_proto(Purpose(purpose)),
+        tokenizer_hash=tokenizer_hash,
+    )
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif prompt and all(isinstance(turn, ChatMessage) for turn in prompt):
+        request.chat.CopyFrom(convert.chat_to_proto(tuple(cast(Sequence[ChatMessage], prompt))))
+    else:
+        request.tokens.CopyFrom(common_pb2.Tokens(ids=cast(Sequence[int], prompt)))
+    return Call("Generate", request, convert.chunk_from_proto, timeout)
+
+
+def _sampling(sampling: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+    unknown = sorted(options.keys() - {field.name for field in dataclasses.fields(SamplingParams)})
+    if unknown:
+        raise InvalidArgument(f"sampling.{unknown[0]}", "is no option of sampling; see lodestar.records.SamplingParams")
+    if sampling is None:
+        if "max_tokens" not in options:
+            raise InvalidArgument("sampling.max_tokens", "is required: how many tokens may a response have?")
+        return SamplingParams(**options)
+    if options:
+        raise InvalidArgument("sampling", f"is given whole and as {', '.join(options)}; choose one")
+    return sampling
+
+
+class Assembly:
+    """Puts the interleaved chunks of n samples together."""
+
+    def __init__(self) -> None:
+        self._chunks: defaultdict[int, list[GenerationChunk]] = defaultdict(list)
+
+    def add(self, chunk: GenerationChunk) -> None:
+        """Takes the next chunk of the stream."""
+        self._chunks[chunk.sample_index].append(chunk)
+
+    def finish(self) -> Generation:
+        """The generation; its version is the one that sampling began with.
+
+        Raises:
+            LodestarError: the stream ended before every sample had.
+        """
+        samples = [chunks for _, chunks in sorted(self._chunks.items())]
+        if not samples or any(chunks[-1].finish_reason is None for chunks in samples):
+            raise LodestarError("the server ended the stream before every sample was finished")
+        first = samples[0][0]
+        return Generation(first.model, first.prompt_tokens, tuple(map(_completion, samples)))
+
+
+def _completion(chunks: Sequence[GenerationChunk]) -> Completion:
+    return Completion(
+        token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+        text="".join(chunk.text for chunk in chunks),
+        finish_reason=chunks[-1].finish_reason or FinishReason.ERROR,
+        logprobs=tuple(value for chunk in chunks for value in chunk.logprobs),
+        processed_logprobs=tuple(value for chunk in chunks for value in chunk.processed_logprobs),
+        error=chunks[-1].error,
+    )
+
+
+def policy_logprobs(
+    sequences: Iterable[Scored],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    tokenizer_hash: str = "",
+    timeout: float | None = None,
+) -> Call[LogProbs]:
+    """Log-probs of completions under the present weights; one answer per sequence, for the tokens after its prompt."""
+    request = policy_pb2.PolicyServiceLogProbsRequest(
+        sequences=map(convert.scored_to_proto, sequences),
+        temperature=temperature,
+        entropy=entropy,
+        tokenizer_hash=tokenizer_hash,
+    )
+    return Call("LogProbs", request, _logprobs, timeout)
+
+
+def _logprobs(
+    reply: policy_pb2.PolicyServiceLogProbsResponse | reference_pb2.ReferenceServiceLogProbsResponse,
+) -> LogProbs:
+    return LogProbs(
+        convert.model_info_from_proto(reply.model), tuple(map(convert.token_logprobs_from_proto, reply.sequences))
+    )
+
+
+def tokenize(text: str | Sequence[ChatMessage], *, add_special_tokens: bool = False) -> Call[tuple[int, ...]]:
+    """Token ids of text or of a rendered chat."""
+    request = policy_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
+    if isinstance(text, str):
+        request.text = text
+    else:
+        request.chat.CopyFrom(convert.chat_to_proto(tuple(text)))
+    return Call("Tokenize", request, lambda reply: tuple(reply.token_ids))
+
+
+def describe_policy() -> Call[ModelDescription]:
+    """What is served."""
+    return Call("GetModel", policy_pb2.PolicyServiceGetModelRequest(), convert.description_from_policy)
+
+
+# --- policy control ------------------------------------------------------------------------------------------------
+def load_version(version: WeightVersion, *, timeout: float | None = None) -> Call[ModelInfo]:
+    """Makes the server fetch and serve a version of its run's learner; returns when it does."""
+    request = policy_control_pb2.LoadVersionRequest(version=convert.weight_version_to_proto(version))
+    return Call("LoadVersion", request, _model, timeout)
+
+
+def pause_policy() -> Call[ModelInfo]:
+    """Stops decoding between two steps; requests wait."""
+    return Call("Pause", policy_control_pb2.PolicyControlServicePauseRequest(), _model)
+
+
+def resume_policy() -> Call[ModelInfo]:
+    """Goes on."""
+    return Call("Resume", policy_control_pb2.PolicyControlServiceResumeRequest(), _model)
+
+
+def policy_status() -> Call[PolicyStatus]:
+    """Load, cache use, and why the last offered weights were refused."""
+    request = policy_control_pb2.PolicyControlServiceGetStatusRequest()
+    return Call("GetStatus", request, convert.policy_status_from_proto)
+
+
+def _model(reply: Any) -> ModelInfo:
+    return convert.model_info_from_proto(reply.model)
+
+
+# --- reward and reference ------------------------------------------------------------------------------------------
+def score(items: Iterable[ItemLike], *, tokenizer_hash: str = "", timeout: float | None = None) -> Call[Scores]:
+    """One score per item, in order; items of token ids need the ``tokenizer_hash`` they were made with."""
+    records = (item if isinstance(item, ScoreItem) else ScoreItem(*item) for item in items)
+    request = reward_pb2.ScoreRequest(items=map(convert.score_item_to_proto, records), tokenizer_hash=tokenizer_hash)
+    return Call("Score", request, _scores, timeout)
+
+
+def _scores(reply: reward_pb2.ScoreResponse) -> Scores:
+    return Scores(convert.model_info_from_proto(reply.model), tuple(map(convert.score_from_proto, reply.scores)))
+
+
+def describe_reward() -> Call[ModelDescription]:
+    """What is served."""
+    return Call("GetModel", reward_pb2.RewardServiceGetModelRequest(), convert.description_from_reward)
+
+
+def reference_logprobs(
+    sequences: Iterable[Scored],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    tokenizer_hash: str = "",
+    timeout: float | None = None,
+) -> Call[LogProbs]:
+    """Log-probs under the reference model; one answer per sequence, for the tokens after its prompt."""
+    request = reference_pb2.ReferenceServiceLogProbsRequest(
+        sequences=map(convert.scored_to_proto, sequences),
+        temperature=temperature,
+        entropy=entropy,
+        tokenizer_hash=tokenizer_hash,
+    )
+    return Call("LogProbs", request, _logprobs, timeout)
+
+
+def describe_reference() -> Call[ModelDescription]:
+    """What is served."""
+    return Call("GetModel", reference_pb2.ReferenceServiceGetModelRequest(), convert.description_from_reference)
+
+
+# --- learner -------------------------------------------------------------------------------------------------------
+def run_status() -> Call[RunStatus]:
+    """Where the run is."""
+    return Call("GetStatus", learner_pb2.LearnerServiceGetStatusRequest(), _status)
+
+
+def watch_run() -> Call[RunStatus]:
+    """The status now and after every change, until the server goes (Unavailable) or the loop is left."""
+    return Call("WatchStatus", learner_pb2.WatchStatusRequest(), _status, endless=True)
+
+
+def pause_run() -> Call[RunStatus]:
+    """Holds the run after the step in progress."""
+    return Call("Pause", learner_pb2.LearnerServicePauseRequest(), _status)
+
+
+def resume_run() -> Call[RunStatus]:
+    """Goes on."""
+    return Call("Resume", learner_pb2.LearnerServiceResumeRequest(), _status)
+
+
+def checkpoint(*, timeout: float = 600.0) -> Call[str]:
+    """Writes a checkpoint after the step in progress; its path on the learner's machine."""
+    return Call("Checkpoint", learner_pb2.CheckpointRequest(), lambda reply: str(reply.path), timeout)
+
+
+def stop_run() -> Call[RunStatus]:
+    """Checkpoints and ends the run."""
+    return Call("Stop", learner_pb2.StopRequest(), _status)
+
+
+def _status(reply: Any) -> RunStatus:
+    return convert.run_status_from_proto(reply.status)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+def watch_weights(run: str) -> Call[WeightManifest]:
+    """The present version and then every announcement, until the server goes or the loop is left."""
+    request = weights_pb2.WatchRequest(run=run)
+    return Call("Watch", request, lambda reply: convert.weight_manifest_from_proto(reply.manifest), endless=True)
+
+
+def fetch(version: WeightVersion, file: str, *, offset: int = 0, timeout: float = 600.0) -> Call[bytes]:
+    """One file of a version, in chunks whose checksums hold; ``offset`` resumes.
+
+    Raises:
+        Unavailable: a chunk arrived damaged, or the version is no longer served.
+    """
+    request = weights_pb2.FetchRequest(version=convert.weight_version_to_proto(version), file=file, offset=offset)
+    reached = offset
+
+    def checked(reply: weights_pb2.FetchResponse) -> bytes:
+        nonlocal reached
+        if reply.offset != reached or zlib.crc32(reply.data) != reply.crc32:
+            raise Unavailable(f"{file}: a chunk at {reply.offset} arrived damaged or out of order")
+        reached += len(reply.data)
+        return reply.data
+
+    return Call("Fetch", request, checked, timeout)
