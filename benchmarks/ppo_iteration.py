@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 from harness import LEARNING_RATE, memory_bytes, parser, report
-
-from lodestar.config import RunConfig
 from lodestar.layout import RunFolder
 from lodestar.local.serving import Serving
+
+from lodestar.config import RunConfig
 from lodestar.local.tiny import tiny_config, write_tiny_run
 
 EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}

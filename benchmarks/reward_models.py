@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lodestar.layout import RunFolder
 
 from lodestar.config import RunConfig
 from lodestar.data.feedback import read_feedback_file
@@ -33,7 +34,6 @@ from lodestar.data.schema import Example
 from lodestar.data.survey import split_rows
 from lodestar.data.tokenizer import train_tokenizer
 from lodestar.files import write_atomically
-from lodestar.layout import RunFolder
 from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.card import Judged, make_card

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lodestar.layout import RunFolder
 from reward_models import Said, keep, members, merged, rounded
 
 from lodestar.config import RunConfig
@@ -34,7 +35,6 @@ from lodestar.data.files import DataFiles, write_jsonl
 from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
-from lodestar.layout import RunFolder
 from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_tokenizer
 from lodestar.preference.calibration import win_probability

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import torch
 from harness import LEARNING_RATE, parser, report
+from lodestar.layout import RunFolder
+from lodestar.local.serving import Serving
 from lodestar_services.learner.critic import critic_from
-from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.trainer import Trainer
 
 from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.engine.engine import Engine
-from lodestar.layout import RunFolder
-from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer, named_tensors
 from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, SamplingParams, Ticket, WeightVersion
+from lodestar.rollouts.tickets import TicketSchedule
 
 SIZES = {
     "demo model": {"hidden": 96, "layers": 3, "vocab": 256, "eos_bias": 2.5, "batch": 128, "tokens": 40},

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: what it is called, what it starts from, its stages, and the services beside them."""
+"""The whole configuration of a run: its name, what it starts from, its stages, and the services beside them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     """The start model."""
     given: dict[str, str] = Field(default_factory=dict)
-    """Artifacts that the run brings along, by kind: ``{reward_model: ../other/reward/reward}``. The model is model.path."""
+    """Artifacts that the run brings along, by kind: ``{reward_model: ../other/reward/reward}``; a model by model.path."""
     stages: dict[str, Any] = Field(default_factory=dict)
     """Stage → its options, in order; ``rounds: {n, stages}`` repeats some as r1.…, r2.…; null leaves one out."""
     services: ServicesConfig = ServicesConfig()

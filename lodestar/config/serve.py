@@ -154,7 +154,7 @@ class LearnerTask(Task):
     """The one reward model that is the score, for ``critic.init: reward``; None where there is no such model."""
     watched: str | None = None
     """Name of the reward source that is watched and never trained on."""
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field(default_factory=dict)
     """What the reward is made of, by name and digest: a resumed run must find the same."""
     prompts: Path
     """File of prompts to train on."""

@@ -66,7 +66,11 @@ class Fleet:
     """The processes of one run. The conductor's thread calls it; :meth:`check` is its heartbeat."""
 
     def __init__(self, processes: Callable[[], Processes], board: Board, states: Path) -> None:
-        """``processes`` gives the fork server, started when it is first needed; ``states`` is the folder of the files by which servers say where they listen."""
+        """
+        Args:
+            processes: gives the fork server, which is started when it is first needed.
+            states: folder of the files by which servers say where they listen.
+        """
         self._processes = processes
         self._board = board
         self._states = states

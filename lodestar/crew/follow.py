@@ -40,8 +40,8 @@ class StatusFollower:
             try:
                 for status in self._client.watch():
                     self._board.update_status(self._stage, status)
-                    for self._board.win_rate in self._rates.new():
-                        pass
+                    for rate in self._rates.new():
+                        self._board.win_rate = rate
             except (LodestarError, ValueError):  # not up yet, restarting, or the channel was closed under us
                 pass
             self._ended.wait(RETRY_SECONDS)

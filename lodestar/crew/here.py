@@ -33,7 +33,7 @@ def run_here(
     run: RunConfig,
     plan: Plan,
     view: View,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted,
     *,
     resume: bool = False,
     fresh: bool = False,
@@ -69,7 +69,7 @@ def _open(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) ->
     """Empties or checks the run's folder, as asked.
 
     Raises:
-        FailedPrecondition: it holds a run and neither resume nor fresh was said, or there is nothing to resume, or it is
+        FailedPrecondition: it holds a run and neither resume nor fresh was said, there is nothing to resume, or it is
             something else's.
     """
     held = (root / CONFIG).exists()

@@ -1,4 +1,4 @@
-"""The crew for notebooks and tests: stages run in this very process, on a thread; what they call are processes still."""
+"""The crew for notebooks and tests: stages run in this very process, on a thread; servers are processes still."""
 
 from __future__ import annotations
 

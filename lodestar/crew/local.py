@@ -1,4 +1,4 @@
-"""The crew of one machine: every server, worker and stage is a process of its own, forked from one that has torch loaded.
+"""The crew of one machine: every server, worker and stage is a process, forked from one that has torch loaded.
 
 The conductor itself imports no torch.
 """

@@ -17,6 +17,7 @@ from lodestar.recipe.store import Store
 
 SERVICES = "lodestar.services"
 """Entry-point group: role → main(task) -> exit code."""
+LOOPBACK = Listening()
 Servers = Mapping[str, tuple[str, ...]]
 """Fleet → addresses."""
 
@@ -80,7 +81,7 @@ def server_task(
     *,
     folder: Path,
     weights: str | None = None,
-    listening: Listening = Listening(),
+    listening: Listening = LOOPBACK,
     path: Callable[[str], str] | None = None,
 ) -> Task:
     """The task of one server of a fleet that ``step`` calls.
@@ -114,9 +115,7 @@ def server_task(
             return RewardTask(section=section, model=model if needs_own_model(sources) else None, **told)
 
 
-def rollout_task(
-    run: RunConfig, endpoints: Endpoints, *, folder: Path, listening: Listening = Listening()
-) -> RolloutTask:
+def rollout_task(run: RunConfig, endpoints: Endpoints, *, folder: Path, listening: Listening = LOOPBACK) -> RolloutTask:
     """The task of one rollout worker."""
     services = run.services
     return RolloutTask(

@@ -1,7 +1,7 @@
 """The normal form of a run's data: plain JSONL files, by artifact, and how they are read and written.
 
     demonstrations/{train,held_out}.jsonl        {"prompt", "completion", "id"}
-    feedback/{train,held_out,evaluation}.jsonl   {"prompt", "completions": [C, …], "label" | "ranking" | …}: see schema.py
+    feedback/{train,held_out,evaluation}.jsonl   {"prompt", "completions": [C, …], "label" | …}: see schema.py
     prompts/{ppo,evaluation}.jsonl               {"id", "text"}
     text/{train,held_out}.jsonl                  {"text"}
     figures/counts.json                          rows of each, and rows left out

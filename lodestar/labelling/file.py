@@ -34,8 +34,8 @@ class AnswerFile:
             rows = ({"id": q.id, "prompt": q.prompt, "completions": list(q.replies)} for q in questions)
             write_jsonl(self._questions, rows)
             raise FailedPrecondition(
-                f"{len(questions)} questions wait for answers: they are in {self._questions}; write each with its label "
-                f"(1: the first is better, 0: the second, 0.5: a tie) to {self._file}, then --resume"
+                f"{len(questions)} questions wait for answers: they are in {self._questions}; write each with its "
+                f"label (1: the first is better, 0: the second, 0.5: a tie) to {self._file}, then --resume"
             )
         wanted = {(q.prompt, frozenset(q.replies)): q for q in questions}
         answers: dict[str, Feedback] = {}

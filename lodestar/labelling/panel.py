@@ -35,7 +35,7 @@ class _Simulated:
 
 
 class Panel(_Simulated):
-    """Two annotators vote on every pair, as on the comparisons that the data stage draws (lodestar.data.world.panel)."""
+    """Two annotators vote on every pair, as on the comparisons that the data stage draws (data.world.panel)."""
 
     def _answer(self, question: Question) -> Feedback:
         first, second = question.replies

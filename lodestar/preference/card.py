@@ -80,7 +80,8 @@ def make_card(
 ) -> dict[str, Any]:
     """The card of a model on ``judged``, beside baselines fitted to ``train``, which the model was trained on.
 
-    Without demonstrations it has no offset. The temperature of its probabilities is fitted to ``held_out``. Accuracies leave ties out and carry 95% intervals.
+    Without demonstrations it has no offset. The temperature of its probabilities is fitted to ``held_out``. Accuracies
+    leave ties out and carry 95% intervals.
     """
     rows, differences = judged.comparisons, judged.differences
     labels = [row.label for row in rows]

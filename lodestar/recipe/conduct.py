@@ -41,7 +41,10 @@ class Wanted:
             raise FailedPrecondition(f"--from {self.begin} is after --until {self.until}")
 
 
-def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted = Wanted()) -> list[str]:
+EVERYTHING = Wanted()
+
+
+def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted = EVERYTHING) -> list[str]:
     """Runs every wanted step that is not done, in order; the names of those that ran.
 
     Raises:

@@ -233,7 +233,7 @@ def _used(
                 ports = [a for a in before.kinds if a.startswith(f"{maker}/")]
                 raise ConfigError(
                     key,
-                    f"{maker} makes no {artifact.partition('/')[2] or 'artifact of that name'}; it makes {', '.join(ports)}",
+                    f"{maker} makes no {artifact.partition('/')[2] or 'such artifact'}; it makes {', '.join(ports)}",
                 )
             raise ConfigError(
                 key, f"nothing makes {written}{nearest(written, before.kinds)}; there are {', '.join(before.kinds)}"

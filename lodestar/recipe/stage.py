@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from pydantic import Field
 
 from lodestar.config.base import Section
 from lodestar.config.rewards import SourceConfig
@@ -56,7 +58,7 @@ class Stage(Section):
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 
-    use: dict[str, str | tuple[str, ...]] = {}
+    use: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Port → the artifact to take (STAGE/PORT), where the newest of its kind is not meant."""
 
     def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
@@ -127,9 +129,9 @@ class Bench:
     servers: Mapping[str, tuple[str, ...]]
     """Fleet → addresses."""
     progress: Progress
-    endpoints: Endpoints = Endpoints()
+    endpoints: Endpoints = field(default_factory=Endpoints)
     """Redis and the learner's weights, for stages that roll out."""
-    listening: Listening = Listening()
+    listening: Listening = field(default_factory=Listening)
     """Where a stage that is a server itself listens."""
 
     @property

@@ -168,8 +168,8 @@ class Store:
             raise ResumeRefused(f"{error}: damaged; --from {name} makes that stage anew") from None
         if seal.get("format") != FORMAT:
             raise ResumeRefused(
-                f"{path} is of format {seal.get('format')}, this version writes {FORMAT}; finish the run with the version "
-                f"that began it, or --from {name}"
+                f"{path} is of format {seal.get('format')}, this version writes {FORMAT}; finish the run with the "
+                f"version that began it, or --from {name}"
             )
         return seal
 
@@ -195,8 +195,8 @@ class Store:
         if damaged:
             said = ", ".join(f"{path} ({'is missing' if not path.exists() else 'changed'})" for _, path in damaged)
             raise ResumeRefused(
-                f"damaged, or edited by hand, since it was sealed: {said}; put it back, or --from {damaged[0][0]} makes "
-                "it anew"
+                f"damaged, or edited by hand, since it was sealed: {said}; put it back, or --from {damaged[0][0]} "
+                "makes it anew"
             )
 
     def _sealed(self, name: str) -> bool:

@@ -19,7 +19,7 @@ SAMPLES = 8
 
 
 def write_report(root: Path) -> Path:
-    """Writes ``root/report.html`` from the run's files, and returns where it is; a run that is not finished gets what there is.
+    """Writes ``root/report.html`` from the run's files, and returns where; an unfinished run gets what there is.
 
     Raises:
         DataError: a file of the run is damaged.

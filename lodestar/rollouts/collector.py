@@ -87,7 +87,7 @@ class Collector:
         max_failed_fraction: float = 0.05,
         reconcile_seconds: float = 15.0,
     ) -> None:
-        """The queue must have been opened for the incarnation. ``outcome``: what becomes of a rollout that is settled."""
+        """The queue must have been opened for the incarnation. ``outcome``: how a rollout that is settled ends."""
         self._queue = queue
         self._schedule = schedule
         self._incarnation = incarnation

@@ -41,7 +41,7 @@ class Evaluate(Stage):
     best_of: tuple[int, ...] = (2, 4, 8)
     """n of best-of-n sampling from the model compared against, ranked by the reward."""
     judge: Literal["gold", "reward"] | None = None
-    """gold: the synthetic world's hidden reward; reward: the reward that was trained on (how far training got, not if the
+    """gold: the synthetic world's hidden reward; reward: the one that was trained on (how far training got, not if the
     model is better). Unset: gold where there is one."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at most; unset: as many as the stage that samples the longest."""

@@ -33,7 +33,7 @@ class Label(Stage):
     choose: Literal["random"] = "random"
     """Which pairs to ask about. random: every prompt gets one pair before any gets a second."""
     file: str | None = None
-    """by: file — a file of feedback on these samples; while it is not there, the stage writes the questions and stops."""
+    """by: file — feedback on these samples; while it is not there, the stage writes the questions and stops."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of prompts kept apart for held-out accuracy, and as much again for the reward model's card."""
 

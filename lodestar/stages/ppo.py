@@ -1,4 +1,4 @@
-"""PPO against the reward with a KL penalty to the reference: InstructGPT's third step (Ouyang et al. 2022, section 3.5)."""
+"""PPO against the reward with a KL penalty to the reference: InstructGPT's third step (Ouyang et al. 2022, 3.5)."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Ppo(Stage, PpoConfig):
         if self.critic.init == "reward" and critic_source(self._sources(run, plan)) is None:
             raise ConfigError(
                 f"{key}.critic.init",
-                "reward needs services.reward.sources to be one single model of one label, with weight 1 and no offset of "
-                "its own; functions, rules, ensembles and weighted sums have no value head to start from: set "
+                "reward needs services.reward.sources to be one single model of one label, with weight 1 and no offset "
+                "of its own; functions, rules, ensembles and weighted sums have no value head to start from: set "
                 "ppo.critic.init: policy",
             )
         check_room(run, step, plan, self.max_tokens)

@@ -1,4 +1,4 @@
-"""Sampling: n replies per prompt by the served policy, for people or programs to judge (Ouyang et al. 2022, section 3.2)."""
+"""Sampling: n replies per prompt by the served policy, for people or programs to judge (Ouyang et al. 2022, 3.2)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Sample(Stage):
         check_room(run, step, plan, self.max_tokens)
 
     def run(self, bench: Bench) -> None:
-        """Writes samples/samples.jsonl, a line per prompt in the order of tickets, and the ledger beside the figures."""
+        """Writes samples/samples.jsonl, a line per prompt in the order of tickets, and the ledger to the figures."""
         from lodestar.data.files import read_prompts
         from lodestar.errors import ConfigError
         from lodestar.queue.redis import RedisLearnerQueue

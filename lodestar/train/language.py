@@ -78,7 +78,7 @@ def pretrain(
     """Language modelling on plain text.
 
     Args:
-        text: folder of {train,held_out}.jsonl. start: the model to go on from; None makes one of ``model.architecture``.
+        text: folder of {train,held_out}.jsonl. start: the model to go on from; None makes a ``model.architecture``.
         output: folder of the trained model. state: file of the unfinished training, from which it goes on after a kill.
         document_tokens: longer documents are cut into pieces of this many.
 

@@ -22,7 +22,6 @@ from lodestar.preference.pairs import choices
 from lodestar.preference.ratings import cumulative_link, free_cutpoints, masked_mean, regression, rising_cutpoints
 from lodestar.preference.statistics import accuracy
 from lodestar.records import Choice, Feedback, Ranking, Ratings, Scored
-from lodestar.train.batches import batches_of
 from lodestar.train.start import precision
 
 

@@ -27,11 +27,11 @@ from typing import Any
 
 import plotly.graph_objects as graph
 import yaml
+from lodestar.layout import RunFolder
+from lodestar.local.serving import Serving
 
 from lodestar.client import PolicyClient
 from lodestar.errors import InvalidArgument
-from lodestar.layout import RunFolder
-from lodestar.local.serving import Serving
 from lodestar.local.tiny import tiny_config, write_tiny_run
 
 HERE = Path(__file__).parent

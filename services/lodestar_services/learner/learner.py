@@ -157,7 +157,7 @@ class Learner:
         return [Prompt(prompt.id, prompt.text, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
 
     def _digests(self) -> dict[str, str]:
-        """What the run depends on: each option by its dotted name, prompts, tokenizer, models and the reward's parts."""
+        """What the run depends on: each option by its dotted name, prompts, tokenizer, models, the reward's parts."""
         task = self._task
         files = {"prompts": task.prompts, "demonstrations": task.demonstrations, "text": task.text}
         models = {"start model": task.policy, "reference model": task.reference}

@@ -187,8 +187,8 @@ def samples(
             logprobs = () if reference is None else reference.logprobs
             if len(completion.logprobs) != tokens or (reference is not None and len(logprobs) != tokens):
                 raise LodestarError(
-                    f"{tokens} tokens came with {len(completion.logprobs)} log-probs of the policy and {len(logprobs)} of "
-                    "the reference"
+                    f"{tokens} tokens came with {len(completion.logprobs)} log-probs of the policy and "
+                    f"{len(logprobs)} of the reference"
                 )
             made.append(
                 Sample(

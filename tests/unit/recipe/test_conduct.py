@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -153,10 +154,8 @@ def test_a_conductor_killed_at_any_moment_of_sealing_goes_on(
             patch.setattr(storing, name, counted(getattr(storing, name)))
         patch.setattr(storing.shutil, "rmtree", counted(shutil.rmtree))
         patch.setattr(Path, "rename", counted(Path.rename))
-        try:
+        with contextlib.suppress(Killed):
             start(tmp_path / "broken")
-        except Killed:
-            pass
     start(tmp_path / "broken")
     assert _artifacts(tmp_path / "broken") == _artifacts(tmp_path / "whole")
     left = [path for pattern in ("**/unfinished", "**/.*partial") for path in (tmp_path / "broken").glob(pattern)]
@@ -247,5 +246,5 @@ def test_a_seal_says_what_was_asked_taken_and_made(tmp_path: Path) -> None:
 def test_a_folder_of_before_recipes_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: old\n")
     (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(FailedPrecondition, match="is a run of an older version.*finish it with that version"):
+    with pytest.raises(FailedPrecondition, match=r"is a run of an older version.*finish it with that version"):
         refuse_old(tmp_path)

@@ -103,6 +103,7 @@ def test_a_reference_inside_a_round_names_the_rounds_own_artifact_first() -> Non
     assert ties(planned(stages), "r2.label")["samples"] == ("r2.sample/samples",)
 
 
+# ruff: noqa: E501
 REFUSED = [
     ({"data": {}, "stf": {}}, r"stages\.stf: there is no stage 'stf'; did you mean sft\?"),
     ({"sft": {}}, r"stages\.sft\.policy: nothing before it makes model or tokenizer"),
