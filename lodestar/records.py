@@ -286,14 +286,20 @@ class Ratings:
     scales: Mapping[str, tuple[float, float]]
     """Aspect → lowest and highest rating."""
 
-    def overall(self, index: int) -> float | None:
-        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any."""
-        shares = [
-            (values[index] - self.scales[name][0]) / (self.scales[name][1] - self.scales[name][0])  # type: ignore[operator]
-            for name, values in self.aspects.items()
-            if values[index] is not None
-        ]
-        return sum(shares) / len(shares) if shares else None
+    def overall(self, first: int, second: int) -> tuple[float, float] | None:
+        """Means of two completions over the aspects that both were rated for, each moved to 0 … 1 by its scale.
+
+        None without any such aspect: what one side alone was rated for says nothing of the other.
+        """
+        shares = []
+        for name, values in self.aspects.items():
+            one, other = values[first], values[second]
+            if one is not None and other is not None:
+                low, high = self.scales[name]
+                shares.append(((one - low) / (high - low), (other - low) / (high - low)))
+        if not shares:
+            return None
+        return sum(one for one, _ in shares) / len(shares), sum(other for _, other in shares) / len(shares)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lodestar.preference.calibration import TEMPERATURES
 from lodestar.report.drawing import Figure, axes, intervals, proportions, vertical
 from lodestar.report.facts import Row
 
@@ -52,20 +51,40 @@ def reliability(card: Row) -> Figure:
     }
     layout = axes("what the model says", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
     says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}"
+    says += _temperature(card["calibration"])
     traces = [diagonal, dots]
     if "scaled" in card["calibration"]:
-        scaled = card["calibration"]["scaled"]
-        temperature = card["calibration"]["temperature"]
-        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
-        if temperature >= TEMPERATURES[1]:
-            says += ", which is the largest tried: on held-out pairs the scores say nothing, or the opposite"
-        x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
+        x, y = ([one[name] for one in card["calibration"]["scaled"]["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
         traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
     last = card["calibration"].get("scaled", card["calibration"])
     if "ece_of_chance" in last:
         says += f"; chance alone makes it {last['ece_of_chance']:.3f}"
     return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
+
+
+def _temperature(calibration: Row) -> str:
+    """The temperature that held-out pairs gave and what it did, or why none is applied."""
+    if "temperature" not in calibration:
+        return ""
+    value, low, high = (calibration.get(name) for name in ("temperature", "temperature_low", "temperature_high"))
+    if "scaled" in calibration:
+        interval = f", 95% interval {low:.2f}–{high:.2f}" if "temperature_low" in calibration else ""
+        return (
+            f", {calibration['scaled']['ece']:.3f} with scores divided by the held-out temperature {value:.2f}"
+            f"{interval} (lighter)"
+        )
+    if value is None:
+        reason = "on held-out pairs the scores say nothing, or the opposite"
+    elif value == 0:
+        reason = "on held-out pairs the scores were never wrong, which fits every small one"
+    elif high is None:
+        reason = f"held-out pairs fit {value:.2f} best, but also every one above {low:.2f}"
+    elif low == 0:
+        reason = f"held-out pairs fit {value:.2f} best, but also every one below {high:.2f}"
+    else:
+        reason = f"held-out pairs fit {value:.2f} best, 95% interval {low:.2f}–{high:.2f}, and 1 as well"
+    return f"; no temperature is applied: {reason}"
 
 
 def histogram(card: Row) -> Figure:
