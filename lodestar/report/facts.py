@@ -50,16 +50,10 @@ class Facts:
         return str(self.config.get("evaluation", {}).get("judge", "reward"))
 
     @property
-    def offset(self) -> float:
-        """What PPO subtracted from every score, as far as the files tell."""
-        wanted = self.config.get("ppo", {}).get("score", {}).get("offset", "none")
-        if isinstance(wanted, int | float):
-            return float(wanted)
-        if wanted == "demonstrations":
-            return float(self.card.get("offset", 0.0))
-        if wanted == "samples":
-            return float(self.results.get("baseline", {}).get("reward_before", 0.0))
-        return 0.0
+    def offset(self) -> float | None:
+        """What PPO subtracted from every score, as the learner recorded it; None where it did not."""
+        found = self.steps[-1].get("offset") if self.steps else None
+        return None if found is None else float(found)
 
 
 def judgement(reply: Row, judge: str) -> float:

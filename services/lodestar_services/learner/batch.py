@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lodestar import strict_json
 from lodestar.errors import InvalidArgument, NonFinite
 from lodestar.model.packed import PackedBatch
 from lodestar.records import FinishReason, Rollout
@@ -122,10 +122,10 @@ class Batch:
 
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
-    """Write rollouts as JSON for a person to look at; NaN and Infinity stand as such."""
+    """Write ``{"rollouts": […]}`` as JSON for a person to look at; numbers that are none are named (strict_json)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        json.dump([asdict(rollout) for rollout in rollouts], file)
+        file.write(strict_json.dumps({"rollouts": [asdict(rollout) for rollout in rollouts]}))
         file.flush()
         os.fsync(file.fileno())
 

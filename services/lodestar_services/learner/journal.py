@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lodestar import strict_json
 from lodestar.errors import ResumeRefused
 from lodestar.layout import RunFolder
 from lodestar.records import LedgerEntry
@@ -31,9 +31,9 @@ class JsonLines:
         self._file.truncate(offset)
 
     def append(self, rows: Iterable[Mapping[str, Any] | LedgerEntry]) -> None:
-        """Writes one line per row."""
+        """Writes one line per row; numbers that are none are named in it (strict_json)."""
         for row in rows:
-            self._file.write(json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
+            self._file.write(strict_json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
         self._file.flush()
 
     def sync(self) -> int:
