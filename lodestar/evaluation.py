@@ -92,7 +92,7 @@ def bounded_mean(
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     member = np.array([index[name] for name in names])
     size_G = np.bincount(member).astype(np.float64)
-    sum_G = np.bincount(member, weights=share)
+    sum_G = np.bincount(member, weights=share).astype(np.float64)
     if bool((size_G == size_G[0]).all()) and bool(np.isin(sum_G, (0.0, size_G[0])).all()):
         rate = clopper_pearson(int((sum_G > 0).sum()), len(size_G))
         ends = rate.low, rate.high

@@ -46,7 +46,7 @@ class Judged:
     aspects: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Scores of the Likert heads, likewise."""
     deviations: Sequence[float] | None = None
-    """Standard deviation of the ensemble's scores."""
+    """Standard deviation over the ensemble's members, as it is served: population, divided by their number."""
 
     @cached_property
     def starts(self) -> list[int]:

@@ -24,6 +24,10 @@ def accuracies(card: Row) -> Figure:
     )
     rate = card["accuracy"]
     says = f"{rate['value']:.1%} of {rate['n']} pairs without ties, 95% interval {rate['low']:.1%}–{rate['high']:.1%}."
+    training = card.get("training", {})
+    for cut in (one.get("cut_short") for one in (training, *training.get("other_members", ()))):
+        if cut:
+            says += f" max_seconds cut its training short at {cut['done']} of {cut['total']} steps."
     return Figure("rm-accuracy", "Accuracy", says, [dots], layout, height=90 + 56 * len(named))
 
 
@@ -156,5 +160,8 @@ def learning_curve(points: Sequence[Row]) -> Figure:
         "hovertemplate": "%{x} rows: %{y:.1%}<extra></extra>",
     }
     says = f"From {points[0]['value']:.1%} with {points[0]['rows']} rows to {points[-1]['value']:.1%} with all."
+    cut = [f"{point['rows']}" for point in points if point.get("cut_short")]
+    if cut:
+        says += f" max_seconds cut training short with {', '.join(cut)} rows."
     layout = axes("rows of feedback trained on", xaxis={"type": "log"}, yaxis={"tickformat": ".0%"})
     return Figure("rm-learning-curve", "Accuracy against data", says, [line], layout)

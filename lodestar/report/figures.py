@@ -223,6 +223,9 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
         )
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     says = f"Held-out loss at its minimum: {min(held_out):.3f}; the stage keeps those weights." if held_out else ""
+    for line in lines:
+        if "cut_short" in line:
+            says += f" max_seconds cut it short at {line['done']} of {line['total']} steps."
     titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
     layout = axes("optimizer step", showlegend=True, legend=LEGEND)
     return Figure(f"train-{stage}", titles[stage], says, traces, layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import RewardTrainingConfig, RunConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_feedback, write_text
-from lodestar.errors import ConfigError
+from lodestar.errors import ConfigError, NonFinite
 from lodestar.layout import RunFolder
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
@@ -68,17 +69,13 @@ def train_reward(config: RunConfig, folder: RunFolder, progress: Progress | None
     model, result = _train(config, folder, folder.reward_model, tokenizer, config.seed, train, held_out, progress)
     curve = _learning_curve(config, folder, tokenizer, train, held_out, files, progress)
     save_model(model, tokenizer, folder.reward_model)
-    card = _card([model, *others], tokenizer, files, config)
-    card["training"] = {
-        "steps": result.steps,
-        "planned": result.planned,
-        "best_step": result.best_step,
-        "seconds": result.seconds,
-        "stopped": result.stopped,
-        "history": result.history,
-    }
+    card = _card([model, *(other for other, _ in others)], tokenizer, files, config)
+    card["training"] = result.figures()
+    if others:
+        card["training"]["other_members"] = [figures for _, figures in others]
     if curve:
-        card["learning_curve"] = [*curve, {"rows": len(train), **card["accuracy"]}]
+        last = {"rows": len(train), **card["accuracy"], "cut_short": result.cut_short}
+        card["learning_curve"] = [*curve, last]
     _write_card(folder.reward_model, card)
     state_file(folder.reward_model).unlink(missing_ok=True)
     return result
@@ -141,19 +138,21 @@ def _member(
     train: Sequence[Feedback],
     held_out: Sequence[Feedback],
     progress: Progress,
-) -> Any:
-    """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
+) -> tuple[Any, dict[str, Any]]:
+    """A further model of an ensemble, from a seed of its own, and how training went; from its folder when finished."""
     output = folder.reward_model.with_name(f"{folder.reward_model.name}-{number + 1}")
     start = _start(config, folder, tokenizer, config.seed + number)
     settings = json.dumps(identity(config.reward_model, config.seed + number, start, train, held_out))
-    finished = output / "identity.json"
-    if finished.exists() and finished.read_text(encoding="utf-8") == settings:
-        return load_scalar_model(output, device=str(resolve_device(config.model.device)))
-    model, _ = _train(config, folder, output, tokenizer, config.seed + number, train, held_out, progress)
+    finished, figures_file = output / "identity.json", output / "training.json"
+    if finished.exists() and figures_file.exists() and finished.read_text(encoding="utf-8") == settings:
+        model = load_scalar_model(output, device=str(resolve_device(config.model.device)))
+        return model, json.loads(figures_file.read_text(encoding="utf-8"))
+    model, result = _train(config, folder, output, tokenizer, config.seed + number, train, held_out, progress)
     save_model(model, tokenizer, output)
+    write_text(figures_file, json.dumps(result.figures(), allow_nan=False))
     write_text(finished, settings)
     state_file(output).unlink(missing_ok=True)
-    return model
+    return model, result.figures()
 
 
 def _learning_curve(
@@ -172,10 +171,11 @@ def _learning_curve(
     for share in sorted(config.reward_model.learning_curve):
         rows = order[: max(1, round(share * len(order)))]
         output = folder.reward_model.with_name(f"{folder.reward_model.name}-share-{share:g}")
-        model, _ = _train(config, folder, output, tokenizer, config.seed, rows, held_out, progress)
+        model, result = _train(config, folder, output, tokenizer, config.seed, rows, held_out, progress)
         judged = judge([model], tokenizer, read_feedback(files.comparisons("evaluation")), config)
-        rate = accuracy(judged.differences, [row.label for row in judged.comparisons])
-        points.append({"rows": len(rows), "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
+        pairs = judged.comparisons
+        rate = accuracy(judged.differences, [row.label for row in pairs], [row.prompt for row in pairs])
+        points.append({"rows": len(rows), **asdict(rate), "cut_short": result.cut_short})
         state_file(output).unlink(missing_ok=True)
     return points
 
@@ -186,13 +186,19 @@ def judge(
     feedback: Sequence[Feedback],
     config: RunConfig,
 ) -> Judged:
-    """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads."""
+    """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads.
+
+    Raises:
+        NonFinite: a model gave a score that is no number.
+    """
     groups = encode_groups(tokenizer, feedback)
     scores_MBA = torch.stack([score_all(model, groups, config) for model in models])
+    if not bool(torch.isfinite(scores_MBA).all()):
+        raise NonFinite("the reward model gave a score that is NaN or infinite: its weights are broken")
     labels = _labels(models[0])
     rewards = [i for i, name in enumerate(labels) if name not in config.reward_model.aspects]
     per_member = scores_MBA[:, :, rewards].permute(1, 0, 2).flatten(1)
-    spread = per_member.std(1).tolist() if per_member.shape[1] > 1 else None
+    spread = per_member.std(1, correction=0).tolist() if per_member.shape[1] > 1 else None
     aspects: Mapping[str, list[float]] = {
         name: scores_MBA[:, :, i].mean(0).tolist() for i, name in enumerate(labels) if i not in rewards
     }
@@ -225,4 +231,4 @@ def _card(
 
 
 def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    write_text(folder / "card.json", json.dumps(card, indent=2) + "\n")
+    write_text(folder / "card.json", json.dumps(card, indent=2, allow_nan=False) + "\n")

@@ -63,10 +63,10 @@ def test_an_interval_without_ties_is_the_exact_one_of_statsmodels(wins: int, n: 
     assert (found.low, found.high) == pytest.approx(proportion_confint(wins, n, method="beta"), abs=1e-9)
 
 
-@pytest.mark.parametrize("prompts", [1, 2, 3, 5, 9, 40])
+@pytest.mark.parametrize("prompts", [1, 2, 3, 5, 9, 25])
 def test_pairs_that_share_their_prompts_cover_the_truth(prompts: int) -> None:
     """Prompts differ in how hard they are (a beta distribution) and in how many pairs they have."""
-    rng, covered, rounds = np.random.default_rng(5), 0, 300
+    rng, covered, rounds = np.random.default_rng(5), 0, 200
     for seed in range(rounds):
         sizes = rng.geometric(0.25, prompts)
         right = rng.binomial(sizes, rng.beta(1.4, 0.6, prompts))

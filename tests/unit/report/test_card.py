@@ -79,6 +79,17 @@ def test_the_page_gives_the_interval_of_the_temperature_that_it_applies() -> Non
     assert len(figure.data) == 3
 
 
+def test_the_page_says_that_training_was_cut_short() -> None:
+    card = _card()
+    cut, other = {"done": 320, "total": 960}, {"done": 5, "total": 960}
+    card["training"] = {"cut_short": cut, "other_members": [{"cut_short": None}, {"cut_short": other}]}
+    card["learning_curve"][0]["cut_short"] = cut  # type: ignore[index]
+    says = {figure.id: figure.says for figure in card_pictures(card)}
+    for steps in (320, 5):
+        assert f"max_seconds cut its training short at {steps} of 960 steps." in says["rm-accuracy"]
+    assert says["rm-learning-curve"].endswith("max_seconds cut training short with 6 rows.")
+
+
 def test_the_command_writes_a_page_that_fetches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "helpful"
     folder.mkdir()

@@ -129,6 +129,14 @@ def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: R
     assert "did not record what it subtracted" in unknown.says
 
 
+def test_the_report_says_that_a_stage_was_cut_short(example_run: RunFolder) -> None:
+    line = {"stage": "sft", "seconds": 30.0, "done": 110, "total": 240, "cut_short": 110 / 240}
+    with (example_run.logs / "sft.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    text = Elements(render(read_facts(example_run))).text
+    assert text.count("max_seconds cut it short at 110 of 240 steps.") == 1
+
+
 def test_a_figure_that_was_no_number_is_left_out_of_its_curve(example_run: RunFolder) -> None:
     rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
     rows[3] |= {"kl_k3": math.inf, "score": math.nan, "kl_sequence": math.nan}
