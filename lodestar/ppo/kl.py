@@ -39,8 +39,9 @@ def sequence_kl(logprobs_R: Tensor, behaviour_R: Tensor, reference_R: Tensor, le
     close while the two policies are a PPO update apart.
     """
     lengths = lengths_B.tolist()
-    steps_BS = pad_sequence(torch.split((logprobs_R - behaviour_R).double(), lengths), batch_first=True)
-    terms_BS = pad_sequence(torch.split(k3(logprobs_R.double(), reference_R.double()), lengths), batch_first=True)
+    steps_BS = pad_sequence(list(torch.split((logprobs_R - behaviour_R).double(), lengths)), batch_first=True)
+    terms_R = k3(logprobs_R.double(), reference_R.double())
+    terms_BS = pad_sequence(list(torch.split(terms_R, lengths)), batch_first=True)
     return (steps_BS.cumsum(1).softmax(0) * terms_BS).sum()
 
 
