@@ -42,7 +42,9 @@ def sequence_kl(logprobs_R: Tensor, behaviour_R: Tensor, reference_R: Tensor, le
     steps_BS = pad_sequence(list(torch.split((logprobs_R - behaviour_R).double(), lengths)), batch_first=True)
     terms_R = k3(logprobs_R.double(), reference_R.double())
     terms_BS = pad_sequence(list(torch.split(terms_R, lengths)), batch_first=True)
-    return (steps_BS.cumsum(1).softmax(0) * terms_BS).sum()
+    logs_BS = steps_BS.cumsum(1)
+    weights_BS = (logs_BS - logs_BS.amax(0)).exp()
+    return (weights_BS * terms_BS / weights_BS.sum(0)).sum()
 
 
 @dataclass(frozen=True, slots=True)
