@@ -286,20 +286,18 @@ class Ratings:
     scales: Mapping[str, tuple[float, float]]
     """Aspect → lowest and highest rating."""
 
-    def overall(self, first: int, second: int) -> tuple[float, float] | None:
-        """Means of two completions over the aspects that both were rated for, each moved to 0 … 1 by its scale.
+    def overall(self, index: int, *, beside: int | None = None) -> float | None:
+        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any.
 
-        None without any such aspect: what one side alone was rated for says nothing of the other.
+        To compare two completions, ``beside`` is the other: an aspect that one side alone was rated for says nothing of
+        the two, and is left out.
         """
         shares = []
         for name, values in self.aspects.items():
-            one, other = values[first], values[second]
-            if one is not None and other is not None:
-                low, high = self.scales[name]
-                shares.append(((one - low) / (high - low), (other - low) / (high - low)))
-        if not shares:
-            return None
-        return sum(one for one, _ in shares) / len(shares), sum(other for _, other in shares) / len(shares)
+            value, (low, high) = values[index], self.scales[name]
+            if value is not None and (beside is None or values[beside] is not None):
+                shares.append((value - low) / (high - low))
+        return sum(shares) / len(shares) if shares else None
 
 
 @dataclass(frozen=True, slots=True)

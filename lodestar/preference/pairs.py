@@ -61,8 +61,9 @@ def _choices(feedback: Feedback) -> Iterator[Choice]:
                 yield _by_value(first, second, -ranking.places[first], -ranking.places[second])
         case Ratings() as ratings:
             for first, second in itertools.combinations(range(len(feedback.completions)), 2):
-                if (overall := ratings.overall(first, second)) is not None:
-                    yield _by_value(first, second, *overall)
+                above, below = ratings.overall(first, beside=second), ratings.overall(second, beside=first)
+                if above is not None and below is not None:
+                    yield _by_value(first, second, above, below)
         case own:
             yield from own
 
