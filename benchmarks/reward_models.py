@@ -211,9 +211,10 @@ class Trained:
         return [Feedback(row.prompt, (row.completion,), ()) for row in read]
 
     def judge(self, rows: Sequence[Feedback]) -> Judged:
-        """Scores by the mean of the members, in units of the temperature that their held-out rows gave."""
+        """Scores by the mean of the members, in units of the temperature where their held-out rows support one."""
         judged = judge(self.models, load_tokenizer(self.folder.reward_model), rows, self.config)
-        unit = self.card["calibration"]["temperature"]
+        calibration = self.card["calibration"]
+        unit = calibration["temperature"] if "scaled" in calibration else 1.0
         return replace(
             judged,
             scores=[score / unit for score in judged.scores],

@@ -203,7 +203,7 @@ def bayes_share(start: Start, votes: int = 2000, tests: int = 8400) -> dict[str,
             "share_expected": ours / len(wins) / best,
             "against_gold": card["gold"]["model"]["value"],
             "ece": card["calibration"]["ece"],
-            "ece_scaled": card["calibration"]["scaled"]["ece"],
+            "ece_scaled": card["calibration"].get("scaled", {}).get("ece"),
             "seconds": card["training"]["seconds"],
         }
     )

@@ -7,16 +7,19 @@ A judgement is one number per reply, larger is better: the synthetic world's gol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
 
 from lodestar.errors import InvalidArgument
 
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
 RESAMPLES = 10_000
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,7 @@ class WinRate:
 def win_rate(judgements: Sequence[float], baseline: Sequence[float], *, seed: int = 0) -> WinRate:
     """How often a reply is judged better than the baseline's reply to the same prompt; a tie counts ½.
 
-    The interval is a percentile bootstrap over prompts (Efron 1979), which gives ties their due weight; as outcomes are
-    wins, ties and losses, a resample is a multinomial draw of their counts. Where all outcomes are equal the bootstrap
-    has no width and Wilson's interval is given.
+    The interval is bounded_mean's, which gives ties their due weight; without ties it is Clopper and Pearson's.
 
     Raises:
         InvalidArgument: no prompts, as many judgements as baselines are needed, or one that is not finite.
@@ -43,36 +44,14 @@ def win_rate(judgements: Sequence[float], baseline: Sequence[float], *, seed: in
         raise InvalidArgument("judgements", f"{len(judgements)} against {len(baseline)} of the baseline")
     if not all(map(math.isfinite, (*judgements, *baseline))):
         raise InvalidArgument("judgements", "NaN or infinity among them")
-    n = len(judgements)
-    wins = sum(a > b for a, b in zip(judgements, baseline, strict=True))
-    ties = sum(a == b for a, b in zip(judgements, baseline, strict=True))
-    value = (wins + ties / 2) / n
-    if n in (wins, ties, n - wins - ties):
-        return wilson(value * n, n)
-    shares = np.array([wins, ties, n - wins - ties]) / n
-    resamples = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES) @ np.array([1.0, 0.5, 0.0]) / n
-    low, high = np.quantile(resamples, [0.025, 0.975]).tolist()
-    return WinRate(value, low, high, n)
+    outcomes = [0.5 if a == b else float(a > b) for a, b in zip(judgements, baseline, strict=True)]
+    return bounded_mean(outcomes, seed=seed)
 
 
-def wilson(successes: float, n: int) -> WinRate:
-    """A proportion with Wilson's (1927) 95% score interval, which stays within 0 … 1 and works at its ends.
-
-    Raises:
-        InvalidArgument: n is 0 or less than the successes.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise InvalidArgument("n", f"{successes} successes of {n}")
-    p = successes / n
-    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return WinRate(p, max(0.0, middle - half), min(1.0, middle + half), n)
-
-
-def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> WinRate:
+def clopper_pearson(successes: float, n: int, *, level: float = 0.95) -> WinRate:
     """A proportion with Clopper and Pearson's (1934) exact interval: it covers with at least ``level``, always.
 
-    The limits are where the binomial tails reach (1 − level)/2, found by bisection.
+    The limits are where the binomial tails reach (1 − level)/2, which are quantiles of beta distributions.
 
     Raises:
         InvalidArgument: n is 0 or less than the successes.
@@ -80,28 +59,63 @@ def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> WinRate:
     if n < 1 or not 0 <= successes <= n:
         raise InvalidArgument("n", f"{successes} successes of {n}")
     tail = (1 - level) / 2
-
-    def at_least(p: float) -> float:  # P(X ≥ successes)
-        return math.fsum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes, n + 1))
-
-    def at_most(p: float) -> float:
-        return math.fsum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(successes + 1))
-
-    low, high = 0.0, 1.0
-    if successes:
-        low = _bisect(lambda p: at_least(p) < tail)
-    if successes < n:
-        high = _bisect(lambda p: at_most(p) > tail)
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
     return WinRate(successes / n, low, high, n)
 
 
-def _bisect(below: Callable[[float], bool]) -> float:
-    """The point of 0 … 1 up to which ``below`` holds."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return low
+def bounded_mean(
+    values: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    seed: int = 0,
+) -> WinRate:
+    """The mean of numbers between ``low`` and ``high``, with a 95% interval that is honest for few of them.
+
+    Each limit is Gaffke's (2005; Learned-Miller & Thomas 2019, "A new confidence interval for the mean of a bounded
+    random variable"): the Bayesian bootstrap (Rubin 1981) of the data and one more observation at the end of the range.
+    It is never of no width, for outcomes of 0 and 1 it is Clopper and Pearson's, and for many observations the
+    bootstrap's. Values of one group, such as the pairs of a prompt, do not vary on their own: groups are drawn whole,
+    and the one more is as large as the group that a value is in on average, Σ size² / Σ size.
+
+    Raises:
+        InvalidArgument: no values, or one outside the range.
+    """
+    if not values:
+        raise InvalidArgument("values", "none")
+    if not all(low <= value <= high for value in values):
+        raise InvalidArgument("values", f"must be between {low:g} and {high:g}")
+    share = (np.asarray(values, dtype=np.float64) - low) / (high - low)
+    names = range(len(values)) if groups is None else groups
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    member = np.array([index[name] for name in names])
+    size_G = np.bincount(member).astype(np.float64)
+    sum_G = np.bincount(member, weights=share).astype(np.float64)
+    if bool((size_G == size_G[0]).all()) and bool(np.isin(sum_G, (0.0, size_G[0])).all()):
+        rate = clopper_pearson(int((sum_G > 0).sum()), len(size_G))
+        ends = rate.low, rate.high
+    else:
+        ends = 1 - _upper_limit(size_G - sum_G, size_G, seed), _upper_limit(sum_G, size_G, seed)
+    below, above = (low + (high - low) * end for end in ends)
+    mean = math.fsum(values) / len(values)
+    return WinRate(mean, min(below, mean), max(above, mean), len(values))
+
+
+def _upper_limit(sum_G: Floats, size_G: Floats, seed: int) -> float:
+    """The upper 97.5% limit of Σ sums / Σ sizes; groups that are alike are drawn together."""
+    kinds, counts_K = np.unique(np.stack((sum_G, size_G), axis=1), axis=0, return_counts=True)
+    extra = float((size_G**2).sum() / size_G.sum())
+    sums_K, sizes_K = np.append(kinds[:, 0], extra), np.append(kinds[:, 1], extra)
+    counts_K = np.append(counts_K, 1).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 2_000_000 // len(counts_K))
+    means = []
+    for start in range(0, RESAMPLES, at_once):
+        weights = rng.standard_gamma(counts_K, size=(min(at_once, RESAMPLES - start), len(counts_K)))
+        means.append((weights @ sums_K) / (weights @ sizes_K))
+    return float(np.quantile(np.concatenate(means), 0.975))
 
 
 def best_of_n(scores: Sequence[Sequence[float]], judgements: Sequence[Sequence[float]], n: int) -> list[float]:

@@ -165,7 +165,10 @@ _TRAINING = {
     "score_disagreement": "Mean standard deviation over the reward ensemble. Growing: the policy left what it knows.",
     "kl_k1": "Mean log π/π_ref per token, the penalised estimate.",
     "kl_k3": "Mean k3 estimate of the KL to the reference per token: never negative.",
-    "kl_sequence": "KL to the reference per sequence, nats. Far above target: raise the coefficient.",
+    "kl_sequence": "KL to the reference per sequence, nats, of the policy that made the batch. Far above target: raise "
+    "the coefficient.",
+    "kl_after": "KL to the reference per sequence, nats, of the policy that the step left.",
+    "nothing_to_learn": "1 where all advantages of a batch were equal. Stays: larger batches, or other prompts.",
     "kl_root": "Square root of the KL to the reference per sequence: the distance that over-optimisation grows with.",
     "over_optimised": "1 once the score's rise and the judge's fall (or the ensemble's disagreement) were significant.",
     "kl_behaviour": "KL of sampler to learner log-probs. Above 0.01: they disagree about the same weights.",

@@ -293,13 +293,17 @@ class Ratings:
     scales: Mapping[str, tuple[float, float]]
     """Aspect → lowest and highest rating."""
 
-    def overall(self, index: int) -> float | None:
-        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any."""
-        shares = [
-            (values[index] - self.scales[name][0]) / (self.scales[name][1] - self.scales[name][0])  # type: ignore[operator]
-            for name, values in self.aspects.items()
-            if values[index] is not None
-        ]
+    def overall(self, index: int, *, beside: int | None = None) -> float | None:
+        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any.
+
+        To compare two completions, ``beside`` is the other: an aspect that one side alone was rated for says nothing of
+        the two, and is left out.
+        """
+        shares = []
+        for name, values in self.aspects.items():
+            value, (low, high) = values[index], self.scales[name]
+            if value is not None and (beside is None or values[beside] is not None):
+                shares.append((value - low) / (high - low))
         return sum(shares) / len(shares) if shares else None
 
 

@@ -52,7 +52,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     """The start model."""
     given: dict[str, str] = Field(default_factory=dict)
-    """Artifacts that the run brings along, by kind: ``{reward_model: ../other/reward/reward}``; a model by model.path."""
+    """Artifacts that the run brings along, by kind: ``{reward_model: other/reward/reward}``; models by model.path."""
     stages: dict[str, Any] = Field(default_factory=dict)
     """Stage → its options, in order; ``rounds: {n, stages}`` repeats some as r1.…, r2.…; null leaves one out."""
     services: ServicesConfig = ServicesConfig()

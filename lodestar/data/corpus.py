@@ -55,27 +55,30 @@ def split_families(families: Iterable[str], held_out_fraction: float, seed: int)
 
 
 def shuffle_labels(feedback: list[Example[Feedback]], seed: int) -> list[Example[Feedback]]:
-    """The same completions with their labels dealt out anew: a control from which nothing can be learned.
+    """The same completions with verdicts that say nothing of them: a control from which nothing can be learned.
 
-    Labels of choices are dealt over all rows, places and ratings among the completions of their row.
+    A choice is turned round with probability ½, so that "the first is always the better" teaches nothing either; places
+    and ratings are dealt out anew among the completions of their row. Where one completion is rated alone, its ratings
+    are mirrored in their scales with probability ½.
     """
     rng = random.Random(f"{seed}/shuffled labels")
-    labels = [
-        choice.label for row in feedback if isinstance(row.record.verdict, tuple) for choice in row.record.verdict
-    ]
-    rng.shuffle(labels)
-    dealt = iter(labels)
 
     def anew(record: Feedback) -> Feedback:
         verdict = record.verdict
         if isinstance(verdict, tuple):
-            return replace(record, verdict=tuple(replace(choice, label=next(dealt)) for choice in verdict))
+            turned = tuple(replace(one, label=1 - one.label) if rng.random() < 0.5 else one for one in verdict)
+            return replace(record, verdict=turned)
         seats: list[int] = list(range(len(record.completions)))
         rng.shuffle(seats)
         if isinstance(verdict, Ranking):
             order = tuple(tuple(seats[index] for index in tied) for tied in verdict.order)
             return replace(record, verdict=Ranking(order))
-        aspects = {name: tuple(values[seat] for seat in seats) for name, values in verdict.aspects.items()}
+        mirrored = len(seats) == 1 and rng.random() < 0.5
+        aspects = {}
+        for name, values in verdict.aspects.items():
+            ends = sum(verdict.scales[name])
+            dealt = (values[seat] for seat in seats)
+            aspects[name] = tuple(ends - value if mirrored and value is not None else value for value in dealt)
         return replace(record, verdict=Ratings(aspects, verdict.scales))
 
     return [Example(row.family, anew(row.record)) for row in feedback]

@@ -33,6 +33,8 @@ class StageRow:
     """time.monotonic() of its start."""
     fraction: float | None = None
     detail: str = ""
+    cut_short: str = ""
+    """How far it came where its clock ended it: ``320 of 960 steps``."""
 
     @property
     def elapsed(self) -> float:
@@ -131,7 +133,11 @@ class Board:
             figures = {key: line[key] for key in line if key not in PROGRESS}
             if line["total"]:
                 row.fraction = line["done"] / line["total"]
-            if figures:
+            if "cut_short" in figures:
+                at = f"{line['done']} of {line['total']} steps"
+                self.say(f"{name}: max_seconds cut it short at {at}; its figures are of what it had learned", "warning")
+                row.cut_short = at
+            elif figures:
                 row.detail = " · ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in figures.items())
 
     def update_status(self, stage: str, status: RunStatus) -> None:

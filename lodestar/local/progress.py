@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lodestar import strict_json
+
 WRITE_SECONDS = 0.25
 """Between two lines that only say how far the stage is."""
 
@@ -51,7 +53,7 @@ class ProgressFile:
             "total": self._total,
             **{name: float(value) for name, value in values.items()},
         }
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(strict_json.dumps(line) + "\n")
 
 
 class ProgressReader:

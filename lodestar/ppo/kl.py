@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -26,6 +27,24 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """r − 1 − log r: unbiased, never negative, of low variance. A metric: its gradient is the reverse divergence's."""
     log_ratio = reference - logprobs
     return torch.expm1(log_ratio) - log_ratio
+
+
+def sequence_kl(logprobs_R: Tensor, behaviour_R: Tensor, reference_R: Tensor, lengths_B: Tensor) -> Tensor:
+    """KL(π‖π_ref) in nats per sequence of a policy that the sequences were not sampled from; a scalar.
+
+        Σ_t Σ_b w_bt · k3_bt / Σ_b w_bt,    w_bt = Π_{s ≤ t} π(y_s) / π_behaviour(y_s)
+
+    Each token is weighed by the likelihood ratio of all up to it (per-decision importance sampling, Precup et al.
+    2000), normalised over the batch; a sequence that has ended keeps its weight. Exact in the limit of many sequences,
+    close while the two policies are a PPO update apart.
+    """
+    lengths = lengths_B.tolist()
+    steps_BS = pad_sequence(list(torch.split((logprobs_R - behaviour_R).double(), lengths)), batch_first=True)
+    terms_R = k3(logprobs_R.double(), reference_R.double())
+    terms_BS = pad_sequence(list(torch.split(terms_R, lengths)), batch_first=True)
+    logs_BS = steps_BS.cumsum(1)
+    weights_BS = (logs_BS - logs_BS.amax(0)).exp()
+    return (weights_BS * terms_BS / weights_BS.sum(0)).sum()
 
 
 @dataclass(frozen=True, slots=True)

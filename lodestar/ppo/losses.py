@@ -52,8 +52,12 @@ def policy_loss(
 
 
 def value_loss(values_R: Tensor, old_R: Tensor, returns_R: Tensor, *, clip: float, tokens: int) -> LossSums:
-    """Σ ½·max((V − R)², (V_clip − R)²) / tokens, V_clip = V_old + clip(V − V_old, ±ε), as in OpenAI's baselines."""
-    clipped_R = old_R + (values_R - old_R).clamp(-clip, clip)
+    """Σ ½·max((V − R)², (V_clip − R)²) / tokens, V_clip = V_old + clip(V − V_old, ±ε), as in OpenAI's baselines.
+
+    Where nothing is clipped V_clip is V itself: V_old + (V − V_old) would differ from it by rounding.
+    """
+    step_R = values_R - old_R
+    clipped_R = torch.where(step_R.abs() > clip, old_R + step_R.clamp(-clip, clip), values_R)
     plain_R = (values_R - returns_R).square()
     held_R = (clipped_R - returns_R).square()
     return LossSums(0.5 * torch.maximum(plain_R, held_R).sum() / tokens, (held_R > plain_R).sum())
@@ -85,8 +89,17 @@ def ratio_metrics(logprobs_R: Tensor, proximal_R: Tensor) -> dict[str, Tensor]:
 
 
 def explained_variance(values_R: Tensor, returns_R: Tensor) -> float:
-    """1 − Var(R − V)/Var(R): 1 is a perfect critic, 0 no better than a constant; 0 when returns do not vary."""
+    """1 − Var(R − V)/Var(R): 1 is a perfect critic, 0 no better than a constant.
+
+    0 when returns do not vary but by rounding, one part in a million.
+    """
     variance = returns_R.double().var(unbiased=False)
-    if float(variance) == 0.0:
+    if not varies(returns_R):
         return 0.0
     return float(1.0 - (returns_R.double() - values_R.double()).var(unbiased=False) / variance)
+
+
+def varies(values_R: Tensor) -> bool:
+    """Whether numbers differ by more than rounding: their standard deviation is above 10⁻⁶ of the largest."""
+    wide_R = values_R.double()
+    return float(wide_R.std(unbiased=False)) > 1e-6 * float(wide_R.abs().max())

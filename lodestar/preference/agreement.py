@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lodestar.preference.pairs import choices
 from lodestar.records import Feedback, Ratings
@@ -81,8 +81,11 @@ def judged_ratings(feedback: Iterable[Feedback]) -> dict[str, dict[str, list[tup
 
 
 def agreement(feedback: Sequence[Feedback]) -> dict[str, float]:
-    """Krippendorff's alpha of what more than one annotator judged: ``pairs`` (ordinal), and every aspect (interval)."""
-    alphas = {} if _rated_only(feedback) else {"pairs": _alpha(judged_pairs(feedback), "ordinal")}
+    """Krippendorff's alpha of what more than one annotator judged: ``pairs`` (ordinal), and every aspect (interval).
+
+    Which completion of a pair is the first means nothing, so every pair counts both ways round.
+    """
+    alphas = {} if _rated_only(feedback) else {"pairs": _alpha(_both_ways(judged_pairs(feedback)), "ordinal")}
     alphas |= {name: _alpha(units, "interval") for name, units in judged_ratings(feedback).items()}
     return {name: alpha for name, alpha in alphas.items() if alpha is not None}
 
@@ -91,17 +94,21 @@ def reliabilities(feedback: Sequence[Feedback]) -> dict[str, float]:
     """Each annotator's weight by agreement: 1 − his mean |label − mean label of the others| ÷ what chance gives, ≥ 0.
 
     Chance is the same distance between labels of different pairs, that is, what an annotator who ignores the
-    completions would have. Those who share no pair with another get the mean of the rest; the mean over all is 1.
+    completions would have; every pair counts both ways round. Those who share no pair with another get the mean of the
+    rest; the mean over all is 1.
     """
-    units = [votes for votes in judged_pairs(feedback).values() if len(votes) > 1]
-    labels = [label for votes in units for _, label in votes]
+    everybody = [_once(votes) for votes in _both_ways(judged_pairs(feedback)).values()]
+    units = [votes for votes in everybody if len(votes) > 1]
     distances: dict[str, list[float]] = defaultdict(list)
+    own: list[list[float]] = []
+    others: list[list[float]] = []
     for votes in units:
-        for i, (name, label) in enumerate(votes):
-            others = [other for j, (_, other) in enumerate(votes) if j != i]
-            distances[name].append(abs(label - sum(others) / len(others)))
-    mean = sum(labels) / len(labels) if labels else 0.5
-    chance = sum(abs(label - mean) for label in labels) / len(labels) if labels else 1.0
+        total = sum(label for _, label in votes)
+        own.append([label for _, label in votes])
+        others.append([(total - label) / (len(votes) - 1) for label in own[-1]])
+        for (name, label), mean in zip(votes, others[-1], strict=True):
+            distances[name].append(abs(label - mean))
+    chance = _distance_between(own, others)
     known = {name: max(0.0, 1 - sum(far) / len(far) / chance) if chance else 1.0 for name, far in distances.items()}
     usual = sum(known.values()) / len(known) if known else 1.0
     if not usual:
@@ -109,9 +116,29 @@ def reliabilities(feedback: Sequence[Feedback]) -> dict[str, float]:
     return {record.annotator: known.get(record.annotator, usual) / usual for record in feedback}
 
 
-def _alpha(units: Units, level: Level) -> float | None:
-    """Of what distinct annotators said; who judged the same twice counts once."""
-    return krippendorff_alpha((list(dict(reversed(votes)).values()) for votes in units.values()), level)
+def _distance_between(own: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float:
+    """Mean |a − b| of a label and a mean of others' labels that are of different units; 0 of fewer than two units."""
+    labels, means = (Counter(value for unit in values for value in unit) for values in (own, others))
+    everything = sum(n * m * abs(a - b) for a, n in labels.items() for b, m in means.items())
+    within = sum(abs(a - b) for one, other in zip(own, others, strict=True) for a in one for b in other)
+    count = labels.total() * means.total() - sum(len(unit) ** 2 for unit in own)
+    return (everything - within) / count if count else 0.0
+
+
+def _both_ways(units: Units) -> dict[tuple[str, bool], Sequence[tuple[str, float]]]:
+    """Every pair as it is, and turned."""
+    turned = {(key, True): [(name, 1 - label) for name, label in votes] for key, votes in units.items()}
+    return {(key, False): votes for key, votes in units.items()} | turned
+
+
+def _alpha(units: Mapping[Any, Sequence[tuple[str, float]]], level: Level) -> float | None:
+    """Of what distinct annotators said."""
+    return krippendorff_alpha(([value for _, value in _once(votes)] for votes in units.values()), level)
+
+
+def _once(votes: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The first vote of each annotator: nobody agrees with himself."""
+    return list(dict(reversed(votes)).items())
 
 
 def _rated_only(feedback: Sequence[Feedback]) -> bool:

@@ -37,7 +37,8 @@ class BagOfWords:
         penalty flatters whoever is compared with this.
         """
         counts = Counter(word for row in comparisons for text in row.completions for word in set(words(text)))
-        self._index = {word: i for i, (word, _) in enumerate(counts.most_common(VOCABULARY))}
+        frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))  # not by which stood first
+        self._index = {word: i for i, (word, _) in enumerate(frequent[:VOCABULARY])}
         features = self._features(comparisons)
         label_P = torch.tensor([row.label for row in comparisons])
         self._weights_W = torch.zeros(len(self._index), requires_grad=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-TEMPERATURES = (0.01, 100.0)
-"""The least and the largest that are fitted."""
+import numpy as np
+from scipy.special import expit, stdtrit
+
+SPAN = 1e6
+"""How far from one over the mean difference 1/T is looked for: beyond it a probability is ½, 0 or 1 in every digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,13 @@ def win_probability(difference: float) -> float:
 def reliability(differences: Sequence[float], labels: Sequence[float], bins: int = 10) -> list[ReliabilityBin]:
     """Predicted against observed wins of the completion that the model favours, in equal bins from ½ to 1.
 
-    A pair and its mirror image say the same, so each is turned such that the first is favoured. Empty bins are
-    left out.
+    A pair and its mirror image say the same, so each is turned such that the first is favoured; where neither is, both
+    ways round count half. Empty bins are left out.
     """
     found: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for difference, label in zip(differences, labels, strict=True):
         probability = win_probability(abs(difference))
-        observed = label if difference >= 0 else 1 - label
+        observed = 0.5 if difference == 0 else label if difference > 0 else 1 - label
         found[min(bins - 1, int((probability - 0.5) * 2 * bins))].append((probability, observed))
     return [
         ReliabilityBin(
@@ -69,26 +72,80 @@ def calibration_noise(bins: Sequence[ReliabilityBin]) -> float:
     return math.fsum(strays) / sum(b.n for b in bins)
 
 
-def fit_temperature(differences: Sequence[float], labels: Sequence[float]) -> float:
-    """T > 0 that minimises the mean Bradley–Terry loss of differences / T (Guo et al. 2017), by Newton on 1/T.
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """What a model's scores are divided by so that its probabilities are as sure as they should be.
 
-    The loss is convex in 1/T. Where the scores say nothing or the opposite of the labels it has no minimum at T > 0,
-    and the largest of TEMPERATURES is given; where they are always right, the least.
+    ``Temperature(2.1, low=1.6, high=2.9)``. ∞ says that the scores say nothing, or the opposite; 0 that they were
+    always right.
     """
-    least, largest = TEMPERATURES
-    inverse = 1.0
+
+    value: float
+    """The likeliest, 0 … ∞."""
+    low: float
+    high: float
+    """95% interval; 0 and ∞ where the data exclude no small and no large ones."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether the data know it from both ends and from 1, which leaves the scores as they are."""
+        return 0 < self.low <= self.high < math.inf and not self.low <= 1 <= self.high
+
+
+def fit_temperature(
+    differences: Sequence[float], labels: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> Temperature:
+    """T > 0 that minimises the mean Bradley–Terry loss of differences / T (Guo et al. 2017), with its interval.
+
+    The loss is convex in 1/T, so its slope Σ d·(σ(d/T) − y) has one root, or none at T > 0. The interval holds every T
+    whose slope may be 0 by a score test (Rao 1948) with Student's t of groups − 1 degrees. Its variance is the sum of
+    squares over ``groups``, the pairs of a prompt together, or where that is more what the model says of pairs that
+    are one vote within a group: rare large errors do not show in the squares until there is one.
+    """
+    d_P, label_P = np.asarray(differences, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    names = range(len(d_P)) if groups is None else groups
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    group_P = np.array([index[name] for name in names])
+    unit = float(np.abs(d_P).mean()) if len(d_P) else 0.0
+    if unit == 0.0:
+        return Temperature(math.inf, 0.0, math.inf)
+    d_P = d_P / unit
+
+    def slope(inverse: float) -> float:
+        return float(d_P @ (expit(inverse * d_P) - label_P))
+
+    allowed = float(stdtrit(len(index) - 1, 0.975)) if len(index) > 1 else math.inf
+
+    def inside(inverse: float) -> bool:
+        p_P = expit(inverse * d_P)
+        sums_G = np.bincount(group_P, weights=d_P * (p_P - label_P))
+        spreads_G = np.bincount(group_P, weights=np.abs(d_P) * np.sqrt(p_P * (1 - p_P)))
+        variance = max(float(sums_G @ sums_G), float(spreads_G @ spreads_G))
+        return abs(float(sums_G.sum())) <= allowed * math.sqrt(variance)
+
+    least, most = 1 / SPAN, SPAN
+    if slope(least) >= 0:
+        value = math.inf
+    elif slope(most) <= 0:
+        value = 0.0
+    else:
+        value = unit / _edge(lambda inverse: slope(inverse) < 0, least, most)
+    tried: list[float] = np.geomspace(least, most, 400).tolist()
+    within = [i for i, inverse in enumerate(tried) if inside(inverse)]
+    if not within:  # not even a coin's toss is allowed: the scores say the opposite
+        return Temperature(value, value, value)
+    first, last = within[0], within[-1]
+    high = math.inf if first == 0 else unit / _edge(lambda u: not inside(u), tried[first - 1], tried[first])
+    low = 0.0 if last == len(tried) - 1 else unit / _edge(inside, tried[last], tried[last + 1])
+    return Temperature(value, low, high)
+
+
+def _edge(before: Callable[[float], bool], low: float, high: float) -> float:
+    """Where ``before`` ceases to hold between two positive numbers."""
     for _ in range(100):
-        slope = math.fsum(
-            d * (win_probability(inverse * d) - label) for d, label in zip(differences, labels, strict=True)
-        )
-        bend = math.fsum(d * d * win_probability(inverse * d) * win_probability(-inverse * d) for d in differences)
-        if bend == 0:
-            break
-        step = max(-0.5 * inverse, min(inverse, slope / bend))
-        inverse = min(1 / least, max(1 / largest, inverse - step))
-        if abs(step) < 1e-9:
-            break
-    return 1 / inverse
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if before(middle) else (low, middle)
+    return low
 
 
 def calibration_offset(demonstration_scores: Sequence[float]) -> float:

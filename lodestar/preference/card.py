@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from lodestar.evaluation import spread
+from lodestar.evaluation import bounded_mean, spread
 from lodestar.preference.agreement import agreement
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.calibration import (
@@ -23,8 +24,8 @@ from lodestar.preference.statistics import (
     accuracy,
     accuracy_difference,
     correlation,
+    equal_parts,
     kendall_tau,
-    mean_with_interval,
     spearman,
 )
 from lodestar.records import Comparison, Feedback, Ratings
@@ -45,7 +46,7 @@ class Judged:
     aspects: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Scores of the Likert heads, likewise."""
     deviations: Sequence[float] | None = None
-    """Standard deviation of the ensemble's scores."""
+    """Standard deviation over the ensemble's members, as it is served: population, divided by their number."""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -82,6 +83,8 @@ def make_card(
 
     Without demonstrations it has no offset. The temperature of its probabilities is fitted to ``held_out``. Accuracies
     leave ties out and carry 95% intervals.
+
+    Nothing hangs on the order in which rows, or the completions of a row, are written.
     """
     rows, differences = judged.comparisons, judged.differences
     labels = [row.label for row in rows]
@@ -121,18 +124,23 @@ def make_card(
     if rows and len(gaps) == len(rows):
         truth = [0.5 if gap == 0 else float(gap > 0) for gap in gaps]
         card["gold"] = {
-            "model": asdict(accuracy(differences, truth)),
-            "annotators": asdict(accuracy([label - 0.5 for label in labels], truth)),
+            "model": asdict(accuracy(differences, truth, prompts)),
+            "annotators": asdict(accuracy([label - 0.5 for label in labels], truth, prompts)),
         }
     return card
 
 
 def _calibration(differences: Sequence[float], labels: Sequence[float], held_out: Judged | None) -> dict[str, Any]:
+    """Scaled only by a temperature that the held-out pairs support; ends that they leave open are None."""
     found: dict[str, Any] = _reliability(differences, labels)
     if held_out is not None and held_out.comparisons:
-        temperature = fit_temperature(held_out.differences, [row.label for row in held_out.comparisons])
-        found["temperature"] = temperature
-        found["scaled"] = _reliability([difference / temperature for difference in differences], labels)
+        rows = held_out.comparisons
+        fitted = fit_temperature(held_out.differences, [row.label for row in rows], [row.prompt for row in rows])
+        found["temperature"] = fitted.value if math.isfinite(fitted.value) else None
+        found["temperature_low"] = fitted.low if math.isfinite(fitted.low) else None
+        found["temperature_high"] = fitted.high if math.isfinite(fitted.high) else None
+        if fitted.supported:
+            found["scaled"] = _reliability([difference / fitted.value for difference in differences], labels)
     return found
 
 
@@ -195,15 +203,14 @@ def _by(rows: Sequence[Comparison], differences: Sequence[float], names: Sequenc
 
 
 def _by_length_difference(judged: Judged) -> list[dict[str, Any]]:
-    """Accuracy of pairs from "the winner is much shorter" to "much longer", equally many in each fifth."""
+    """Accuracy of pairs from "the winner is much shorter" to "much longer", in fifths; equal ones stay together."""
     rows = judged.comparisons
     longer = [
         (judged.lengths[first] - judged.lengths[second]) * (1 if row.label > 0.5 else -1)
         for (first, second), row in zip(judged.pairs, rows, strict=True)
     ]
-    order = sorted((i for i, row in enumerate(rows) if row.label != 0.5), key=longer.__getitem__)
-    count = min(5, len(order))
-    parts = [order[len(order) * i // count : len(order) * (i + 1) // count] for i in range(count)]
+    decided = [i for i, row in enumerate(rows) if row.label != 0.5]
+    parts = equal_parts([longer[i] for i in decided], 5)
     return [
         {
             "winner_longer_by": sum(longer[i] for i in part) / len(part),
@@ -215,25 +222,23 @@ def _by_length_difference(judged: Judged) -> list[dict[str, Any]]:
                 )
             ),
         }
-        for part in parts
+        for part in ([decided[i] for i in part] for part in parts if part)
     ]
 
 
 def _taus(judged: Judged) -> dict[str, Any] | None:
-    """Kendall's τ_b between scores and verdict in each group of three and more, averaged over groups."""
-    taus = []
+    """Kendall's τ_b between scores and verdict in each group of three and more, averaged; over the pairs judged."""
+    taus, prompts = [], []
     for start, record in zip(judged.starts, judged.feedback, strict=False):
-        count = len(record.completions)
-        if count < 3:
+        pairs = choices(record)
+        if len({index for pair in pairs for index in (pair.first, pair.second)}) < 3:
             continue
-        wins = [0.0] * count
-        for choice in choices(record):
-            wins[choice.first] += choice.label
-            wins[choice.second] += 1 - choice.label
-        tau = kendall_tau(judged.scores[start : start + count], wins)
+        scores = judged.scores[start : start + len(record.completions)]
+        tau = kendall_tau([scores[p.first] - scores[p.second] for p in pairs], [p.label for p in pairs])
         if tau is not None:
             taus.append(tau)
-    return asdict(mean_with_interval(taus)) if taus else None
+            prompts.append(record.prompt)
+    return asdict(bounded_mean(taus, prompts, low=-1.0, high=1.0)) if taus else None
 
 
 def _aspects(judged: Judged) -> dict[str, Any]:
@@ -258,20 +263,24 @@ def _ensemble(judged: Judged) -> dict[str, Any]:
     assert judged.deviations is not None
     deviations = judged.deviations
     doubt = [deviations[first] + deviations[second] for first, second in judged.pairs]
-    order = sorted((i for i, row in enumerate(judged.comparisons) if row.label != 0.5), key=doubt.__getitem__)
-    thirds = {
-        "surest third": order[: len(order) // 3],
-        "middle third": order[len(order) // 3 : 2 * len(order) // 3],
-        "most doubtful third": order[2 * len(order) // 3 :],
-    }
+    rows = judged.comparisons
+    decided = [i for i, row in enumerate(rows) if row.label != 0.5]
+    parts = equal_parts([doubt[i] for i in decided], 3)
+    named = zip(("surest third", "middle third", "most doubtful third"), parts, strict=True)
     return {
         "mean_standard_deviation": sum(deviations) / len(deviations),
         "by_doubt": [
             {
                 "doubt": name,
-                **asdict(accuracy([judged.differences[i] for i in part], [judged.comparisons[i].label for i in part])),
+                **asdict(
+                    accuracy(
+                        [judged.differences[i] for i in part],
+                        [rows[i].label for i in part],
+                        [rows[i].prompt for i in part],
+                    )
+                ),
             }
-            for name, part in thirds.items()
+            for name, part in ((name, [decided[i] for i in part]) for name, part in named if part)
         ],
     }
 
@@ -292,18 +301,16 @@ def _histogram(scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _score_by_length(judged: Judged) -> dict[str, Any]:
-    """Pearson's correlation, and the mean score of equally many completions from the shortest to the longest."""
-    points = sorted(zip(judged.lengths, judged.scores, strict=True))
-    bins = min(LENGTH_BINS, len(points))
-    cuts = [points[len(points) * i // bins : len(points) * (i + 1) // bins] for i in range(bins)]
+    """Pearson's correlation, and the mean score of tenths of the completions from the shortest to the longest."""
+    parts = [part for part in equal_parts(judged.lengths, LENGTH_BINS) if part]
     return {
-        "correlation": correlation([length for length, _ in points], [score for _, score in points]),
+        "correlation": correlation(judged.lengths, judged.scores),
         "bins": [
             {
-                "tokens": sum(length for length, _ in cut) / len(cut),
-                "score": sum(score for _, score in cut) / len(cut),
-                "n": len(cut),
+                "tokens": sum(judged.lengths[i] for i in part) / len(part),
+                "score": sum(judged.scores[i] for i in part) / len(part),
+                "n": len(part),
             }
-            for cut in cuts
+            for part in parts
         ],
     }

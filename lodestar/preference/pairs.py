@@ -12,8 +12,8 @@ def choices(feedback: Feedback) -> tuple[Choice, ...]:
     """The pairwise choices that a verdict holds: its own, or all C(K, 2) of a ranking or of ratings.
 
     Equal places and equal ratings are ties (label 0.5). The strength is places apart, or the difference of overall
-    ratings as a share of the scale. Pairs of the same text say nothing and are left out, as are pairs with a completion
-    nobody rated.
+    ratings as a share of the scale. Pairs of the same text say nothing and are left out, as are pairs without an aspect
+    that both were rated for.
     """
     return tuple(
         choice
@@ -57,14 +57,16 @@ def best(feedback: Feedback) -> str | None:
 def _choices(feedback: Feedback) -> Iterator[Choice]:
     match feedback.verdict:
         case Ranking() as ranking:
-            yield from _by_value([-float(place) for place in ranking.places])
+            for first, second in itertools.combinations(range(len(feedback.completions)), 2):
+                yield _by_value(first, second, -ranking.places[first], -ranking.places[second])
         case Ratings() as ratings:
-            yield from _by_value([ratings.overall(index) for index in range(len(feedback.completions))])
+            for first, second in itertools.combinations(range(len(feedback.completions)), 2):
+                above, below = ratings.overall(first, beside=second), ratings.overall(second, beside=first)
+                if above is not None and below is not None:
+                    yield _by_value(first, second, above, below)
         case own:
             yield from own
 
 
-def _by_value(values: list[float | None]) -> Iterator[Choice]:
-    rated = [(index, value) for index, value in enumerate(values) if value is not None]
-    for (first, above), (second, below) in itertools.combinations(rated, 2):
-        yield Choice(first, second, 0.5 if above == below else float(above > below), abs(above - below))
+def _by_value(first: int, second: int, above: float, below: float) -> Choice:
+    return Choice(first, second, 0.5 if above == below else float(above > below), abs(above - below))

@@ -1,15 +1,11 @@
-"""How often a reward model is right, and how sure one may be of it: accuracies, paired bootstrap, Kendall's tau."""
+"""How often a reward model is right, and how sure one may be of it: accuracies, paired differences, Kendall's tau."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-
-from lodestar.evaluation import WinRate, wilson
-
-RESAMPLES = 5000
+from lodestar.evaluation import WinRate, bounded_mean
 
 
 def outcomes(differences: Sequence[float], labels: Sequence[float]) -> list[float | None]:
@@ -25,19 +21,15 @@ def accuracy(
 ) -> WinRate:
     """Share of pairs whose winner has the higher score, with a 95% interval; ties by label are left out.
 
-    The interval is Wilson's. Where ``prompts`` shows that several pairs share a prompt, and so do not err on their own,
-    it is a percentile bootstrap over prompts.
+    Pairs of one prompt do not err on their own: where ``prompts`` are given, the interval is over prompts. It is
+    honest for few of them (lodestar.evaluation.bounded_mean); of pairs that share none it is Clopper and Pearson's.
     """
     found = outcomes(differences, labels)
-    decided = [value for value in found if value is not None]
-    if not decided:
+    names = range(len(found)) if prompts is None else prompts
+    kept = [(value, name) for value, name in zip(found, names, strict=True) if value is not None]
+    if not kept:
         return WinRate(0.5, 0.0, 1.0, 0)
-    rate = wilson(sum(decided), len(decided))
-    if prompts is None or len(set(prompts)) == len(prompts) or rate.value in (0.0, 1.0):
-        return rate
-    kept = [(prompt, value) for prompt, value in zip(prompts, found, strict=True) if value is not None]
-    low, high = _interval([value for _, value in kept], [prompt for prompt, _ in kept])
-    return WinRate(rate.value, low, high, rate.n)
+    return bounded_mean([value for value, _ in kept], [name for _, name in kept])
 
 
 def accuracy_difference(
@@ -48,9 +40,9 @@ def accuracy_difference(
     *,
     seed: int = 0,
 ) -> WinRate:
-    """Accuracy of ``ours`` less that of ``theirs`` on the same pairs, by a paired bootstrap over prompts.
+    """Accuracy of ``ours`` less that of ``theirs`` on the same pairs, with an interval over prompts.
 
-    ``value``, ``low`` and ``high`` are differences, −1 … 1.
+    ``value``, ``low`` and ``high`` are differences, −1 … 1; the interval is lodestar.evaluation.bounded_mean's.
     """
     rows = [
         (prompt, a - b)
@@ -59,29 +51,21 @@ def accuracy_difference(
     ]
     if not rows:
         return WinRate(0.0, -1.0, 1.0, 0)
-    values = [value for _, value in rows]
-    low, high = _interval(values, [prompt for prompt, _ in rows], seed=seed)
-    return WinRate(sum(values) / len(values), low, high, len(values))
+    return bounded_mean([value for _, value in rows], [prompt for prompt, _ in rows], low=-1.0, high=1.0, seed=seed)
 
 
-def kendall_tau(scores: Sequence[float], values: Sequence[float]) -> float | None:
-    """τ_b (Kendall 1945): (concordant − discordant) / √(pairs not tied in one · pairs not tied in the other).
+def kendall_tau(differences: Sequence[float], labels: Sequence[float]) -> float | None:
+    """τ_b (Kendall 1945) over the pairs that were judged, which need not be all pairs of some completions:
 
-    None where one of the two never varies.
+        (concordant − discordant) / √(pairs not tied by score · pairs not tied by label)
+
+    ``differences`` are scores of the first less the second, ``labels`` say whether the first is better (above ½). None
+    where one of the two has no pair but ties.
     """
-    total, untied_a, untied_b = 0, 0, 0
-    for i in range(len(scores)):
-        for j in range(i):
-            a = (scores[i] > scores[j]) - (scores[i] < scores[j])
-            b = (values[i] > values[j]) - (values[i] < values[j])
-            total, untied_a, untied_b = total + a * b, untied_a + abs(a), untied_b + abs(b)
-    return total / math.sqrt(untied_a * untied_b) if untied_a and untied_b else None
-
-
-def mean_with_interval(values: Sequence[float], *, seed: int = 0) -> WinRate:
-    """A mean with its percentile-bootstrap 95% interval."""
-    low, high = _interval(values, range(len(values)), seed=seed)
-    return WinRate(sum(values) / len(values), low, high, len(values))
+    ours = [(difference > 0) - (difference < 0) for difference in differences]
+    theirs = [(label > 0.5) - (label < 0.5) for label in labels]
+    untied = sum(map(abs, ours)) * sum(map(abs, theirs))
+    return sum(a * b for a, b in zip(ours, theirs, strict=True)) / math.sqrt(untied) if untied else None
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -97,23 +81,15 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return covariance / scale if scale else 0.0
 
 
-def _interval(values: Sequence[float], prompts: Sequence[Hashable], *, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, resampling prompts with all their values (Efron 1979)."""
-    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    rows = np.array([index[prompt] for prompt in prompts])
-    sums = np.bincount(rows, weights=np.asarray(values, dtype=np.float64), minlength=len(index))
-    counts = np.bincount(rows, minlength=len(index)).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    drawn = np.concatenate([_resampled(rng, sums, counts) for _ in range(RESAMPLES // 500)])
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    return low, high
+def equal_parts(values: Sequence[float], count: int) -> list[list[int]]:
+    """Positions of the values in ``count`` parts from the least to the largest, as equal as ties allow.
 
-
-def _resampled(rng: np.random.Generator, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """500 means; in pieces, for memory."""
-    chosen = rng.integers(len(sums), size=(500, len(sums)))
-    means: np.ndarray = sums[chosen].sum(1) / counts[chosen].sum(1)
-    return means
+    Equal values are in one part, so nothing hangs on the order in which they stand; a part may be empty.
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for position, rank in enumerate(_ranks(values)):
+        parts[int((rank - 0.5) / len(values) * count)].append(position)
+    return parts
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -91,5 +91,5 @@ def refuse_old(root: Path) -> None:
     if (root / CONFIG).exists() and any((root / name).exists() for name in _OLD):
         raise FailedPrecondition(
             f"{root} is a run of an older version, whose stages had no seals: finish it with that version, start it "
-            "under another name=…, or --fresh throws it away (its models are folders below models/: model.path takes them)"
+            "under another name=…, or --fresh throws it away (its models are folders: model.path takes them)"
         )

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lodestar.preference.calibration import TEMPERATURES
 from lodestar.report.drawing import Figure, axes, intervals, proportions, vertical
 from lodestar.report.facts import Row
 
@@ -25,6 +24,10 @@ def accuracies(card: Row) -> Figure:
     )
     rate = card["accuracy"]
     says = f"{rate['value']:.1%} of {rate['n']} pairs without ties, 95% interval {rate['low']:.1%}–{rate['high']:.1%}."
+    training = card.get("training", {})
+    for cut in (one.get("cut_short") for one in (training, *training.get("other_members", ()))):
+        if cut:
+            says += f" max_seconds cut its training short at {cut['done']} of {cut['total']} steps."
     return Figure("rm-accuracy", "Accuracy", says, [dots], layout, height=90 + 56 * len(named))
 
 
@@ -52,20 +55,40 @@ def reliability(card: Row) -> Figure:
     }
     layout = axes("what the model says", xaxis={"tickformat": ".0%"}, yaxis={"tickformat": ".0%"})
     says = f"How often it is so; expected calibration error {card['calibration']['ece']:.3f}"
+    says += _temperature(card["calibration"])
     traces = [diagonal, dots]
     if "scaled" in card["calibration"]:
-        scaled = card["calibration"]["scaled"]
-        temperature = card["calibration"]["temperature"]
-        says += f", {scaled['ece']:.3f} with scores divided by the held-out temperature {temperature:.2f} (lighter)"
-        if temperature >= TEMPERATURES[1]:
-            says += ", which is the largest tried: on held-out pairs the scores say nothing, or the opposite"
-        x, y = ([one[name] for one in scaled["bins"]] for name in ("predicted", "observed"))
+        x, y = ([one[name] for one in card["calibration"]["scaled"]["bins"]] for name in ("predicted", "observed"))
         colour = {"color": "@second"}
         traces.append(dots | {"x": x, "y": y, "line": {**colour, "width": 1.5}, "marker": colour})
     last = card["calibration"].get("scaled", card["calibration"])
     if "ece_of_chance" in last:
         says += f"; chance alone makes it {last['ece_of_chance']:.3f}"
     return Figure("rm-reliability", "Calibration", f"{says}.", traces, layout)
+
+
+def _temperature(calibration: Row) -> str:
+    """The temperature that held-out pairs gave and what it did, or why none is applied."""
+    if "temperature" not in calibration:
+        return ""
+    value, low, high = (calibration.get(name) for name in ("temperature", "temperature_low", "temperature_high"))
+    if "scaled" in calibration:
+        interval = f", 95% interval {low:.2f}–{high:.2f}" if "temperature_low" in calibration else ""
+        return (
+            f", {calibration['scaled']['ece']:.3f} with scores divided by the held-out temperature {value:.2f}"
+            f"{interval} (lighter)"
+        )
+    if value is None:
+        reason = "on held-out pairs the scores say nothing, or the opposite"
+    elif value == 0:
+        reason = "on held-out pairs the scores were never wrong, which fits every small one"
+    elif high is None:
+        reason = f"held-out pairs fit {value:.2f} best, but also every one above {low:.2f}"
+    elif low == 0:
+        reason = f"held-out pairs fit {value:.2f} best, but also every one below {high:.2f}"
+    else:
+        reason = f"held-out pairs fit {value:.2f} best, 95% interval {low:.2f}–{high:.2f}, and 1 as well"
+    return f"; no temperature is applied: {reason}"
 
 
 def histogram(card: Row) -> Figure:
@@ -137,5 +160,8 @@ def learning_curve(points: Sequence[Row]) -> Figure:
         "hovertemplate": "%{x} rows: %{y:.1%}<extra></extra>",
     }
     says = f"From {points[0]['value']:.1%} with {points[0]['rows']} rows to {points[-1]['value']:.1%} with all."
+    cut = [f"{point['rows']}" for point in points if point.get("cut_short")]
+    if cut:
+        says += f" max_seconds cut training short with {', '.join(cut)} rows."
     layout = axes("rows of feedback trained on", xaxis={"type": "log"}, yaxis={"tickformat": ".0%"})
     return Figure("rm-learning-curve", "Accuracy against data", says, [line], layout)

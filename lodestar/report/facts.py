@@ -48,16 +48,10 @@ class Facts:
         return str(self.results.get("evaluation", {}).get("judge", "reward"))
 
     @property
-    def offset(self) -> float:
-        """What PPO subtracted from every score, as far as the files tell."""
-        wanted = self.config.get("ppo", {}).get("score", {}).get("offset", "none")
-        if isinstance(wanted, int | float):
-            return float(wanted)
-        if wanted == "demonstrations":
-            return float(self.card.get("offset") or 0.0)
-        if wanted == "samples":
-            return float(self.results.get("evaluation", {}).get("reward_before", 0.0))
-        return 0.0
+    def offset(self) -> float | None:
+        """What PPO subtracted from every score, as the learner recorded it; None where it did not."""
+        found = self.steps[-1].get("offset") if self.steps else None
+        return None if found is None else float(found)
 
 
 def judgement(reply: Row, judge: str) -> float:
@@ -89,5 +83,11 @@ def read_facts(root: Path) -> Facts:
         steps=folder.rows(ppo, "metrics.jsonl"),
         samples=folder.rows(evaluated, "samples.jsonl"),
         card=read_json(card / "card.json") if card and (card / "card.json").exists() else {},
-        training={name: fit["history"] for name, fit in fits.items() if fit.get("history")},
+        training={name: _curve(fit) for name, fit in fits.items() if fit.get("history")},
     )
+
+
+def _curve(fit: Row) -> list[Row]:
+    """Evaluations of a training, and a last line where the clock ended it."""
+    cut = fit.get("cut_short")
+    return [*fit["history"], *([{"cut_short": cut["done"] / cut["total"], **cut}] if cut else [])]

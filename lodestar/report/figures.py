@@ -96,8 +96,11 @@ def running_win_rate(facts: Facts) -> Figure | None:
 
 
 def score_against_kl(facts: Facts) -> Figure | None:
-    """How much score each nat of KL bought: PPO's path, and best-of-n's points at their KL bound."""
-    steps = [row for row in facts.steps if "score" in row and "kl_sequence" in row]
+    """How much score each nat of KL bought: PPO's path, and best-of-n's points at their KL bound.
+
+    A step's score and KL are both of the policy that made its batch. What the learner did not record is left out.
+    """
+    steps = [row for row in facts.steps if row.get("score") is not None and row.get("kl_sequence") is not None]
     if len(steps) < 2:
         return None
     kl = [max(0.0, row["kl_sequence"]) for row in steps]
@@ -113,23 +116,37 @@ def score_against_kl(facts: Facts) -> Figure | None:
         "hovertemplate": "step %{customdata}: score %{y:.3g} at %{x:.3g}<extra></extra>",
     }
     traces, alternatives = [path], [[math.sqrt(value) for value in kl]]
-    best = facts.results.get("evaluation", {}).get("best_of_n_score", {})
-    if best:
-        nats = [best_of_n_kl(int(n)) for n in best]
-        traces.append(marks("best of n", nats, [score - facts.offset for score in best.values()], list(best)))
+    says = f"The score went from {steps[0]['score']:.2f} to {steps[-1]['score']:.2f} at {kl[-1]:.2f} nats. "
+    for trace, nats in _other_policies(facts):
+        traces.append(trace)
         alternatives.append([math.sqrt(value) for value in nats])
-    if "reward_after" in facts.results.get("evaluation", {}):
-        after = facts.results["evaluation"]["reward_after"] - facts.offset
-        traces.append(marks("PPO, held-out prompts", kl[-1:], [after], ["final"], "star"))
-        alternatives.append([math.sqrt(kl[-1])])
+    if facts.offset is None:
+        says += "The learner did not record what it subtracted from scores, so no other policy stands beside."
+    else:
+        says += "Best-of-n stands at its bound log\u00a0n\u00a0−\u00a0(n\u00a0−\u00a01)/n."
+        shaped = facts.config.get("ppo", {}).get("score", {})
+        if shaped.get("clip") is not None or shaped.get("missing_eos") is not None:
+            says += " Only PPO's steps are clipped, or replaced where EOS is missing, as configured."
     layout = axes("KL to the SFT model, nats per sequence", showlegend=True, legend=LEGEND)
-    says = (
-        f"The score went from {steps[0]['score']:.2f} to {steps[-1]['score']:.2f} at {kl[-1]:.2f} nats. "
-        "Best-of-n stands at its bound log\u00a0n\u00a0−\u00a0(n\u00a0−\u00a01)/n."
-    )
     return Figure(
         "score-kl", "Reward-model score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives}
     )
+
+
+def _other_policies(facts: Facts) -> list[tuple[Row, list[float]]]:
+    """Best-of-n and the trained policy on held-out prompts, on the scale of PPO's scores, with their KLs."""
+    if facts.offset is None:
+        return []
+    found = []
+    if best := facts.results.get("baseline", {}).get("best_of_n_score", {}):
+        nats = [best_of_n_kl(int(n)) for n in best]
+        scores = [score - facts.offset for score in best.values()]
+        found.append((marks("best of n", nats, scores, list(best)), nats))
+    after, last = facts.results.get("evaluation", {}).get("reward_after"), facts.steps[-1].get("kl_after")
+    if after is not None and last is not None:
+        nats = [max(0.0, last)]
+        found.append((marks("PPO, held-out prompts", nats, [after - facts.offset], ["final"], "star"), nats))
+    return found
 
 
 def over_optimisation(facts: Facts) -> Figure | None:
@@ -137,7 +154,7 @@ def over_optimisation(facts: Facts) -> Figure | None:
 
     Score and judge are drawn as their change since the first step: their zeros mean nothing to each other.
     """
-    steps = [row for row in facts.steps if "score" in row and "kl_root" in row]
+    steps = [row for row in facts.steps if row.get("score") is not None and row.get("kl_root") is not None]
     judged = [row for row in steps if row.get("gold") is not None]
     unsure = [row for row in steps if row.get("score_disagreement")]
     if len(steps) < 2 or not (judged or unsure):
@@ -206,6 +223,9 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
         )
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     says = f"Held-out loss at its minimum: {min(held_out):.3f}; the stage keeps those weights." if held_out else ""
+    for line in lines:
+        if "cut_short" in line:
+            says += f" max_seconds cut it short at {line['done']} of {line['total']} steps."
     titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
     layout = axes("optimizer step", showlegend=True, legend=LEGEND)
     place, _, kind = stage.rpartition(".")

@@ -24,7 +24,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("score_disagreement", "Disagreement", "of a reward ensemble; growing, the policy left what it knows"),
     ),
     "Distance from the SFT model": (
-        Metric("kl_sequence", "KL per sequence", "nats"),
+        Metric("kl_sequence", "KL per sequence", "nats, of the policy that made the batch"),
+        Metric("kl_after", "KL after the update", "nats per sequence, of the policy that the step left"),
         Metric("kl_k1", "KL per token, k1", "log π/π_ref, the estimate in the reward"),
         Metric("kl_k3", "KL per token, k3", "never negative"),
         Metric("kl_root", "√KL per sequence", "the distance that over-optimisation grows with"),
@@ -41,6 +42,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("ratio_min", "Smallest ratio", "of a batch"),
         Metric("policy_grad_norm", "Gradient norm", "policy, before clipping"),
         Metric("learning_rate", "Learning rate", "policy"),
+        Metric("nothing_to_learn", "Nothing to learn", "1 where all advantages of a batch were equal"),
     ),
     "Critic": (
         Metric("value_loss", "Value loss", "clipped"),

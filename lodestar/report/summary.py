@@ -31,19 +31,20 @@ def write_summary(root: Path) -> dict[str, Any]:
         "win_rate": {**found["win_rate"], "judge": found["judge"]} if "win_rate" in found else None,
         "best_of_n": {n: rate["value"] for n, rate in found.get("best_of_n", {}).items()},
         "reward": {"before": found.get("reward_before"), "after": found.get("reward_after")},
-        "kl": steps[-1]["kl_sequence"] if steps else None,
+        "kl": steps[-1]["kl_after"] if steps else None,
         "reward_model": _accuracy(folder),
         "over_optimised_at": next((step["step"] for step in steps if step.get("over_optimised")), None),
         "steps": len(steps),
         "wall_seconds": round(sum(seconds.values()), 3),
         "seconds": seconds,
+        "cut_short": {name: cut for name in seconds if (cut := _cut_short(folder, name))},
         "response_tokens_per_second": _tokens_per_second(steps),
         "rollouts": rollouts(steps),
         "services": _services(seals.values()),
         "seed": folder.run.seed,
         "versions": versions(),
     }
-    write_atomically(root / "summary.json", json.dumps(summary, indent=2))
+    write_atomically(root / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     return summary
 
 
@@ -62,6 +63,12 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in VERSIONS},
     }
+
+
+def _cut_short(folder: RunFolder, stage: str) -> dict[str, int] | None:
+    """``{"done", "total"}`` steps of a training that its max_seconds ended."""
+    found = folder.figures(folder.plan.step(stage), "fit.json").get("cut_short")
+    return None if found is None else dict(found)
 
 
 def _services(seals: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lodestar import strict_json
 from lodestar.errors import ResumeRefused
-from lodestar.files import json_line
 from lodestar.records import LedgerEntry
 
 
@@ -30,9 +30,9 @@ class JsonLines:
         self._file.truncate(offset)
 
     def append(self, rows: Iterable[Mapping[str, Any] | LedgerEntry]) -> None:
-        """Writes one line per row."""
+        """Writes one line per row; numbers that are none are named in it (strict_json)."""
         for row in rows:
-            self._file.write(json_line(asdict(row) if isinstance(row, LedgerEntry) else row).encode())
+            self._file.write(strict_json.dumps(asdict(row) if isinstance(row, LedgerEntry) else row).encode() + b"\n")
         self._file.flush()
 
     def sync(self) -> int:

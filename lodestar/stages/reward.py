@@ -11,7 +11,7 @@ from lodestar.recipe.stage import Bench, Kind, Stage
 
 
 class Reward(Stage, RewardTrainingConfig):
-    """A scalar head over a language model's trunk, trained on feedback of every kind; its card says what it is worth."""
+    """A scalar head over a language model's trunk, trained on feedback; its card says what it is worth."""
 
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
         "policy": "model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,10 +54,29 @@ class Fit:
     stopped: str
     """epochs, patience or max_seconds."""
 
+    @property
+    def cut_short(self) -> dict[str, int] | None:
+        """``{"done": 320, "total": 960}`` steps where max_seconds ended the stage before its epochs or its patience."""
+        return {"done": self.steps, "total": self.planned} if self.stopped == "max_seconds" else None
+
+    def figures(self) -> dict[str, Any]:
+        """What a card or a summary keeps of it, in plain numbers."""
+        return {
+            "steps": self.steps,
+            "planned": self.planned,
+            "best_step": self.best_step,
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+            "cut_short": self.cut_short,
+            "history": self.history,
+        }
+
 
 def write_fit(folder: Path, fitted: Fit | None) -> None:
     """Writes how a training went to ``folder/fit.json``: what None trained, nothing."""
-    write_atomically(folder / "fit.json", json.dumps(None if fitted is None else asdict(fitted), indent=1))
+    write_atomically(
+        folder / "fit.json", json.dumps(None if fitted is None else {**fitted.figures(), "best": fitted.best})
+    )
 
 
 def fit(
@@ -75,14 +94,15 @@ def fit(
 
     The state is written at every evaluation; if ``state_file`` is there, the stage goes on from it. ``max_seconds``
     holds for steps and evaluations together: one that would leave no time for another before the last is skipped. The
-    learning rate then also falls with time, so that a stage cut short by the clock has decayed too.
+    learning rate then also falls with time, so that a stage cut short by the clock has decayed too; the last that its
+    progress hears is ``cut_short``, the share of the planned steps that were done.
 
     Args:
         identity: digests of all that the state depends on, by the name a person knows it by.
 
     Raises:
         ResumeRefused: the saved state belongs to other settings or data, which the message names.
-        NonFinite: a loss or gradient is NaN or infinite; the last good state stays on disk.
+        NonFinite: a loss, held-out loss or gradient is NaN or infinite; the last good state stays on disk.
     """
     batches = plan(objective.lengths, config.batch_tokens, config.epochs, seed=f"{seed}/{name}")
     every = max(1, round(len(batches) / config.epochs / config.evaluations_per_epoch))
@@ -118,7 +138,10 @@ def fit(
             break
     model.load_state_dict(state.best, strict=False)
     best = next(row for row in state.history if row["step"] == state.best_step)
-    return Fit(state.step, len(batches), state.best_step, best, state.history, state.seconds, stopped)
+    result = Fit(state.step, len(batches), state.best_step, best, state.history, state.seconds, stopped)
+    if result.cut_short:
+        progress.metrics({"cut_short": result.steps / result.planned})
+    return result
 
 
 def _step(
@@ -147,6 +170,8 @@ def _evaluate(state: Saved, model: nn.Module, objective: Objective, progress: Pr
     """Takes the held-out figures, remembers them, and the weights if they are the best so far."""
     with torch.no_grad():
         figures = objective.evaluate(model)
+    if not math.isfinite(figures["held_out_loss"]):
+        raise NonFinite(f"the held-out loss is {figures['held_out_loss']} after step {state.step}; lower learning_rate")
     if losses:
         figures = {"loss": sum(losses) / len(losses), **figures}
     progress.metrics(figures)

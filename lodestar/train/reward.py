@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.files import read_demonstrations, read_feedback
-from lodestar.errors import ConfigError
-from lodestar.files import write_atomically
+from lodestar.errors import ConfigError, NonFinite
+from lodestar.files import read_json, write_atomically
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     load_scalar_model,
@@ -108,12 +108,15 @@ class RewardTraining:
         model, result = self._train("reward", self._seed, self._feedback["train"])
         curve = self._learning_curve()
         save_model(model, self._tokenizer, output)
-        for i, other in enumerate(others, start=2):
+        for i, (other, _) in enumerate(others, start=2):
             save_model(other, self._tokenizer, output / f"member-{i}")
-        card = self._card([model, *others])
-        card["training"] = {name: value for name, value in asdict(result).items() if name != "best"}
+        card = self._card([model, *(other for other, _ in others)])
+        card["training"] = result.figures()
+        if others:
+            card["training"]["other_members"] = [figures for _, figures in others]
         if curve:
-            card["learning_curve"] = [*curve, {"rows": len(self._feedback["train"]), **card["accuracy"]}]
+            last = {"rows": len(self._feedback["train"]), **card["accuracy"], "cut_short": result.cut_short}
+            card["learning_curve"] = [*curve, last]
         write_card(output, card)
         return result
 
@@ -154,14 +157,16 @@ class RewardTraining:
                 score_head(model).weight.mul_(SUMMED_HEAD)
         return model
 
-    def _member(self, number: int) -> Any:
-        """A further model of an ensemble, from a seed of its own; from its folder when it is finished."""
+    def _member(self, number: int) -> tuple[Any, dict[str, Any]]:
+        """A further model of an ensemble, from a seed of its own, and how training went; from disk when finished."""
         folder = self._state / f"member-{number + 1}"
-        if (folder / "config.json").exists():  # save_model renames a folder that is whole
-            return load_scalar_model(folder, device=self._device)
-        model, _ = self._train(folder.name, self._seed + number, self._feedback["train"])
+        figures = folder.with_suffix(".json")
+        if figures.exists():  # written last
+            return load_scalar_model(folder, device=self._device), read_json(figures)
+        model, result = self._train(folder.name, self._seed + number, self._feedback["train"])
         save_model(model, self._tokenizer, folder)
-        return model
+        write_atomically(figures, json.dumps(result.figures(), allow_nan=False))
+        return model, result.figures()
 
     def _learning_curve(self) -> list[dict[str, Any]]:
         """Accuracy on the evaluation split of models trained on shares of the data; each smaller is in the larger."""
@@ -170,10 +175,11 @@ class RewardTraining:
         points = []
         for share in sorted(self._training.learning_curve):
             rows = order[: max(1, round(share * len(order)))]
-            model, _ = self._train(f"share-{share:g}", self._seed, rows)
+            model, result = self._train(f"share-{share:g}", self._seed, rows)
             judged = judge([model], self._tokenizer, self._feedback["evaluation"], self._training, self._model)
-            rate = accuracy(judged.differences, [row.label for row in judged.comparisons])
-            points.append({"rows": len(rows), "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n})
+            pairs = judged.comparisons
+            rate = accuracy(judged.differences, [row.label for row in pairs], [row.prompt for row in pairs])
+            points.append({"rows": len(rows), **asdict(rate), "cut_short": result.cut_short})
         return points
 
     def _card(self, models: Sequence[Any]) -> dict[str, Any]:
@@ -197,13 +203,19 @@ def judge(
     training: RewardTrainingConfig,
     config: ModelConfig,
 ) -> Judged:
-    """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads."""
+    """Scores of every completion by the mean of the models' reward heads, and by their aspects' heads.
+
+    Raises:
+        NonFinite: a model gave a score that is no number.
+    """
     groups = encode_groups(tokenizer, feedback)
     scores_MBA = torch.stack([score_all(model, groups, training, config) for model in models])
+    if not bool(torch.isfinite(scores_MBA).all()):
+        raise NonFinite("the reward model gave a score that is NaN or infinite: its weights are broken")
     labels = _labels(models[0])
     rewards = [i for i, name in enumerate(labels) if name not in training.aspects]
     per_member = scores_MBA[:, :, rewards].permute(1, 0, 2).flatten(1)
-    spread = per_member.std(1).tolist() if per_member.shape[1] > 1 else None
+    spread = per_member.std(1, correction=0).tolist() if per_member.shape[1] > 1 else None
     aspects: Mapping[str, list[float]] = {
         name: scores_MBA[:, :, i].mean(0).tolist() for i, name in enumerate(labels) if i not in rewards
     }
@@ -218,4 +230,4 @@ def _labels(model: Any) -> tuple[str, ...]:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Writes the card beside its model."""
-    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "card.json", json.dumps(card, indent=2, allow_nan=False) + "\n")

@@ -127,5 +127,5 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_and_the_last_good_
     with pytest.raises(NonFinite, match=r"step 0 was undone: .* Its rollouts are in .*step-000000\.json"):
         run.conduct()
     assert time.monotonic() - began < 100
-    assert len(json.loads((run.unfinished / "failures" / "step-000000.json").read_text())) == BATCH
+    assert len(json.loads((run.unfinished / "failures" / "step-000000.json").read_text())["rollouts"]) == BATCH
     assert [path.name for path in (run.unfinished / "checkpoints").iterdir()] == ["step-000000"]

@@ -105,6 +105,7 @@ TRAINING = [
     learner("over_optimised", "Over-optimisation alarm", limit=1),
     learner("kl_root", "√KL to the reference, per sequence"),
     learner("kl_sequence", "KL to the reference, per sequence", limit=12),
+    learner("kl_after", "KL to the reference after the update, per sequence"),
     learner("kl_k1", "KL to the reference, per token: k1"),
     learner("kl_k3", "KL to the reference, per token: k3"),
     learner("kl_coefficient", "KL coefficient β"),
@@ -128,6 +129,7 @@ TRAINING = [
         {name: f"lodestar_ppo_{name}_grad_norm{{{LEARNER}}}" for name in ("policy", "critic")},
     ),
     learner("learning_rate", "Learning rate"),
+    learner("nothing_to_learn", "Batches whose advantages are all equal", limit=1),
     learner("staleness", "Staleness, steps"),
     learner("tokens_per_second", "Response tokens per second"),
     Panel("Steps and checkpoints", {

@@ -4,11 +4,14 @@
     P(i), P(tie), P(j) ∝ e^{(θ_i−θ_j)/2}, ν, e^{−(θ_i−θ_j)/2}     Davidson 1970
 
 Half votes are right where a tie means two votes that disagree; on ties that people mean as "equal" they shrink true
-gaps, and Davidson's model is right. Strengths are centred: they sum to 0. Their errors:
+gaps, and Davidson's model is right. A label that is neither win, tie nor loss is a share of ``count`` votes, and says
+what those votes say one by one. Strengths are centred: they sum to 0. Their errors:
 
     information   inverse of the observed information, where the model is the data's (no ties, or Davidson)
     sandwich      H⁻¹ M H⁻¹ with M the sum of squared scores (Huber 1967): half votes make no likelihood of their own,
-                  a tie has less variance than one vote
+                  a tie has less variance than one vote. Squares of few comparisons cannot be told from 0, so those of
+                  a pair with n are mixed with the p(1 − p) of votes, their bound, as n to z² = 3.84: the weights by
+                  which Wilson's (1927) interval mixes a proportion's variance with its bound
     laplace       with a penalty: the curvature of the posterior under the normal prior that it stands for
 """
 
@@ -29,6 +32,8 @@ Ties = Literal["half", "davidson"]
 ITERATIONS = 200
 TOLERANCE = 1e-10
 """Of the largest gradient per comparison."""
+_GAP_22: Floats = np.array([[1.0, 0.0], [0.0, 0.0]])
+"""A vote moves d alone, not log ν."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +78,7 @@ class _Point(NamedTuple):
     gradient_P: Floats
     curvature_PP: Floats
     squares_PP: Floats
-    """Sum over comparisons of the outer product of their scores."""
+    """Expected outer products of the comparisons' scores, summed: see sandwich above."""
 
 
 def fit(table: Table, *, ties: Ties = "half", penalty: float = 0.0) -> Fit:
@@ -99,7 +104,7 @@ def fit(table: Table, *, ties: Ties = "half", penalty: float = 0.0) -> Fit:
     point = _maximise(table, x_P, penalty, with_ties)
     # The strengths' sum is not identified: the pseudo-inverse is the covariance of centred strengths.
     bread_PP = np.linalg.pinv(point.curvature_PP, hermitian=True)
-    sandwich = not davidson and bool((table.label_C % 1).any())
+    sandwich = not davidson and table.ties > 0
     errors: Literal["information", "sandwich", "laplace"] = (
         "laplace" if penalty else "sandwich" if sandwich else "information"
     )
@@ -161,13 +166,29 @@ def _at(table: Table, x_P: Floats, penalty: float, with_ties: bool) -> _Point:
     spread_C22 -= np.einsum("ca,cb->cab", mean_C2, mean_C2)
     prior_P = np.where(np.arange(len(x_P)) < count, penalty, 0.0)
     likelihood = float(table.count_C @ (outcome_CO * log_p_CO).sum(axis=1))
+    squares_C22 = _variance(table, p_CO[:, 0])[:, None, None] * _GAP_22
     return _Point(
         loss=-likelihood + 0.5 * float(prior_P @ x_P**2),
         likelihood=likelihood,
         gradient_P=prior_P * x_P - _spread(table, table.count_C[:, None] * score_C2, len(x_P)),
         curvature_PP=_spread(table, table.count_C[:, None, None] * spread_C22, len(x_P)) + np.diag(prior_P),
-        squares_PP=_spread(table, np.einsum("c,ca,cb->cab", table.count_C, score_C2, score_C2), len(x_P)),
+        squares_PP=_spread(table, table.count_C[:, None, None] * squares_C22, len(x_P)),
     )
+
+
+def _variance(table: Table, p_C: Floats) -> Floats:
+    """Variance of a vote under half votes, [C], the same for all comparisons of a pair of items.
+
+    The mean of (y − p)² over the pair's comparisons, mixed with its bound p(1 − p).
+    """
+    pairs, pair_C = np.unique(np.stack((table.first_C, table.second_C), axis=1), axis=0, return_inverse=True)
+    share_C = np.where(
+        table.label_C == 0.5, (0.5 - p_C) ** 2, table.label_C * (1 - p_C) ** 2 + (1 - table.label_C) * p_C**2
+    )
+    votes_Q = np.bincount(pair_C, weights=table.count_C, minlength=len(pairs))
+    squares_Q = np.bincount(pair_C, weights=table.count_C * share_C, minlength=len(pairs))
+    mixed_C: Floats = (squares_Q[pair_C] + Z95**2 * p_C * (1 - p_C)) / (votes_Q[pair_C] + Z95**2)
+    return mixed_C
 
 
 def _spread(table: Table, local: Floats, parameters: int) -> Floats:

@@ -5,7 +5,8 @@
     sft,ppo-40,0.5              sft,ppo-40,tie               ppo-40,sft,0,4
 
 ``label`` is the probability that the first is better (1, 0, 0.5 for a tie, anything between for a share of votes);
-``winner`` names it in words. ``count`` repeats a row. Other columns are left alone.
+``winner`` names it in words. ``count`` repeats a row: a label 0.7 with count 10 is the same ten votes as rows 1 with
+count 7 and 0 with count 3. Other columns are left alone.
 """
 
 from __future__ import annotations
@@ -84,12 +85,14 @@ class Table:
         return votes_KK
 
     def record(self) -> list[tuple[float, float, float]]:
-        """Wins, ties and losses of every item; a label that is no tie is a win of the likelier."""
+        """Wins, ties and losses of every item; a label that is no tie is a share of the votes."""
+        tied_C = self.label_C == 0.5
         counted = np.zeros((len(self.items), 3))
-        for first, second, label, count in zip(self.first_C, self.second_C, self.label_C, self.count_C, strict=True):
-            outcome = 1 if label == 0.5 else 0 if label > 0.5 else 2
-            counted[first, outcome] += count
-            counted[second, 2 - outcome] += count
+        for items_C, share_C in ((self.first_C, self.label_C), (self.second_C, 1 - self.label_C)):
+            outcomes_C3 = np.where(
+                tied_C[:, None], [[0.0, 1.0, 0.0]], np.stack((share_C, 0 * share_C, 1 - share_C), axis=1)
+            )
+            np.add.at(counted, items_C, self.count_C[:, None] * outcomes_C3)
         return [(float(wins), float(ties), float(losses)) for wins, ties, losses in counted]
 
 

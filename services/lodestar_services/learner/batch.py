@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lodestar import strict_json
 from lodestar.errors import InvalidArgument, NonFinite
 from lodestar.files import write_atomically
 from lodestar.model.packed import PackedBatch
@@ -114,8 +114,8 @@ class Batch:
 
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
-    """Write rollouts as JSON for a person to look at; NaN and Infinity stand as such."""
-    write_atomically(path, json.dumps([asdict(rollout) for rollout in rollouts]))
+    """Write ``{"rollouts": […]}`` as JSON for a person to look at; numbers that are none are named (strict_json)."""
+    write_atomically(path, strict_json.dumps({"rollouts": [asdict(rollout) for rollout in rollouts]}))
 
 
 def _check(rollout: Rollout) -> None:

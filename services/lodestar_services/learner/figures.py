@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lodestar.ppo import kl
-from lodestar.ppo.losses import LossSums, explained_variance, ratio_metrics
+from lodestar.ppo.losses import LossSums, explained_variance, ratio_metrics, varies
 from lodestar_services.learner.batch import Responses
 from lodestar_services.learner.ranks import Ranks
 
@@ -20,9 +20,13 @@ def batch_figures(
     entropy_R: Tensor,
     values_R: Tensor,
     returns_R: Tensor,
+    advantages_R: Tensor,
     step: int,
 ) -> dict[str, float]:
-    """Metrics known before the first epoch; ``shaped_B`` are the scores as rewards, ``step`` the iterations done."""
+    """Metrics known before the first epoch: of the policy that the responses came from, before its update.
+
+    ``shaped_B`` are the scores as rewards, ``advantages_R`` not yet whitened, ``step`` the iterations done.
+    """
     sequences = len(responses.sequences)
     k1_R = kl.k1(proximal_R, responses.reference_R)
     tensors = {
@@ -41,6 +45,7 @@ def batch_figures(
     }
     figures = {name: float(value) for name, value in tensors.items()}
     figures["explained_variance"] = explained_variance(values_R, returns_R)
+    figures["nothing_to_learn"] = float(not varies(advantages_R))
     return figures
 
 

@@ -161,6 +161,7 @@ class LearnerLoop:
             "seconds": self._seconds,
             "tickets": self._collector.totals(),
             "sources": source_means(rollouts),
+            "offset": self._trainer.offset,
             **figures,
         }
         self._journal.record(row, settled)

@@ -10,6 +10,7 @@ It is written for any number of ranks (see ranks.py): every rank calls ``step`` 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,8 @@ from lodestar_services.learner.gradients import Gradients
 from lodestar_services.learner.optimizer import MasterAdamW
 from lodestar_services.learner.pretraining import PretrainingText
 from lodestar_services.learner.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -118,6 +121,7 @@ class Trainer:
             decay = linear_decay(self.steps_done, self.config.steps)
             figures = self._optimise(batch, decay)
             figures |= batch.figures
+            figures["kl_after"] = self._kl_after(batch.responses)
             figures["kl_coefficient"] = self._kl.coefficient
             figures["learning_rate"] = self.config.learning_rate * decay
             self._kl = self._kl.update(figures["kl_sequence"], len(batch.responses.sequences))
@@ -148,8 +152,16 @@ class Trainer:
             entropy_R=entropy_R,
             values_R=values_R,
             returns_R=returns_R,
+            advantages_R=advantages_R,
             step=self.steps_done,
         )
+        if figures["nothing_to_learn"] and config.whiten_advantages:
+            log.warning(
+                "step %d teaches the policy nothing of its rewards: all %d response tokens have the same advantage, "
+                "and whitening leaves 0; give larger batches (ppo.batch), or set ppo.whiten_advantages: false",
+                self.steps_done + 1,
+                len(advantages_R),
+            )
         return Batch(
             responses=responses,
             proximal_R=proximal_R,
@@ -217,6 +229,19 @@ class Trainer:
         if not bool(torch.isfinite(looked).all()):
             raise NonFinite("the policy's log-probs or the critic's values are not finite")
         return proximal_R, entropy_R, values_R
+
+    @torch.no_grad()
+    def _kl_after(self, responses: Responses) -> float:
+        """KL to the reference, nats per sequence, of the policy as the step leaves it."""
+        logprobs_R = torch.zeros_like(responses.behaviour_R)
+        mine = self._ranks.share(range(len(responses.sequences)))
+        for micro in responses.micro_batches(mine, self.config.micro_batch_tokens):
+            packed = responses.pack(micro)
+            logprobs_R[responses.rows(micro)] = response_logprobs(
+                self.policy, packed, temperature=self.config.temperature
+            )[0]
+        (logprobs_R,) = self._ranks.total(logprobs_R[None])
+        return float(kl.sequence_kl(logprobs_R, responses.behaviour_R, responses.reference_R, responses.lengths_B))
 
     def _rewards(self, responses: Responses, proximal_R: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards per token, and the scores after offset and clip (before whitening)."""

@@ -47,7 +47,7 @@ class OverOptimisationWatch:
             for sample in rollout.samples
             if self._judge is not None and self._judge in sample.heads
         ]
-        found = {"kl_root": math.sqrt(max(0.0, figures["kl_sequence"]))}
+        found = {"kl_root": math.sqrt(max(figures["kl_sequence"], 0.0))}  # NaN stays NaN
         if judged:
             found |= {"gold": fmean(judged), "gold_std": pstdev(judged)}
         self._history.append(

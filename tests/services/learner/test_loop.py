@@ -220,6 +220,19 @@ async def test_a_run_learns_and_leaves_one_ledger_line_per_ticket(start):
     }  # fmt: skip
 
 
+async def test_every_line_of_the_metrics_is_json_and_says_what_the_scores_were_lowered_by(start):
+    run = start("a", steps=2)
+    run.trainer.offset = -12.58
+    step = run.trainer.step
+    run.trainer.step = lambda rollouts: step(rollouts) | {"kl_k3": math.inf}
+    await run.finish()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in run.folder.metrics.read_text().splitlines()]
+    assert [row["offset"] for row in rows] == [-12.58, -12.58]
+    assert [(row["kl_k3"], row["not_finite"]) for row in rows] == [(None, {"kl_k3": "inf"})] * 2
+    assert rows[0]["kl_sequence"] == pytest.approx(0.0, abs=1e-5), "of the policy that made the batch"
+    assert rows[0]["kl_after"] > 1e-3, "of the policy that the step left"
+
+
 async def test_a_resumed_run_is_bit_equal_to_an_undisturbed_one(start):
     whole = start("whole")
     await whole.finish()

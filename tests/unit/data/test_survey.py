@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import krippendorff
 import pytest
 from typer.testing import CliRunner
 
@@ -38,7 +39,9 @@ def test_a_survey_counts_what_a_person_would(tmp_path: Path) -> None:
     assert found.completion_words == (2, 2, 2, 2, 2)
     assert found.bad_rows[0].endswith("votes.jsonl:42: completions[1] is empty")
     assert found.bad_rows[1].endswith("votes.jsonl:43: label must be between 0 and 1, got 3.0")
-    assert -0.5 < found.alpha["pairs"] < 0.5
+    ada, carl = [1.0] * 20, [1.0, 0.5] * 10
+    both = [ada + [1 - label for label in ada], carl + [1 - label for label in carl]]  # every pair both ways round
+    assert found.alpha["pairs"] == pytest.approx(krippendorff.alpha(both, level_of_measurement="ordinal"))
 
 
 def test_the_command_prints_counts_and_bad_rows(tmp_path: Path) -> None:

@@ -191,3 +191,58 @@ def test_moving_average_follows_the_weights() -> None:
     update_average(average, [torch.ones(2)], decay=0.9)
     update_average(average, [torch.ones(2)], decay=0.9)
     assert average[0].tolist() == pytest.approx([0.19, 0.19])
+
+
+def test_the_kl_of_a_policy_is_known_from_sequences_of_another() -> None:
+    """Two tokens of four symbols, the second's distribution given the first; the exact KL by enumeration."""
+    torch.manual_seed(0)
+
+    def policy(spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return (spread * torch.randn(4)).log_softmax(0), (spread * torch.randn(4, 4)).log_softmax(1)
+
+    (first_ref, second_ref), (first_old, second_old) = policy(1.0), policy(1.0)
+    first_new = (first_old + 0.4 * torch.randn(4)).log_softmax(0)
+    second_new = (second_old + 0.4 * torch.randn(4, 4)).log_softmax(1)
+    joint = first_new[:, None] + second_new
+    exact = float((joint.exp() * (joint - first_ref[:, None] - second_ref)).sum())
+    count = 40_000
+    one = torch.multinomial(first_old.exp(), count, replacement=True)
+    two = torch.multinomial(second_old.exp()[one], 1)[:, 0]
+
+    def logprobs(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return torch.stack((first[one], second[one, two]), dim=1).flatten()
+
+    new_R, old_R = logprobs(first_new, second_new), logprobs(first_old, second_old)
+    found = kl.sequence_kl(new_R, old_R, logprobs(first_ref, second_ref), torch.full((count,), 2))
+    assert float(found) == pytest.approx(exact, rel=0.03)
+    naive = float((new_R - logprobs(first_ref, second_ref)).view(-1, 2).sum(1).mean())
+    assert abs(naive - exact) > 0.1 * exact, "without weights the old policy's samples give another figure"
+
+
+def test_a_sequence_that_ended_keeps_its_weight() -> None:
+    new_R, old_R = torch.tensor([-1.0, -1.0, -2.0]), torch.tensor([-2.0, -1.0, -1.0])
+    reference_R = torch.tensor([-1.5, -1.0, -3.0])
+    found = kl.sequence_kl(new_R, old_R, reference_R, torch.tensor([1, 2]))
+    weights = [math.e / (math.e + 1), 1 / (math.e + 1), math.exp(-1) / (math.e + math.exp(-1))]
+    terms = [math.exp(-0.5) - 1 + 0.5, 0.0, math.exp(-1) - 1 + 1]
+    assert float(found) == pytest.approx(sum(w * t for w, t in zip(weights, terms, strict=True)), rel=1e-6)
+
+
+def test_no_value_counts_as_clipped_that_moved_less_than_the_clip() -> None:
+    torch.manual_seed(1)
+    old, step, returns = 3 * torch.randn(20_000), 0.1 * torch.randn(20_000), 3 * torch.randn(20_000)
+    values = old + step
+    moved = (values.double() - old.double()).abs() > 0.2
+    held = (old.double() + (values.double() - old.double()).clamp(-0.2, 0.2) - returns.double()).square()
+    expected = int((moved & (held > (values.double() - returns.double()).square())).sum())
+    found = losses.value_loss(values, old, returns, clip=0.2, tokens=20_000)
+    assert int(found.clipped) == pytest.approx(expected, abs=2)
+    assert 0.01 < expected / 20_000 < 0.03
+    still = losses.value_loss(values, old, returns, clip=1.0, tokens=20_000)
+    assert int(still.clipped) == 0
+
+
+def test_returns_that_vary_by_rounding_alone_are_explained_by_nothing() -> None:
+    returns = torch.full((100,), 0.7) + 1e-8 * torch.randn(100)
+    assert losses.explained_variance(torch.randn(100), returns) == 0.0
+    assert losses.explained_variance(returns, returns) == 0.0

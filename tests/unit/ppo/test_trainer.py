@@ -85,6 +85,41 @@ def test_every_metric_of_the_design_is_there_and_finite() -> None:
     assert figures["epochs_done"] == 2
 
 
+def test_the_kl_to_the_reference_is_also_known_of_the_policy_that_the_step_left() -> None:
+    """Against the enumeration of all responses; a run of one step would else report the SFT model's own KL, 0."""
+    start = llama(4, 1)
+    reference, log_reference = RESPONSES.token_logprobs(start), RESPONSES.log_distribution(start)
+    one = trainer(batch=1500, learning_rate=2e-2, minibatches=1)
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randn(len(RESPONSES.all), generator=generator)
+    before = 0.0
+    for _ in range(3):
+        figures = one.step(RESPONSES.rollouts(one.policy, reference, rewards, 1500, generator))
+        log_policy = RESPONSES.log_distribution(one.policy)
+        exact = float((log_policy.exp() * (log_policy - log_reference)).sum())
+        assert figures["kl_after"] == pytest.approx(exact, rel=0.15)
+        assert figures["kl_sequence"] == pytest.approx(before, abs=0.1)
+        assert abs(exact - before) > 0.1
+        before = exact
+
+
+@pytest.mark.parametrize(("tokens", "warned"), [((3,), True), ((2, 3), False)])
+def test_a_batch_that_teaches_nothing_says_so(
+    tokens: tuple[int, ...], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One sequence of one token: its advantage less the mean advantage is 0."""
+    one = trainer(batch=1, minibatches=1)
+    responses = Responses([0, 2], [tokens])
+    batch = responses.rollouts(
+        one.policy, responses.token_logprobs(one.policy), torch.tensor([1.0]), 1, torch.Generator()
+    )
+    before = weights_digest(tensor_digests(one.policy))
+    figures = one.step(batch)
+    assert figures["nothing_to_learn"] == float(warned)
+    assert (weights_digest(tensor_digests(one.policy)) == before) is warned
+    assert ("response tokens have the same advantage" in caplog.text) is warned
+
+
 def test_a_restored_trainer_goes_on_bit_for_bit() -> None:
     changes = {
         "ema": 0.9,
@@ -122,7 +157,10 @@ def test_a_reward_or_logprob_that_is_no_number_undoes_the_step_and_saves_the_bat
         one.step(batch)
     saved = tmp_path / "step-000001.json"
     assert str(saved) in str(caught.value)
-    assert len(json.loads(saved.read_text())) == 8
+    kept = json.loads(saved.read_text(), parse_constant=pytest.fail)
+    assert len(kept["rollouts"]) == 8
+    assert set(kept["not_finite"].values()) == {str(bad)}
+    assert all(f"rollouts[3].samples[0].{field}" in place for place in kept["not_finite"])
     assert digest(one) == before
     assert one.steps_done == 1
 

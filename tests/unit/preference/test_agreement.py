@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 
+import krippendorff
+import numpy as np
 import pytest
 
 from lodestar.preference.agreement import agreement, krippendorff_alpha, reliabilities
@@ -43,6 +47,20 @@ def test_a_pair_turned_round_is_the_same_pair() -> None:
     assert agreement(rows)["pairs"] == 1.0
 
 
+def test_alpha_of_pairs_is_krippendorffs_with_every_pair_both_ways_round() -> None:
+    rng = random.Random(2)
+    votes = {(i, name): rng.choice([0.0, 0.5, 1.0, 1.0]) for i in range(30) for name in "abc" if rng.random() < 0.8}
+    rows = [_vote(i, name, label, turned=rng.random() < 0.5) for (i, name), label in votes.items()]
+    once = [[votes.get((i, name), math.nan) for i in range(30)] for name in "abc"]
+    both = np.concatenate((once, 1 - np.array(once)), axis=1)
+    theirs = krippendorff.alpha(reliability_data=both, level_of_measurement="ordinal")
+    assert agreement(rows)["pairs"] == pytest.approx(theirs)
+
+
+def test_annotators_who_agree_on_pairs_agree_whichever_text_comes_first_in_the_alphabet() -> None:
+    assert agreement([_vote(i, name, 1.0) for i in range(5) for name in "ab"])["pairs"] == 1.0
+
+
 def test_ratings_agree_by_aspect() -> None:
     rows = [
         Feedback(f"p{i}", ("a",), Ratings({"fluency": (float(i % 5 + 1),)}, {"fluency": (1, 5)}), annotator=name)
@@ -68,6 +86,44 @@ def test_who_guesses_weighs_less() -> None:
     assert weights["alone"] == pytest.approx(1.0)
 
 
+def test_weights_measure_chance_between_labels_of_different_pairs() -> None:
+    """Written out: every label against the mean of the others on every other pair, each pair both ways round."""
+    rng = random.Random(3)
+    votes = {i: {name: rng.choice([0.0, 0.5, 0.5, 1.0]) for name in "abc"} for i in range(25)}
+    votes = {i: said | {"d": said["a"]} for i, said in votes.items()}
+    found = reliabilities([_vote(i, name, label) for i, said in votes.items() for name, label in said.items()])
+    both = {**votes, **{-1 - i: {name: 1 - label for name, label in said.items()} for i, said in votes.items()}}
+
+    def others(i: int, name: str) -> float:
+        return float(np.mean([label for other, label in both[i].items() if other != name]))
+
+    apart = [abs(both[i][n] - others(j, m)) for i, j in itertools.permutations(both, 2) for n in "abcd" for m in "abcd"]
+    chance = float(np.mean(apart))
+    raw = {n: max(0.0, 1 - float(np.mean([abs(both[i][n] - others(i, n)) for i in both])) / chance) for n in "abcd"}
+    mean = sum(raw.values()) / 4
+    assert found == pytest.approx({name: value / mean for name, value in raw.items()})
+    assert raw["a"] > 0.2
+
+
+def test_good_annotators_of_a_task_with_many_ties_keep_their_weight() -> None:
+    rng, rows = random.Random(4), []
+    for i in range(300):
+        truth = rng.choices([0.0, 0.5, 1.0], [1, 4, 1])[0]
+        for name in ("ada", "emmy", "kay"):
+            rows.append(_vote(i, name, truth if rng.random() < 0.75 else rng.choice([0.0, 0.5, 1.0])))
+        rows.append(_vote(i, "guess", rng.choices([0.0, 0.5, 1.0], [1, 4, 1])[0]))
+    weights = reliabilities(rows)
+    assert min(weights[name] for name in ("ada", "emmy", "kay")) > 1.0 > 0.7 > weights["guess"]
+
+
+def test_who_judged_a_pair_twice_does_not_agree_with_himself() -> None:
+    rng, rows = random.Random(5), []
+    for i in range(100):
+        for name in "ab":
+            rows.append(_vote(i, name, float(rng.random() < 0.5)))
+    assert reliabilities([*rows, *rows]) == reliabilities(rows)
+
+
 FOUR = ("a", "b", "c", "d")
 
 
@@ -84,13 +140,12 @@ def test_a_ranking_holds_every_pair_and_ties_where_places_are_shared() -> None:
     assert {(c.first, c.second): c.strength for c in pairs}[1, 2] == 2.0
 
 
-def test_ratings_compare_by_their_share_of_the_scale() -> None:
+def test_ratings_compare_by_their_share_of_the_scale_over_the_aspects_that_both_were_rated_for() -> None:
     ratings = Ratings({"x": (1.0, 5.0, None), "y": (1.0, None, 0.0)}, {"x": (1, 5), "y": (0, 1)})
     pairs = choices(Feedback("p", FOUR[:3], ratings))
     assert [(c.first, c.second, c.label, c.strength) for c in pairs] == [
-        (0, 1, 0.0, 0.5),
-        (0, 2, 1.0, 0.5),
-        (1, 2, 1.0, 1.0),
+        (0, 1, 0.0, 1.0),
+        (0, 2, 1.0, 1.0),
     ]
 
 

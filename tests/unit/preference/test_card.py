@@ -3,8 +3,12 @@
 import json
 import math
 import random
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+import statsmodels.api
 from sklearn import linear_model
 
 from lodestar.preference.baselines import BagOfWords, length_differences
@@ -141,16 +145,182 @@ def test_temperature_scaling_mends_a_boastful_models_probabilities() -> None:
     assert card["calibration"]["scaled"]["ece"] < 0.03 < card["calibration"]["ece"]
 
 
-@pytest.mark.parametrize("factor", [0.3, 1.0, 5.0])
-def test_the_fitted_temperature_undoes_a_factor(factor: float) -> None:
-    differences, labels = _votes(20_000)
-    assert fit_temperature([factor * d for d in differences], labels) == pytest.approx(factor, rel=0.06)
+@pytest.mark.parametrize("factor", [0.3, 1.0, 5.0, 5e3])
+def test_the_fitted_temperature_is_one_over_the_slope_of_statsmodels(factor: float) -> None:
+    differences, labels = _votes(4000)
+    found = fit_temperature([factor * d for d in differences], labels)
+    logit = statsmodels.api.Logit(labels, np.array(differences)[:, None]).fit(disp=0)
+    high, low = 1 / logit.conf_int()[0]
+    assert found.value == pytest.approx(factor / logit.params[0], rel=1e-6)
+    assert (found.low, found.high) == pytest.approx((factor * low, factor * high), rel=0.02)
+    assert found.supported is (factor != 1.0)
 
 
-def test_a_temperature_exists_for_scores_that_are_never_or_always_right() -> None:
-    assert fit_temperature([1.0, 2.0], [0.0, 0.0]) == pytest.approx(100.0)
-    assert fit_temperature([1.0, 2.0], [1.0, 1.0]) < 0.2
-    assert fit_temperature([0.0, 0.0], [1.0, 0.0]) == 1.0
+def test_a_temperature_exists_for_differences_however_large() -> None:
+    """70% right at a difference of 1000: σ(1000/T) = 0.7."""
+    found = fit_temperature([1000.0, -1000.0] * 50, [1.0, 0.0] * 35 + [0.0, 1.0] * 15)
+    assert found.value == pytest.approx(1000 / math.log(7 / 3), rel=1e-6)
+
+
+def test_a_temperature_that_the_pairs_do_not_know_has_an_open_end() -> None:
+    opposite = fit_temperature([1.0, 2.0], [0.0, 0.0])
+    assert (opposite.value, opposite.high) == (math.inf, math.inf)
+    right = fit_temperature([1.0, 2.0], [1.0, 1.0])
+    assert (right.value, right.low, right.high) == (0.0, 0.0, math.inf)
+    assert fit_temperature([1.0] * 60, [1.0] * 60).low == 0.0
+    assert fit_temperature([1.0] * 60, [1.0] * 60).high < 1.0
+    nothing = fit_temperature([0.0, 0.0], [1.0, 0.0])
+    assert (nothing.value, nothing.low, nothing.high) == (math.inf, 0.0, math.inf)
+    few = fit_temperature(*_votes(12, overconfidence=8.0))
+    assert not any(one.supported for one in (opposite, right, nothing, few))
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 4, 9, 40])
+def test_the_temperatures_interval_covers_the_truth_where_pairs_share_prompts(prompts: int) -> None:
+    """A prompt's pairs agree more than independent votes would: each prompt repeats one vote."""
+    rng, covered, rounds = np.random.default_rng(1), 0, 120
+    for _ in range(rounds):
+        one = rng.normal(0, 3, prompts)
+        vote = (rng.random(prompts) < 1 / (1 + np.exp(-one / 2))).astype(float)
+        sizes = rng.geometric(0.4, prompts)
+        groups = np.repeat(np.arange(prompts), sizes).tolist()
+        found = fit_temperature(np.repeat(one, sizes).tolist(), np.repeat(vote, sizes).tolist(), groups)
+        covered += found.low <= 2.0 <= found.high
+    assert covered / rounds >= 0.95
+
+
+def test_no_temperature_is_applied_that_the_held_out_pairs_do_not_support() -> None:
+    """Scores that hardly differ, and say nothing of the labels."""
+    rng = random.Random(11)
+    held_out, unseen = _feedback(60, 12), _feedback(60, 13)
+    flat = [Judged(rows, [rng.gauss(0, 1e-3) for _ in range(120)], [1] * 120) for rows in (unseen, held_out)]
+    calibration = make_card(_comparisons(20, 14), flat[0], [0.0], flat[1])["calibration"]
+    assert calibration["temperature_high"] is None
+    assert "scaled" not in calibration
+    honest = make_card(_comparisons(20, 14), _judged(unseen, boast=2.0), [0.0], _judged(held_out, boast=2.0))
+    assert honest["calibration"]["temperature_low"] < 1 < honest["calibration"]["temperature_high"]
+    assert "scaled" not in honest["calibration"], "1 leaves the scores as they are, and is as likely"
+
+
+# --- nothing hangs on the order of writing ---------------------------------------------------------------------------
+
+
+def test_equal_scores_are_calibrated_whichever_completion_is_written_first() -> None:
+    for labels in ([1.0] * 8, [1.0, 0.0] * 4, [0.0] * 8):
+        assert expected_calibration_error(reliability([0.0] * 8, labels)) == 0.0
+
+
+def _turned(judged: Judged, rng: random.Random) -> Judged:
+    """The same feedback with its rows in another order, and the completions of each."""
+    order = list(range(len(judged.feedback)))
+    rng.shuffle(order)
+    rows, places = [], []
+    for i in order:
+        record = judged.feedback[i]
+        seats = list(range(len(record.completions)))  # seats[new] = old
+        rng.shuffle(seats)
+        at = {old: new for new, old in enumerate(seats)}
+        verdict: Any = record.verdict
+        if isinstance(verdict, Ranking):
+            verdict = Ranking(tuple(tuple(at[old] for old in tied) for tied in verdict.order))
+        elif isinstance(verdict, Ratings):
+            verdict = Ratings({k: tuple(v[old] for old in seats) for k, v in verdict.aspects.items()}, verdict.scales)
+        else:
+            swapped = [(at[c.first] > at[c.second], c) for c in verdict]
+            verdict = tuple(
+                Choice(at[c.second], at[c.first], 1 - c.label, c.strength)
+                if swap
+                else Choice(at[c.first], at[c.second], c.label, c.strength)
+                for swap, c in swapped
+            )
+        gold = record.gold and tuple(record.gold[old] for old in seats)
+        texts = tuple(record.completions[old] for old in seats)
+        rows.append(replace(record, completions=texts, verdict=verdict, gold=gold))
+        places += [judged.starts[i] + old for old in seats]
+    pick = lambda values: [values[place] for place in places]  # noqa: E731 - used on four lists next to it
+    aspects = {name: pick(values) for name, values in judged.aspects.items()}
+    assert judged.deviations is not None
+    return Judged(rows, pick(judged.scores), pick(judged.lengths), aspects, pick(judged.deviations))
+
+
+def test_the_card_does_not_depend_on_the_order_of_rows_and_completions() -> None:
+    rng = random.Random(15)
+    rows: list[Feedback] = []
+    for i in range(60):
+        texts = tuple(f"{word} {i}" for word in "abcd"[: 2 + i % 3])
+        ratings = tuple(rng.choice([None, 1.0, 2.0, 5.0]) for _ in texts)
+        order = list(range(len(texts)))
+        rng.shuffle(order)
+        kinds: tuple[Any, ...] = (
+            tuple(Choice(0, k, rng.choice([1.0, 1.0, 0.5, 0.7])) for k in range(1, len(texts))),  # the chosen first
+            Ranking(tuple((k,) for k in order)),
+            Ratings({"x": ratings, "y": ratings[::-1]}, {"x": (1, 5), "y": (1, 5)}),
+        )
+        rows.append(Feedback(f"p{i // 2}", texts, kinds[i % 3], annotator="ab"[i % 2], subset=f"s{i % 2}"))
+    count = sum(len(row.completions) for row in rows)
+    scores, lengths, deviations = (
+        [float(rng.randrange(n)) for _ in range(count)] for n in (3, 2, 3)
+    )  # ties everywhere
+    judged = Judged(rows, scores, [int(n) for n in lengths], {"x": scores}, deviations)
+    train = _comparisons(40, 16)
+    one = make_card(train, judged, [0.0], judged)
+    for _ in range(3):
+        other = _turned(judged, rng)
+        _same(make_card(train, other, [0.0], other), one)
+
+
+def _same(one: Any, other: Any) -> None:
+    """Equal but for rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            _same(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            _same(a, b)
+    else:
+        assert one == pytest.approx(other, abs=1e-6) if isinstance(one, float) else one == other
+
+
+def test_a_bag_of_words_does_not_depend_on_which_words_stood_first() -> None:
+    rows = _comparisons(200, 17)
+    turned = [replace(row, completions=row.completions[::-1], label=1 - row.label) for row in rows[::-1]]
+    one, other = BagOfWords(rows).differences(rows), BagOfWords(turned).differences(rows)
+    assert one == pytest.approx(other, abs=1e-3)
+    assert BagOfWords(rows)._index == BagOfWords(turned)._index
+
+
+def test_score_by_length_keeps_equal_lengths_together() -> None:
+    """Scores drawn without a look at the length, all of 10 tokens: one bin, and no rise."""
+    rng = random.Random(18)
+    rows = _feedback(50, 19)
+    found = make_card(_comparisons(20, 20), Judged(rows, [rng.gauss(0, 1) for _ in range(100)], [10] * 100), [0.0])
+    (only,) = found["score_by_length"]["bins"]
+    assert (only["tokens"], only["n"]) == (10.0, 100)
+    mixed = Judged(rows, [rng.gauss(0, 1) for _ in range(100)], [10] * 60 + [20] * 40)
+    bins = make_card(_comparisons(20, 20), mixed, [0.0])["score_by_length"]["bins"]
+    assert [(one["tokens"], one["n"]) for one in bins] == [(10.0, 60), (20.0, 40)]
+
+
+# --- rankings, ratings and choices -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        (Choice(0, 1, 1.0), Choice(1, 2, 1.0), Choice(1, 3, 1.0)),
+        (Choice(0, 1, 1.0), Choice(1, 2, 1.0)),
+        Ranking(((0,), (1,), (2,), (3,))),
+        Ratings({"x": (5.0, 3.0, None, 1.0)}, {"x": (1, 5)}),
+    ],
+)
+def test_a_model_that_is_right_on_every_pair_judged_has_a_tau_of_one(verdict: Any) -> None:
+    rows = [Feedback(f"p{i}", ("a", "b", "c", "d"), verdict) for i in range(3)]
+    scores = [4.0, 3.0, 2.0, 1.0] if not isinstance(verdict, Ratings) else [4.0, 3.0, 9.0, 1.0]
+    card = make_card(_comparisons(20, 9), Judged(rows, scores * 3, [5] * 12), [0.0])
+    assert card["kendall_tau"]["value"] == pytest.approx(1.0)
+    assert card["kendall_tau"]["low"] < 0.2, "three prompts do not say much"
 
 
 def test_the_card_tells_subsets_rankings_and_aspects_apart() -> None:
@@ -168,7 +338,8 @@ def test_the_card_tells_subsets_rankings_and_aspects_apart() -> None:
             rows.append(Feedback(f"p{i}", texts, Ratings({"helpful": ratings}, {"helpful": (1, 5)}), subset="rated"))
             scores += values  # the wrong way round: ratings rise as values fall
         helpful += [-value for value in values]
-    card = make_card(_comparisons(20, 9), Judged(rows, scores, [5] * 160, {"helpful": helpful}, [0.1] * 160), [0.0])
+    doubt = [rng.random() for _ in range(160)]
+    card = make_card(_comparisons(20, 9), Judged(rows, scores, [5] * 160, {"helpful": helpful}, doubt), [0.0])
     assert card["subsets"]["ranked"]["model"]["value"] == 1.0
     assert card["subsets"]["rated"]["model"]["value"] == 0.0
     assert card["kendall_tau"]["value"] == pytest.approx(0.0)

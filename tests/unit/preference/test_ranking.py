@@ -8,11 +8,14 @@ import math
 import random
 from pathlib import Path
 
+import choix
 import numpy as np
 import pytest
+import statsmodels.api
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
+from scipy.stats import norm
 from typer.testing import CliRunner
 
 from lodestar.cli.app import app
@@ -44,7 +47,9 @@ def test_two_items_without_ties_have_the_log_odds_and_their_textbook_error() -> 
 def test_two_items_with_half_votes_count_a_tie_as_half_a_win_and_as_less_noise() -> None:
     wins, ties, losses = 20, 12, 8
     p = (wins + ties / 2) / 40
-    variance = (wins * (1 - p) ** 2 + ties * (0.5 - p) ** 2 + losses * p**2) / (40 * p * (1 - p)) ** 2
+    squares = wins * (1 - p) ** 2 + ties * (0.5 - p) ** 2 + losses * p**2
+    z2 = norm.ppf(0.975) ** 2
+    variance = 40 * (squares + z2 * p * (1 - p)) / (40 + z2) / (40 * p * (1 - p)) ** 2
     fitted = fit(Table.of([("a", "b", 1, wins), ("b", "a", 0.5, ties), ("b", "a", 1, losses)]))
     assert fitted.difference(0, 1) == pytest.approx((math.log(p / (1 - p)), math.sqrt(variance)), rel=1e-8)
     assert fitted.errors == "sandwich"
@@ -56,6 +61,49 @@ def test_two_items_under_davidson_have_the_log_odds_of_decided_comparisons() -> 
     assert fitted.log_ties == pytest.approx(math.log(12 / math.sqrt(20 * 5)), rel=1e-8)
     saturated = sum(n * math.log(n / 37) for n in (20, 12, 5))
     assert fitted.log_likelihood == pytest.approx(saturated, rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [[("a", "b", 0.7, 10)], [("b", "a", 0.3, 10)], [("a", "b", 1, 7), ("a", "b", 0, 3)]])
+def test_ten_votes_have_one_interval_however_they_are_written(rows: Rows) -> None:
+    theirs = statsmodels.api.Logit([1.0] * 7 + [0.0] * 3, np.ones((10, 1))).fit(disp=0)
+    table = Table.of(rows)
+    fitted = fit(table)
+    value, error = fitted.difference(table.items.index("a"), table.items.index("b"))
+    assert (value, error) == pytest.approx((theirs.params[0], theirs.bse[0]), rel=1e-6)
+    assert fitted.interval(table.items.index("a")) == pytest.approx([end / 2 for end in theirs.conf_int()[0]], rel=1e-5)
+    assert table.record()[table.items.index("a")] == pytest.approx((7, 0, 3))
+    assert table.record()[table.items.index("b")] == pytest.approx((3, 0, 7))
+
+
+def test_no_table_has_an_interval_without_width() -> None:
+    """A pair of which one tie is known is not sure because others met a thousand times."""
+    well_known: Rows = [("b", "c", label, 400) for label in (1, 0.5, 0)]
+    alone, beside = fit(Table.of([("a", "b", 0.5)])), fit(Table.of([("a", "b", 0.5, 1), *well_known]))
+    for fitted in (alone, beside):
+        assert fitted.difference(0, 1)[1] > 1.5
+    ties = [fit(Table.of([("a", "b", 0.5, n)])).difference(0, 1)[1] for n in (1, 10, 100, 1000)]
+    limits = [2 * (1 - 0.025 ** (1 / n)) for n in (10, 100, 1000)]  # of p − ½, were every vote that is no tie one-sided
+    assert ties == sorted(ties, reverse=True)
+    assert [1.96 * error > limit for error, limit in zip(ties[1:], limits, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 12])
+def test_few_ties_of_votes_that_disagree_cover_the_truth(n: int) -> None:
+    """Three items, n comparisons a pair of two votes each; tables without a maximum are drawn again."""
+    rng, truth, covered, rounds = random.Random(n), {"a": 0.5, "b": 0.0, "c": -0.5}, 0, 200
+    fitted = 0
+    while fitted < rounds:
+        rows: Rows = []
+        for a, b in list(itertools.combinations("abc", 2)) * n:
+            p = 1 / (1 + math.exp(truth[b] - truth[a]))
+            rows.append((a, b, ((rng.random() < p) + (rng.random() < p)) / 2, 1))
+        table = Table.of(rows)
+        if find_separation(table):
+            continue
+        value, error = fit(table).difference(table.items.index("a"), table.items.index("c"))
+        covered += abs(value - 1.0) < 1.96 * error
+        fitted += 1
+    assert covered / rounds >= 0.93
 
 
 # --- slow references on more items -----------------------------------------------------------------------------------
@@ -94,6 +142,38 @@ def test_half_votes_agree_with_zermelos_iteration() -> None:
     rows: Rows = [(a, b, rng.choice([0.0, 0.5, 1.0, 0.3]), rng.randint(1, 9)) for a, b in pairs]
     fitted, slow = fit(Table.of(rows)), zermelo(rows, "abcde")
     assert dict(zip(fitted.items, fitted.strength_K, strict=True)) == pytest.approx(slow, abs=1e-7)
+
+
+def test_strengths_are_choixs_and_errors_those_of_statsmodels() -> None:
+    rng, items = random.Random(3), "abcde"
+    rows: Rows = [(a, b, label, rng.randint(1, 9)) for a, b in itertools.combinations(items, 2) for label in (0, 1)]
+    fitted = fit(Table.of(rows))
+    won = [(items.index(a), items.index(b))[:: 1 if label else -1] for a, b, label, n in rows for _ in range(int(n))]
+    theirs = choix.opt_pairwise(5, won)
+    assert fitted.strength_K == pytest.approx(theirs - theirs.mean(), abs=1e-5)
+    design = np.zeros((len(won), 5))
+    for row, (winner, loser) in enumerate(won):
+        design[row, winner], design[row, loser] = 1.0, -1.0
+    signs = np.array([1.0, -1.0] * (len(won) // 2) + [1.0] * (len(won) % 2))  # a table of wins alone separates
+    model = statsmodels.api.Logit((signs + 1) / 2, (design * signs[:, None])[:, 1:]).fit(disp=0)
+    for item in range(1, 5):
+        value, error = fitted.difference(item, 0)
+        assert (value, error) == pytest.approx((model.params[item - 1], model.bse[item - 1]), rel=1e-5)
+
+
+def test_many_half_votes_have_the_sandwich_of_statsmodels() -> None:
+    rng, items = random.Random(4), "abcd"
+    pairs = list(itertools.combinations(range(4), 2)) * 800
+    labels = [rng.choices([1.0, 0.5, 0.0], [3, 4, 2])[0] for _ in pairs]
+    fitted = fit(Table.of([(items[i], items[j], label) for (i, j), label in zip(pairs, labels, strict=True)]))
+    design = np.zeros((len(pairs), 4))
+    for row, (i, j) in enumerate(pairs):
+        design[row, i], design[row, j] = 1.0, -1.0
+    family = statsmodels.api.families.Binomial()
+    model = statsmodels.api.GLM(labels, design[:, 1:], family=family).fit(cov_type="HC0")
+    assert fitted.errors == "sandwich"
+    for item in range(1, 4):
+        assert fitted.difference(item, 0) == pytest.approx((model.params[item - 1], model.bse[item - 1]), rel=5e-3)
 
 
 def test_davidson_agrees_with_a_search_and_its_errors_with_differences() -> None:

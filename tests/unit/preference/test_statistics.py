@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from lodestar.preference.statistics import (
     accuracy,
     accuracy_difference,
     correlation,
     kendall_tau,
-    mean_with_interval,
     spearman,
 )
 
@@ -21,12 +22,15 @@ def test_kendall_and_spearman_are_scipys() -> None:
     rng = random.Random(0)
     for _ in range(20):
         x, y = ([float(rng.randrange(5)) for _ in range(8)] for _ in range(2))
-        assert kendall_tau(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
+        pairs = list(itertools.combinations(range(8), 2))
+        differences = [x[i] - x[j] for i, j in pairs]
+        labels = [0.5 if y[i] == y[j] else float(y[i] > y[j]) for i, j in pairs]
+        assert kendall_tau(differences, labels) == pytest.approx(stats.kendalltau(x, y).statistic)
         assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
 def test_a_correlation_with_a_constant_is_undefined_or_nothing() -> None:
-    assert kendall_tau([1.0, 1.0], [0.0, 1.0]) is None
+    assert kendall_tau([1.0, 2.0], [0.5, 0.5]) is None
     assert correlation([1.0, 1.0], [0.0, 1.0]) == 0.0
 
 
@@ -54,10 +58,19 @@ def test_a_paired_difference_is_surer_than_two_accuracies() -> None:
     assert accuracy_difference(ours, ours, labels, list(range(400))).value == 0.0
 
 
-def test_the_bootstrap_covers_the_truth() -> None:
-    rng = random.Random(3)
-    covered = 0
-    for seed in range(60):
-        rate = mean_with_interval([rng.gauss(0.3, 1.0) for _ in range(60)], seed=seed)
-        covered += rate.low < 0.3 < rate.high
-    assert covered >= 52
+def test_a_difference_that_never_varied_has_an_interval_all_the_same() -> None:
+    found = accuracy_difference([1.0] * 3, [-1.0] * 3, [1.0] * 3, ["p", "q", "r"])
+    low, _ = proportion_confint(3, 3, method="beta")
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 2 * low - 1, 1.0))
+    same = accuracy_difference([1.0] * 4, [1.0] * 4, [1.0] * 4, list("pqrs"))
+    assert same.low < 0.0 == same.value < same.high
+
+
+def test_a_paired_difference_covers_the_truth() -> None:
+    rng, covered = random.Random(3), 0
+    for _ in range(200):
+        theirs = [1.0 if rng.random() < 0.6 else -1.0 for _ in range(12)]
+        ours = [1.0 if value < 0 and rng.random() < 0.5 else value for value in theirs]
+        found = accuracy_difference(ours, theirs, [1.0] * 12, [i // 2 for i in range(12)])
+        covered += found.low <= 0.2 <= found.high
+    assert covered >= 190

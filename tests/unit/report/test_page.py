@@ -1,6 +1,7 @@
 """The report stands alone, shows every part of a run, and is made of what a stranger's text cannot break."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from lodestar import metrics
+from lodestar import metrics, strict_json
 from lodestar.errors import DataError
 from lodestar.recipe.folder import RunFolder
 from lodestar.report import write_report
 from lodestar.report.facts import read_facts
+from lodestar.report.figures import score_against_kl
 from lodestar.report.metrics import GROUPS
 from lodestar.report.page import render
 
@@ -115,6 +117,43 @@ def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> N
         summary["win_rate"] |= dict(zip(("value", "low", "high"), rate, strict=True))
         (example_run.root / "summary.json").write_text(json.dumps(summary))
         assert said in Elements(render(read_facts(example_run.root))).text
+
+
+def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: RunFolder) -> None:
+    """With several reward sources the run's offset is not the one of the reward model's card."""
+    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
+    example_run.metrics.write_text("".join(json.dumps(row | {"offset": -12.58}) + "\n" for row in rows))
+    figure = score_against_kl(read_facts(example_run))
+    assert figure is not None
+    by_name = {trace["name"]: trace for trace in figure.data}
+    assert by_name["best of n"]["y"] == pytest.approx([0.83 + 12.58, 1.22 + 12.58, 1.55 + 12.58])
+    assert by_name["PPO, held-out prompts"]["y"] == pytest.approx([2.71 + 12.58])
+    assert by_name["PPO, held-out prompts"]["x"] == [rows[-1]["kl_after"]]
+    for row in rows:
+        del row["offset"]
+    example_run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unknown = score_against_kl(read_facts(example_run))
+    assert unknown is not None
+    assert [trace["name"] for trace in unknown.data] == ["PPO, by step"]
+    assert "did not record what it subtracted" in unknown.says
+
+
+def test_the_report_says_that_a_stage_was_cut_short(example_run: RunFolder) -> None:
+    line = {"stage": "sft", "seconds": 30.0, "done": 110, "total": 240, "cut_short": 110 / 240}
+    with (example_run.logs / "sft.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    text = Elements(render(read_facts(example_run))).text
+    assert text.count("max_seconds cut it short at 110 of 240 steps.") == 1
+
+
+def test_a_figure_that_was_no_number_is_left_out_of_its_curve(example_run: RunFolder) -> None:
+    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
+    rows[3] |= {"kl_k3": math.inf, "score": math.nan, "kl_sequence": math.nan}
+    example_run.metrics.write_text("".join(strict_json.dumps(row) + "\n" for row in rows))
+    facts = read_facts(example_run)
+    assert facts.steps[3]["not_finite"] == {"kl_k3": "inf", "score": "nan", "kl_sequence": "nan"}
+    assert "nan" not in str(score_against_kl(facts))
+    render(facts)
 
 
 def test_samples_go_from_the_largest_gain_to_the_largest_loss(example_run: RunFolder) -> None:

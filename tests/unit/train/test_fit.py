@@ -1,7 +1,7 @@
 """The supervised loop: batches, the held-out minimum, the clock, and going on after a kill."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +115,34 @@ def test_the_clock_stops_it_at_an_evaluation(tmp_path: Path) -> None:
     result = _fit(_model(), Line(), tmp_path / "s.pt", CONFIG.model_copy(update={"max_seconds": 1e-6}))
     assert (result.steps, result.stopped) == (1, "max_seconds")
     assert result.history[-1]["step"] == 1
+
+
+class Heard(Silent):
+    """What a stage told."""
+
+    def __init__(self) -> None:
+        self.figures: list[Mapping[str, float]] = []
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        self.figures.append(values)
+
+
+def test_a_stage_that_the_clock_cut_short_says_so_and_no_other_does(tmp_path: Path) -> None:
+    limits = {"max_seconds": 1e-6}, {"max_seconds": None}, {"max_seconds": None, "patience": 1}
+    found = []
+    for i, limit in enumerate(limits):
+        heard, identity = Heard(), {"configuration": "c"}
+        line = Line(held_out=[1, 2, 3] if "patience" in limit else ())
+        config = CONFIG.model_copy(update=limit)
+        path = tmp_path / f"{i}.pt"
+        result = fit("line", _model(), line, config, seed=0, state_file=path, identity=identity, progress=heard)
+        found.append((result.cut_short, result.figures()["cut_short"], heard.figures[-1].get("cut_short")))
+    assert found == [({"done": 1, "total": 20}, {"done": 1, "total": 20}, 1 / 20), (None,) * 3, (None,) * 3]
+
+
+def test_a_held_out_loss_that_is_not_a_number_is_an_error_and_no_figure(tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="the held-out loss is nan after step 2; lower learning_rate"):
+        _fit(_model(), Line(held_out=[1.0, math.nan]), tmp_path / "s.pt")
 
 
 class Timed(Line):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from lodestar.config import DataConfig, ModelConfig, RewardTrainingConfig
 from lodestar.data.files import DataFiles, read_feedback, write_feedback
 from lodestar.data.prepare import prepare
 from lodestar.data.tokenizer import train_tokenizer
-from lodestar.errors import ConfigError
+from lodestar.errors import ConfigError, NonFinite
 from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.loading import load_tokenizer, new_causal_lm, save_model
 from lodestar.preference.losses import bradley_terry
 from lodestar.preference.statistics import spearman
 from lodestar.records import Choice, Feedback, Ranking, Ratings
+from lodestar.rewards.combine import over_ensemble
 from lodestar.train import RewardTraining
 from lodestar.train.preference import PreferenceObjective, Trainee, bootstrap, rating_scales, score_all
+from lodestar.train.reward import judge
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "kv_heads": 2, "context_tokens": 96}
 BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1, "learning_rate": 5e-3, "centering": 0.0}
@@ -210,7 +213,39 @@ def test_an_ensemble_of_models_has_a_folder_each_and_trains_none_twice(made: Dat
     changed = (state / "member-2" / "model.safetensors").stat().st_mtime_ns
     _train(made, reward, state=state, ensemble=2, ensemble_of="models")
     assert (state / "member-2" / "model.safetensors").stat().st_mtime_ns == changed
-    assert json.loads((reward / "card.json").read_text())["ensemble"]["mean_standard_deviation"] > 0
+    card = json.loads((reward / "card.json").read_text())
+    assert card["ensemble"]["mean_standard_deviation"] > 0
+    (other,) = card["training"]["other_members"]
+    assert (other["stopped"], other["cut_short"]) == ("epochs", None)
+
+
+def test_the_cards_spread_of_an_ensemble_is_the_one_that_is_served(made: DataFiles) -> None:
+    tokenizer = load_tokenizer(made.tokenizer)
+    language = new_causal_lm(MODEL.architecture, tokenizer, seed=0)
+    models = [scalar_from_causal_lm(language, tokenizer, seed) for seed in range(3)]
+    rows = read_feedback(made.feedback("evaluation"))[:4]
+    alone = [judge([model], tokenizer, rows, _config(), MODEL).scores for model in models]
+    served = [over_ensemble(members, {}, offset=0.0) for members in zip(*alone, strict=True)]
+    found = judge(models, tokenizer, rows, _config(), MODEL)
+    assert found.deviations == pytest.approx([one.deviation for one in served], rel=1e-4)
+    assert found.scores == pytest.approx([one.value for one in served], rel=1e-4, abs=1e-5)
+
+
+def test_scores_that_are_no_numbers_make_no_card(made: DataFiles) -> None:
+    tokenizer = load_tokenizer(made.tokenizer)
+    broken = scalar_from_causal_lm(new_causal_lm(MODEL.architecture, tokenizer, seed=0), tokenizer, 0)
+    with torch.no_grad():
+        broken.score.weight.fill_(math.nan)
+    with pytest.raises(NonFinite, match="a score that is NaN or infinite"):
+        judge([broken], tokenizer, read_feedback(made.feedback("evaluation"))[:2], _config(), MODEL)
+
+
+def test_a_reward_model_that_the_clock_cut_short_says_so_on_its_card(made: DataFiles, tmp_path: Path) -> None:
+    _train(made, tmp_path / "reward", ensemble=2, ensemble_of="models", max_seconds=1e-3)
+    training = json.loads((tmp_path / "reward" / "card.json").read_text())["training"]
+    for one in (training, *training["other_members"]):
+        assert one["cut_short"] == {"done": one["steps"], "total": one["planned"]}
+        assert one["steps"] < one["planned"]
 
 
 def test_a_reward_model_trains_further_from_another(made: DataFiles, tmp_path: Path) -> None:
@@ -272,7 +307,7 @@ def test_likert_ratings_train_beside_comparisons(made: DataFiles, tmp_path: Path
     card = json.loads((tmp_path / "reward" / "card.json").read_text())
     assert card["aspects"]["quality"]["n"] >= 30
     assert -1 <= card["aspects"]["quality"]["spearman"] <= 1
-    assert card["calibration"]["temperature"] > 0
+    assert {"temperature", "temperature_low", "temperature_high"} <= card["calibration"].keys()
 
 
 @pytest.mark.parametrize("loss", ["ordinal", "regression"])
