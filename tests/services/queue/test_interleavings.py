@@ -19,7 +19,7 @@ from typing import cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lodestar_services.learner import collector as collector_module
+from lodestar.rollouts import collector as collector_module
 from lodestar_services.learner.journal import JsonLines
 
 from lodestar.config import PpoConfig

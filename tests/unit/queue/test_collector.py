@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from lodestar_services.learner import collector as module
+from lodestar.rollouts import collector as module
 
 from lodestar.errors import FailedPrecondition, NonFinite, RunPaused
 from lodestar.queue.memory import MemoryLearnerQueue
