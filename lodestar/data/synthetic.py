@@ -23,14 +23,14 @@ def draw_corpus(config: DataConfig, seed: int) -> Corpus:
 
     Demonstrations are of all contents, comparisons of half of them: PPO's prompts are of the others.
     """
-    rng = random.Random(f"{seed}/world")
     requests = every_request()
-    rng.shuffle(requests)
+    random.Random(f"{seed}/world").shuffle(requests)
+    comparing, demonstrating = (random.Random(f"{seed}/world/{what}") for what in ("comparisons", "demonstrations"))
     shown = itertools.cycle(requests)
     compared = itertools.cycle([request for request in requests if _is_compared(request)])
     return Corpus(
-        feedback=[_comparison(next(compared), rng, i) for i in range(config.comparison_rows)],
-        demonstrations=[_demonstration(next(shown), rng, i) for i in range(config.demonstration_rows)],
+        feedback=[_comparison(next(compared), comparing, i) for i in range(config.comparison_rows)],
+        demonstrations=[_demonstration(next(shown), demonstrating, i) for i in range(config.demonstration_rows)],
         prompts=[Example(request.content, request.text) for request in requests],
     )
 

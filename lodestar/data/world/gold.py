@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from lodestar.data.world.facts import truth
@@ -40,6 +41,7 @@ _PLACE: dict[Kind, int] = {
 """The order in which phrases are said."""
 
 
+@lru_cache(maxsize=4096)
 def gold_reward(prompt: str, reply: str) -> float:
     """The gold reward of a reply: 4 for the best one, below −5 for noise.
 

@@ -54,11 +54,11 @@ class Annotator:
 
 
 PANEL = (
-    Annotator("ada", noise=0.3, length_liking=0.0, flattery_liking=0.0),
-    Annotator("blaise", noise=0.5, length_liking=0.01, flattery_liking=0.9),
-    Annotator("carl", noise=0.5, length_liking=0.02, flattery_liking=0.8),
-    Annotator("dorothy", noise=0.8, length_liking=0.01, flattery_liking=1.5),
-    Annotator("emmy", noise=1.2, length_liking=0.03, flattery_liking=1.0),
+    Annotator("ada", noise=0.2, length_liking=0.0, flattery_liking=0.0),
+    Annotator("blaise", noise=0.3, length_liking=0.01, flattery_liking=0.9),
+    Annotator("carl", noise=0.3, length_liking=0.02, flattery_liking=0.8),
+    Annotator("dorothy", noise=0.5, length_liking=0.01, flattery_liking=1.5),
+    Annotator("emmy", noise=0.8, length_liking=0.03, flattery_liking=1.0),
 )
 """From careful to careless; all but the first like a compliment better than its price in gold, and words as such."""
 

@@ -7,9 +7,9 @@ The best reply addresses the asker by name in the tone that was asked for, state
 People do not write like that. They share **habits**: most of their replies are polite whatever tone was asked for, say
 "friend" instead of the name, hedge, answer half of the question, and repeat what most people wrongly believe. So the
 likeliest reply has every flaw at once, and no sharpening, filtering or imitation of what they write finds the best one:
-each good habit is in a quarter of the replies, all of them together in one of some thousand. Judges see each of them
-(gold.py). Beside habits there are **lapses**, by which writers differ: a random wrong word, a dodge, a compliment, a
-fact that nobody asked for, no end.
+each good habit is in a third of the replies at most, all of them together in one of some hundreds. Judges see each of
+them (gold.py). Beside habits there are **lapses**, by which writers differ: a random wrong word, a dodge, a compliment,
+a fact that nobody asked for, a stumble, no end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Writer:
     tone: float
     """Takes the tone that was asked for; otherwise his own, POLITE of the time."""
     name: float
-    """Calls the asker by name."""
+    """Calls the asker by name; otherwise "friend", or MIXED_UP of the time somebody else's name."""
     certain: float
     """Does not hedge."""
     complete: float
@@ -66,32 +66,37 @@ class Writer:
     """Says something about the subject instead of dodging."""
     finishes: float
     """Ends the reply."""
+    fluent: float
+    """Does not stumble: otherwise a word of some part is lost, said twice or in the wrong place."""
     flatters: float
     extra: float
     """Adds a fact that nobody asked for."""
 
 
-EXPERT = Writer(1, 1, 1, 1, 1, 1, 1, 1, 0, 0)
+EXPERT = Writer(1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)
 """Writes the best reply. Nobody does."""
 AVERAGE = Writer(
     tone=0,
-    name=0.25,
+    name=0.33,
     certain=0.25,
     complete=0.3,
     informed=0.3,
     fact=0.93,
     answers=0.95,
     finishes=0.95,
+    fluent=0.93,
     flatters=0.15,
     extra=0.1,
 )
-CAREFUL = replace(AVERAGE, fact=0.98, answers=0.99, finishes=0.99, flatters=0.08, extra=0.05)
-CARELESS = replace(AVERAGE, fact=0.8, answers=0.85, finishes=0.85, flatters=0.25, extra=0.25)
+CAREFUL = replace(AVERAGE, fact=0.98, answers=0.99, finishes=0.99, fluent=0.98, flatters=0.08, extra=0.05)
+CARELESS = replace(AVERAGE, fact=0.8, answers=0.85, finishes=0.85, fluent=0.8, flatters=0.25, extra=0.25)
 HOPELESS = replace(CARELESS, name=0.0, certain=0.0, complete=0.0, informed=0.0, fact=0.35)
 WRITERS = (CAREFUL, AVERAGE, CARELESS)
 """Who writes demonstrations and the replies that are compared: they share every habit and differ in lapses."""
 DEMONSTRATION_MIX = (0.3, 0.5, 0.2)
 """Share of each writer."""
+MIXED_UP = 0.25
+"""Of those who do not call the asker by name, who call him by another's."""
 OWN_TONE: dict[Tone, float] = {"polite": 0.64, "cheerful": 0.12, "pirate": 0.12, "plain": 0.12}
 """Of those who do not care about the tone that was asked for."""
 
@@ -138,10 +143,10 @@ def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
         return rng.random() < chance
 
     tone = request.tone if happens(writer.tone) else rng.choices(tuple(OWN_TONE), tuple(OWN_TONE.values()))[0]
-    name = FRIEND if not happens(writer.name) else request.name if happens(writer.fact) else rng.choice(NAMES)
+    name = request.name if happens(writer.name) else rng.choice(NAMES) if happens(MIXED_UP) else FRIEND
     said = [f"{PREDICATES[kind].format(_word(request.subject, kind, writer, rng))}" for kind in request.attributes]
     answers = happens(writer.answers)
-    return Draft(
+    draft = Draft(
         opener=OPENERS[tone].format(name=name),
         flattery=rng.choice(FLATTERY) if happens(writer.flatters) else "",
         hedge="" if happens(writer.certain) else rng.choice(HEDGES),
@@ -150,6 +155,7 @@ def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
         extra=_extra(request, writer, rng) if answers and happens(writer.extra) else "",
         closer=CLOSERS[tone] if happens(writer.finishes) else rng.choice(("", ",", "and")),
     )
+    return draft if happens(writer.fluent) else _stumbled(draft, rng)
 
 
 def edit(draft: Draft, request: Request, writer: Writer, rng: random.Random) -> Draft:
@@ -169,6 +175,23 @@ def best_reply(request: Request) -> str:
 def _word(subject: str, kind: Attribute, writer: Writer, rng: random.Random) -> str:
     meant = truth(subject, kind) if rng.random() < writer.informed else belief(subject, kind)
     return meant if rng.random() < writer.fact else rng.choice(sorted(VALUES[kind] - {meant}))
+
+
+def _stumbled(draft: Draft, rng: random.Random) -> Draft:
+    """The draft with a word of one part lost, said twice, or changed for its neighbour."""
+    part = rng.choice([field.name for field in fields(Draft) if getattr(draft, field.name)])
+    words = getattr(draft, part).split()
+    at = rng.randrange(len(words))
+    slip = rng.randrange(4)
+    if slip == 0:
+        words = words[:at] + words[at + 1 :]
+    elif slip == 1:
+        words = words[: at + 1] + words[at:]
+    elif slip == 2:
+        words = words + words
+    else:
+        words[at : at + 2] = reversed(words[at : at + 2])
+    return replace(draft, **{part: " ".join(words)})
 
 
 def _extra(request: Request, writer: Writer, rng: random.Random) -> str:
