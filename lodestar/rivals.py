@@ -105,7 +105,14 @@ class Start:
     """At temperature 1: the baseline of every win rate."""
     cooler: list[Side]
     """At lower temperatures, greedy last."""
-    best_of: dict[int, Side]
+    best_of: dict[str, Side]
+    """By n, as text."""
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> Start:
+        """What ``dataclasses.asdict`` made of it, back from JSON."""
+        sides = {n: Side(**side) for n, side in saved["best_of"].items()}
+        return cls(Side(**saved["plain"]), [Side(**side) for side in saved["cooler"]], sides)
 
 
 async def play_start(
@@ -123,7 +130,7 @@ async def play_start(
     for temperature in (*sorted(temperatures, reverse=True), 0.0):
         cooler.append(Side.of(only(await sample(temperature, 1)), temperature))
     several = await sample(1.0, max(best_of, default=1))
-    return Start(plain, cooler, {n: Side.best_of([takes[:n] for takes in several]) for n in best_of})
+    return Start(plain, cooler, {str(n): Side.best_of([takes[:n] for takes in several]) for n in best_of})
 
 
 @dataclass(frozen=True, slots=True)

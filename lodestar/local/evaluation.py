@@ -7,16 +7,19 @@ same samples. All calls are ordinary callers' traffic over gRPC: many in flight,
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from lodestar.client import AsyncPolicyClient, AsyncRewardClient
+from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
 from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, read_prompts, write_jsonl
 from lodestar.errors import Unavailable
@@ -24,12 +27,15 @@ from lodestar.evaluation import WinRate, best_of_n, win_rate
 from lodestar.layout import RunFolder
 from lodestar.local.board import Board, StageRow
 from lodestar.local.fleet import Fleet
-from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar.records import Completion, FinishReason, Prompt, SamplingParams, Scored, ScoreItem
+from lodestar.rivals import Sampler, Start, Take, figures, play_policy, play_start
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 120.0
 """How long a call is tried again while its server is away."""
 CALL_SECONDS = 600.0
+ROWS_PER_CALL = 128
+"""Replies whose log-probs one call to the reference server asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Evaluator:
         self._folder = folder
         self._board = board
         self._addresses = fleet.addresses("policy"), fleet.addresses("reward")
+        self._reference = fleet.addresses("reference")
         self._prompts = read_prompts(DataFiles.of(folder).evaluation_prompts)[: config.evaluation.prompts]
         self.watched: list[dict[str, Any]] = []
         """Running win rates taken so far."""
@@ -90,6 +97,8 @@ class Evaluator:
         chosen = {n: best_of_n(scores, judged, n) for n in self._config.evaluation.best_of}
         best_scores = {n: best_of_n(scores, scores, n) for n in self._config.evaluation.best_of}
         baseline = [self._judgement(reply) for reply in before]
+        start = await play_start(self._sampler("start", _showing(row)))
+        self._rivals.write_text(json.dumps(asdict(start)), encoding="utf-8")
         row.detail = f"{len(before)} prompts, {len(before) * (1 + most)} samples"
         return {
             "best_of_n": {str(n): asdict(win_rate(best, baseline)) for n, best in chosen.items()},
@@ -107,7 +116,9 @@ class Evaluator:
         rate = self._against_baseline(after, rows)
         row.detail = f"win rate {rate.value:.1%}"
         self._board.win_rate = {"step": step, **asdict(rate)}
-        return {"win_rate": asdict(rate), "reward_after": _mean([reply.score for reply in after])}
+        start = Start.read(json.loads(self._rivals.read_text(encoding="utf-8")))
+        found = figures(await play_policy(self._sampler("policy", _showing(row))), start)
+        return {"win_rate": asdict(rate), "reward_after": _mean([reply.score for reply in after]), **found}
 
     async def watch(self) -> None:
         """Takes a running win rate every ``watch_every`` steps; ends when it is cancelled."""
@@ -128,6 +139,54 @@ class Evaluator:
             self._board.win_rate = {"step": step, **asdict(rate)}
             self.watched.append(self._board.win_rate)
 
+    @property
+    def _rivals(self) -> Path:
+        return self._folder.root / "rivals.json"
+
+    def _sampler(self, purpose: str, progress: Callable[[int, int], None]) -> Sampler:
+        """Takes of whatever the policy servers serve, on the held-out prompts."""
+
+        async def sample(temperature: float, n: int) -> list[list[Take]]:
+            at = f"{purpose} at {temperature:g}"
+            return await self._takes(self._prompts, at, n, temperature, progress)
+
+        return sample
+
+    async def _takes(
+        self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Callable[[int, int], None]
+    ) -> list[list[Take]]:
+        """n takes of every prompt."""
+        made = await self._generated(prompts, purpose, n, temperature, progress)
+        async with (
+            AsyncPolicyClient(self._addresses[0], timeout=CALL_SECONDS) as policy,
+            AsyncReferenceClient(self._reference, timeout=CALL_SECONDS) as reference,
+        ):
+            asked = [await _patiently(functools.partial(policy.tokenize, prompt.text)) for prompt in prompts]
+            rows = [
+                Scored((*ids, *completion.token_ids), len(ids))
+                for ids, several in zip(asked, made, strict=True)
+                for completion, _ in several
+            ]
+            likely: list[float] = []
+            for first in range(0, len(rows), ROWS_PER_CALL):
+                some = rows[first : first + ROWS_PER_CALL]
+                found = await _patiently(functools.partial(reference.logprobs, some))
+                likely += [math.fsum(one.logprobs) for one in found.sequences]
+        known = iter(likely)
+        return [
+            [
+                Take(
+                    judgement=self._judgement(reply),
+                    score=reply.score,
+                    logprob=math.fsum(one.logprobs) if temperature else 0.0,
+                    start_logprob=next(known),
+                    tokens=reply.tokens,
+                )
+                for one, reply in several
+            ]
+            for several in made
+        ]
+
     def _samples(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._folder.samples.read_text(encoding="utf-8").splitlines()]
 
@@ -138,7 +197,14 @@ class Evaluator:
     async def _replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int, progress: Callable[[int, int], None]
     ) -> list[list[Reply]]:
-        """n judged replies of every prompt."""
+        """n judged replies of every prompt, at PPO's temperature."""
+        made = await self._generated(prompts, purpose, n, self._config.ppo.temperature, progress)
+        return [[reply for _, reply in several] for several in made]
+
+    async def _generated(
+        self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Callable[[int, int], None]
+    ) -> list[list[tuple[Completion, Reply]]]:
+        """n completions of every prompt, with what is thought of them."""
         policies, rewards = self._addresses
         admitted = asyncio.Semaphore(max(1, 2 * self._config.policy.max_sequences // n))
         finished = 0
@@ -147,12 +213,13 @@ class Evaluator:
             AsyncRewardClient(rewards, timeout=CALL_SECONDS) as reward,
         ):
 
-            async def reply_to(prompt: Prompt) -> list[Reply]:
+            async def reply_to(prompt: Prompt) -> list[tuple[Completion, Reply]]:
                 nonlocal finished
                 sampling = SamplingParams(
                     max_tokens=self._config.ppo.max_tokens,
                     n=n,
-                    temperature=self._config.ppo.temperature,
+                    temperature=temperature,
+                    logprobs=True,
                     seed=_seed(self._config.seed, purpose, prompt.id),
                 )
                 async with admitted:
@@ -165,13 +232,16 @@ class Evaluator:
                 finished += 1
                 progress(finished, len(prompts))
                 return [
-                    Reply(
-                        one.text,
-                        len(one.token_ids),
-                        str(one.finish_reason),
-                        made.model.version.step,
-                        score.score,
-                        self._gold(prompt.text, one.text),
+                    (
+                        one,
+                        Reply(
+                            one.text,
+                            len(one.token_ids),
+                            str(one.finish_reason),
+                            made.model.version.step,
+                            score.score,
+                            self._gold(prompt.text, one.text),
+                        ),
                     )
                     for one, score in zip(made.completions, scores, strict=True)
                 ]

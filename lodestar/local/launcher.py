@@ -190,7 +190,8 @@ class Launcher:
             if learns or "baseline" in left:
                 fleet.start("policy", follows=learns)
             fleet.start("reward")
-            fleet.wait_ready(("policy", "reward"))
+            fleet.start("reference")  # PPO's, and the judge's: how likely a reply is to the SFT model
+            fleet.wait_ready(("policy", "reward", "reference"))
             if "baseline" in left:
                 with self._stage("baseline", []):
                     self._log.record("baseline", self._beat_until(fleet, judge.submit(judge.baseline())))
@@ -209,7 +210,6 @@ class Launcher:
         """PPO, until the learner ends well."""
         steps = [int(path.name.rpartition("-")[2]) for path in self._folder.checkpoints.glob("step-*")]
         watched = [rate for rate in self._log.results.get("watched", []) if rate["step"] <= max(steps, default=0)]
-        fleet.start("reference")
         fleet.start("learner", resume=bool(steps))
         fleet.start("rollout")
         watch = judge.submit(judge.watch())
@@ -233,7 +233,7 @@ class Launcher:
             self._board.say(ended.reason, "warning")
         fleet.scrape()
         self._log.record("services", watcher.services())  # again after the evaluation, which may be interrupted
-        fleet.stop(("rollout", "learner", "reference"))
+        fleet.stop(("rollout", "learner"))
 
     def _serve_final_policy(self, fleet: Fleet) -> int:
         """Makes sure that what is judged is what was saved, and returns its step.

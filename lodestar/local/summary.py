@@ -27,6 +27,7 @@ def write_summary(config: RunConfig, folder: RunFolder, log: RunLog) -> None:
     summary = {
         "win_rate": {**evaluation["win_rate"], "judge": config.evaluation.judge},
         "best_of_n": {n: rate["value"] for n, rate in baseline["best_of_n"].items()},
+        **{name: evaluation[name] for name in ("rivals", "greedy", "policy", "learned")},
         "reward": {"before": baseline["reward_before"], "after": evaluation["reward_after"]},
         "kl": steps[-1]["kl_sequence"],
         "reward_model": {
