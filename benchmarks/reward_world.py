@@ -2,7 +2,7 @@
 
     python benchmarks/reward_world.py bayes groups --seeds 0 1 2
 
-Of a seed's 120 contents, of 64 requests each, 22 are for tests: no demonstration, contrast or comparison is of one of those.
+Of a seed's 120 contents, of 64 requests each, 22 are for tests: no demonstration, contrast or comparison is of those.
 
 bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 40,000 demonstrations and two reward
         models of contrasts made from these and judged by that model's likelihoods (lodestar/data/contrasts.py,

@@ -1,6 +1,6 @@
 """Prompts of the synthetic world: who asks, in which tone the answer is wanted, and for which two facts.
 
-    "what is the home and the color of the owl ? answer mia like a pirate"
+    "what is the home and the color of the owl ? answer like a pirate to mia"
 
 ``Request.text`` writes a prompt and ``parse`` reads it back, so that the gold reward needs nothing but text.
 ``Request.content`` is what prompts are kept apart by: the animal and the two facts, whoever asks, in whatever tone
@@ -41,7 +41,7 @@ class Request:
     def text(self) -> str:
         """The prompt."""
         facts = " and the ".join(self.attributes)
-        return f"what is the {facts} of the {self.subject} ? answer {self.name} {TONE_PHRASES[self.tone]}"
+        return f"what is the {facts} of the {self.subject} ? answer {TONE_PHRASES[self.tone]} to {self.name}"
 
     @property
     def asked(self) -> dict[Attribute, str]:
@@ -67,7 +67,7 @@ _TONE_OF = {phrase: tone for tone, phrase in TONE_PHRASES.items()}
 _ATTRIBUTE_OF: dict[str, Attribute] = {attribute: attribute for attribute in ATTRIBUTES}
 _PROMPT = re.compile(
     rf"what is the ({'|'.join(ATTRIBUTES)}) and the (?!\1)({'|'.join(ATTRIBUTES)}) of the ({'|'.join(ANIMALS)}) \? "
-    rf"answer ({'|'.join(NAMES)}) ({'|'.join(_TONE_OF)})"
+    rf"answer ({'|'.join(_TONE_OF)}) to ({'|'.join(NAMES)})"
 )
 
 
@@ -81,5 +81,5 @@ def parse(text: str) -> Request:
     found = _PROMPT.search(text)
     if found is None:
         raise ValueError(f"not a prompt of the synthetic world: {text!r}")
-    first, second, subject, name, tone = found.groups()
+    first, second, subject, tone, name = found.groups()
     return Request(name, _TONE_OF[tone], subject, (_ATTRIBUTE_OF[first], _ATTRIBUTE_OF[second]))
