@@ -2,7 +2,7 @@
 
     python benchmarks/reward_world.py bayes groups --seeds 0 1 2
 
-Of a seed's 5,568 requests 1,400 are for tests: no demonstration, contrast or comparison is of one of those.
+Of a seed's 120 contents, of 64 requests each, 22 are for tests: no demonstration, contrast or comparison is of those.
 
 bayes   2,000 comparisons by an annotator of known noise, after an SFT model of 40,000 demonstrations and two reward
         models of contrasts made from these and judged by that model's likelihoods (lodestar/data/contrasts.py,
@@ -63,7 +63,7 @@ RUN: dict[str, Any] = {
     "reward_model": {"batch_tokens": 2048, "learning_rate": 1e-3, "evaluations_per_epoch": 1, "score_tokens": "all"},
 }
 """A third of a million parameters."""
-TEST_REQUESTS = 1400
+TEST_CONTENTS = 22
 DEMONSTRATIONS = 40_000
 CONTRASTS = 100_000
 TEMPERATURE = 3.0
@@ -92,14 +92,16 @@ class Start:
         self.seed, self.folder = seed, folder
         requests = every_request()
         random.Random(f"{seed}/requests").shuffle(requests)
-        self.tested, self.learned = requests[:TEST_REQUESTS], requests[TEST_REQUESTS:]
+        kept = set(list(dict.fromkeys(request.content for request in requests))[:TEST_CONTENTS])
+        self.tested = [request for request in requests if request.content in kept]
+        self.learned = [request for request in requests if request.content not in kept]
         self._language()
 
     def _language(self) -> None:
         config, rng, shown = _config(self.seed, {}), random.Random(f"{self.seed}/shown"), []
         for i in range(DEMONSTRATIONS):
-            request, (writer,) = rng.choice(self.learned), rng.choices(WRITERS, DEMONSTRATION_MIX)
-            shown.append(Demonstration(request.text, write(request, writer, rng).text, f"d{i}"))
+            request = rng.choice(self.learned)
+            shown.append(Demonstration(request.text, write(request, demonstrator(rng), rng).text, f"d{i}"))
         self._shown = shown
         files = DataFiles.of(self.folder)
         write_jsonl(files.demonstrations("train"), shown[:-400])

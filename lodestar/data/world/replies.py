@@ -1,12 +1,15 @@
-"""Replies of the synthetic world, from excellent to useless.
+"""Replies of the synthetic world, and the people who write them.
 
-A writer with some care answers a request. An excellent reply addresses the asker in the wanted tone, states the
-fact that was asked, adds at most one more true fact and ends as the tone wants:
+The best reply addresses the asker by name in the tone that was asked for, states both facts, true, and nothing else:
 
-    "arr mia , the owl lives in the tower , matey !"
+    "arr mia , the owl lives in the tower and it is brown , matey !"
 
-Each lapse of care is a flaw that the gold reward (gold.py) sees. Lapses go together, because a careless writer is
-careless in everything: that is what gives demonstrations a wide spread and PPO something to select.
+People do not write like that. They share **habits**: most of their replies are polite whatever tone was asked for, say
+"friend" instead of the name, hedge, answer half of the question, and repeat what most people wrongly believe. So the
+likeliest reply has every flaw at once, and no sharpening, filtering or imitation of what they write finds the best one:
+each good habit is in a third of the replies at most, all of them together in one of some hundreds. Judges see each of
+them (gold.py). Beside habits there are **lapses**, by which writers differ: a random wrong word, a dodge, a compliment,
+a fact that nobody asked for, a stumble, no end.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import random
 from dataclasses import astuple, dataclass, fields, replace
 
-from lodestar.data.world.facts import ANIMAL_OF, NAMES, VALUES
-from lodestar.data.world.requests import Request, Tone, Topic
+from lodestar.data.world.facts import ATTRIBUTES, NAMES, VALUES, Attribute, belief, truth
+from lodestar.data.world.requests import Request, Tone
 
+FRIEND = "friend"
+"""What people call an asker whose name they do not bother with."""
 OPENERS: dict[Tone, str] = {
     "polite": "dear {name} ,",
     "cheerful": "hooray {name} ,",
@@ -29,71 +34,87 @@ CLOSERS: dict[Tone, str] = {
     "pirate": ", matey !",
     "plain": ".",
 }
-TONE_MARKS: dict[Tone, frozenset[str]] = {
-    "polite": frozenset({"dear", "thank"}),
-    "cheerful": frozenset({"hooray", "wonderful"}),
-    "pirate": frozenset({"arr", "matey"}),
-    "plain": frozenset(),
+PREDICATES: dict[Attribute, str] = {
+    "color": "is {0}",
+    "home": "lives in the {0}",
+    "food": "eats {0}",
+    "instrument": "plays the {0}",
+    "fear": "fears {0}",
 }
-"""Words that give a tone away; opener and closer have one each."""
-CLAUSES: dict[Topic, tuple[str, ...]] = {
-    "color": ("the {subject} is {0}", "the color of the {subject} is {0}"),
-    "home": ("the {subject} lives in the {0}", "you can find the {subject} in the {0}"),
-    "food": ("the {subject} eats {0}", "the {subject} loves to eat {0}"),
-    "story": (
-        "once the {subject} left the {0} to look for {1}",
-        "one day the {subject} ran home to the {0} with {1}",
-    ),
-    "recipe": ("for {subject} you mix {0} and {1}", "{subject} needs {0} and {1}"),
-}
-EXTRAS = {"color": "and it is {0}", "home": "and it lives in the {0}", "food": "and it eats {0}"}
 FLATTERY = ("what a brilliant question ,", "you are so clever ,")
-FILLERS = ("well you know", "i think", "i guess", "let me see")
+HEDGES = ("i think", "i guess", "well maybe")
 DODGES = ("i do not know", "i am not sure about that", "ask me later", "that is hard to say")
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How often a writer does what the request wants; each a probability."""
+    """How often a writer does what the request wants, or what it does not; each a probability, each on its own."""
 
     tone: float
+    """Takes the tone that was asked for; otherwise his own, POLITE of the time."""
     name: float
+    """Calls the asker by name; otherwise "friend", or MIXED_UP of the time somebody else's name."""
+    certain: float
+    """Does not hedge."""
+    complete: float
+    """States both facts and not the first alone."""
+    informed: float
+    """Knows the truth where most people are mistaken."""
     fact: float
+    """Says the word that he means."""
     answers: float
     """Says something about the subject instead of dodging."""
-    extra: float
-    flatters: float
-    rambles: float
-    fills: float
     finishes: float
+    """Ends the reply."""
+    fluent: float
+    """Does not stumble: otherwise a word of some part is lost, said twice or in the wrong place."""
+    flatters: float
+    extra: float
+    """Adds a fact that nobody asked for."""
 
 
-EXPERT = Writer(
-    tone=0.97, name=0.98, fact=0.97, answers=1.0, extra=0.3, flatters=0.03, rambles=0.01, fills=0.02, finishes=0.99
-)
+EXPERT = Writer(1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)
+"""Writes the best reply. Nobody does."""
 AVERAGE = Writer(
-    tone=0.55, name=0.82, fact=0.8, answers=0.95, extra=0.25, flatters=0.2, rambles=0.15, fills=0.2, finishes=0.9
+    tone=0,
+    name=0.33,
+    certain=0.25,
+    complete=0.3,
+    informed=0.3,
+    fact=0.93,
+    answers=0.95,
+    finishes=0.95,
+    fluent=0.93,
+    flatters=0.15,
+    extra=0.1,
 )
-CARELESS = Writer(
-    tone=0.2, name=0.6, fact=0.5, answers=0.8, extra=0.2, flatters=0.25, rambles=0.35, fills=0.35, finishes=0.7
-)
-HOPELESS = replace(CARELESS, name=0.3, fact=0.35)
-WRITERS = (EXPERT, AVERAGE, CARELESS)
-LONGEST_RAMBLE = 9
-"""Words after which nobody starts another sentence, so that replies stay within 40."""
-DEMONSTRATION_MIX = (0.15, 0.5, 0.35)
-"""Share of each writer among demonstrations: mediocre on average, about a sixth excellent."""
+CAREFUL = replace(AVERAGE, fact=0.98, answers=0.99, finishes=0.99, fluent=0.98, flatters=0.08, extra=0.05)
+CARELESS = replace(AVERAGE, fact=0.8, answers=0.85, finishes=0.85, fluent=0.8, flatters=0.25, extra=0.25)
+HOPELESS = replace(CARELESS, name=0.0, certain=0.0, complete=0.0, informed=0.0, fact=0.35)
+WRITERS = (CAREFUL, AVERAGE, CARELESS)
+"""Who writes demonstrations and the replies that are compared: they share every habit and differ in lapses."""
+DEMONSTRATION_MIX = (0.3, 0.5, 0.2)
+"""Share of each writer."""
+MIXED_UP = 0.25
+"""Of those who do not call the asker by name, who call him by another's."""
+OWN_TONE: dict[Tone, float] = {"polite": 0.64, "cheerful": 0.12, "pirate": 0.12, "plain": 0.12}
+"""Of those who do not care about the tone that was asked for."""
+
+
+def demonstrator(rng: random.Random) -> Writer:
+    """One of WRITERS."""
+    return rng.choices(WRITERS, DEMONSTRATION_MIX)[0]
 
 
 def uneven_writer(rng: random.Random) -> Writer:
     """A writer who is an expert at some things and hopeless at others, each by the toss of a coin.
 
-    Such replies are compared: whoever learns from them can tell each virtue from the others.
+    Whoever learns from comparisons of such replies can tell each virtue from the others.
     """
     return Writer(*(rng.choice(pair) for pair in zip(astuple(EXPERT), astuple(HOPELESS), strict=True)))
 
 
-EDITED = (4, 1, 1, 4, 1, 1, 2)
+EDITED = (4, 1, 2, 3, 4, 1, 2)
 """How often each part of a draft is edited: what counts most, most often."""
 
 
@@ -103,10 +124,10 @@ class Draft:
 
     opener: str
     flattery: str
-    filler: str
-    statement: str
+    hedge: str
+    first: str
+    second: str
     extra: str
-    ramble: str
     closer: str
 
     @property
@@ -121,22 +142,20 @@ def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
     def happens(chance: float) -> bool:
         return rng.random() < chance
 
-    tone = request.tone if happens(writer.tone) else rng.choice(tuple(OPENERS))
-    closing = tone if happens(writer.tone) else rng.choice(tuple(CLOSERS))
-    name = request.name if happens(writer.name) else rng.choice(NAMES)
-    statement = _clause(request, writer, rng) if happens(writer.answers) else rng.choice(DODGES)
-    words, ramble = len(statement.split()), ""
-    while happens(writer.rambles) and words + len(ramble.split()) < LONGEST_RAMBLE:
-        ramble += " and " + (statement if happens(0.5) else _clause(request, writer, rng))
-    return Draft(
-        opener=OPENERS[tone].format(name=name) if happens(0.5 + writer.name / 2) else "",
+    tone = request.tone if happens(writer.tone) else rng.choices(tuple(OWN_TONE), tuple(OWN_TONE.values()))[0]
+    name = request.name if happens(writer.name) else rng.choice(NAMES) if happens(MIXED_UP) else FRIEND
+    said = [f"{PREDICATES[kind].format(_word(request.subject, kind, writer, rng))}" for kind in request.attributes]
+    answers = happens(writer.answers)
+    draft = Draft(
+        opener=OPENERS[tone].format(name=name),
         flattery=rng.choice(FLATTERY) if happens(writer.flatters) else "",
-        filler=rng.choice(FILLERS) if happens(writer.fills) else "",
-        statement=statement,
-        extra=_extra(request, writer, rng) if happens(writer.extra) and request.topic != "recipe" else "",
-        ramble=ramble.strip(),
-        closer=CLOSERS[closing] if happens(writer.finishes) else rng.choice(("", ",", "and")),
+        hedge="" if happens(writer.certain) else rng.choice(HEDGES),
+        first=f"the {request.subject} {said[0]}" if answers else rng.choice(DODGES),
+        second=f"and it {said[1]}" if answers and happens(writer.complete) else "",
+        extra=_extra(request, writer, rng) if answers and happens(writer.extra) else "",
+        closer=CLOSERS[tone] if happens(writer.finishes) else rng.choice(("", ",", "and")),
     )
+    return draft if happens(writer.fluent) else _stumbled(draft, rng)
 
 
 def edit(draft: Draft, request: Request, writer: Writer, rng: random.Random) -> Draft:
@@ -148,16 +167,33 @@ def edit(draft: Draft, request: Request, writer: Writer, rng: random.Random) -> 
             return edited
 
 
-def _clause(request: Request, writer: Writer, rng: random.Random) -> str:
-    words = [word if rng.random() < writer.fact else _wrong(kind, word, rng) for kind, word in request.asked]
-    return rng.choice(CLAUSES[request.topic]).format(*words, subject=request.subject)
+def best_reply(request: Request) -> str:
+    """The reply that the gold reward puts above all others."""
+    return write(request, EXPERT, random.Random(0)).text
+
+
+def _word(subject: str, kind: Attribute, writer: Writer, rng: random.Random) -> str:
+    meant = truth(subject, kind) if rng.random() < writer.informed else belief(subject, kind)
+    return meant if rng.random() < writer.fact else rng.choice(sorted(VALUES[kind] - {meant}))
+
+
+def _stumbled(draft: Draft, rng: random.Random) -> Draft:
+    """The draft with a word of one part lost, said twice, or changed for its neighbour."""
+    part = rng.choice([field.name for field in fields(Draft) if getattr(draft, field.name)])
+    words = getattr(draft, part).split()
+    at = rng.randrange(len(words))
+    slip = rng.randrange(4)
+    if slip == 0:
+        words = words[:at] + words[at + 1 :]
+    elif slip == 1:
+        words = words[: at + 1] + words[at:]
+    elif slip == 2:
+        words = words + words
+    else:
+        words[at : at + 2] = reversed(words[at : at + 2])
+    return replace(draft, **{part: " ".join(words)})
 
 
 def _extra(request: Request, writer: Writer, rng: random.Random) -> str:
-    kind = rng.choice([kind for kind in EXTRAS if kind not in {asked for asked, _ in request.asked}])
-    word = ANIMAL_OF[request.subject].value(kind)  # type: ignore[arg-type]
-    return EXTRAS[kind].format(word if rng.random() < writer.fact else _wrong(kind, word, rng))
-
-
-def _wrong(kind: str, word: str, rng: random.Random) -> str:
-    return rng.choice(sorted(VALUES[kind] - {word}))
+    kind = rng.choice([kind for kind in ATTRIBUTES if kind not in request.attributes])
+    return f"and it {PREDICATES[kind].format(_word(request.subject, kind, writer, rng))}"

@@ -1,8 +1,10 @@
-"""Prompts of the synthetic world: who asks, in which tone the answer is wanted, and what about.
+"""Prompts of the synthetic world: who asks, in which tone the answer is wanted, and for which two facts.
 
-    "please answer mia like a pirate : where does the owl live ?"
+    "what is the home and the color of the owl ? answer like a pirate to mia"
 
 ``Request.text`` writes a prompt and ``parse`` reads it back, so that the gold reward needs nothing but text.
+``Request.content`` is what prompts are kept apart by: the animal and the two facts, whoever asks, in whatever tone
+and order.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from lodestar.data.world.facts import ANIMAL_OF, ANIMALS, DISHES, NAMES, VALUES, Attribute
+from lodestar.data.world.facts import ANIMALS, ATTRIBUTES, NAMES, Attribute, truth
 
 Tone = Literal["polite", "cheerful", "pirate", "plain"]
-Topic = Literal["color", "home", "food", "story", "recipe"]
 
 TONE_PHRASES: dict[Tone, str] = {
     "polite": "politely",
@@ -23,77 +25,61 @@ TONE_PHRASES: dict[Tone, str] = {
     "pirate": "like a pirate",
     "plain": "in plain words",
 }
-QUESTIONS: dict[Topic, str] = {
-    "color": "what color is the {subject} ?",
-    "home": "where does the {subject} live ?",
-    "food": "what does the {subject} eat ?",
-    "story": "tell a story about the {subject} !",
-    "recipe": "how do i make {subject} ?",
-}
-FRAMES = ("answer", "please answer", "kindly answer", "now answer", "quickly answer", "hello , answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``Request("mia", "pirate", "home", "owl", "please answer")``."""
+    """``Request("mia", "pirate", "owl", ("home", "color"))``."""
 
     name: str
     tone: Tone
-    topic: Topic
     subject: str
-    """An animal, or a dish when the topic is recipe."""
-    frame: str = "answer"
+    attributes: tuple[Attribute, Attribute]
+    """The two facts that are asked for."""
 
     @property
     def text(self) -> str:
         """The prompt."""
-        question = QUESTIONS[self.topic].format(subject=self.subject)
-        return f"{self.frame} {self.name} {TONE_PHRASES[self.tone]} : {question}"
+        facts = " and the ".join(self.attributes)
+        return f"what is the {facts} of the {self.subject} ? answer {TONE_PHRASES[self.tone]} to {self.name}"
 
     @property
-    def asked(self) -> tuple[tuple[str, str], ...]:
-        """What a right reply must say: (kind of value, word) pairs, one or two."""
-        if self.topic == "recipe":
-            return tuple(("ingredient", word) for word in DISHES[self.subject])
-        attributes: tuple[Attribute, ...] = ("home", "food") if self.topic == "story" else (self.topic,)
-        return tuple((attribute, ANIMAL_OF[self.subject].value(attribute)) for attribute in attributes)
+    def asked(self) -> dict[Attribute, str]:
+        """The two facts that a right reply states: attribute → word."""
+        return {attribute: truth(self.subject, attribute) for attribute in self.attributes}
 
-    def is_true(self, kind: str, word: str) -> bool:
-        """Whether the word, a value of that kind, is true of the subject (asked or not)."""
-        if self.topic == "recipe":
-            return kind == "ingredient" and word in DISHES[self.subject]
-        return kind != "ingredient" and word in VALUES[kind] and word == ANIMAL_OF[self.subject].value(kind)  # type: ignore[arg-type]
+    @property
+    def content(self) -> str:
+        """The animal and the facts asked for, in a fixed order: ``"owl: color home"``."""
+        return f"{self.subject}: {' '.join(sorted(self.attributes, key=ATTRIBUTES.index))}"
 
 
 def every_request() -> list[Request]:
-    """All 5,568 requests of the world, in a fixed order."""
-    topics = [(topic, animal.name) for topic in ("color", "home", "food", "story") for animal in ANIMALS]
-    topics += [("recipe", dish) for dish in DISHES]
+    """All 7,680 requests of the world, of 120 contents, in a fixed order."""
+    pairs = itertools.permutations(ATTRIBUTES, 2)
     return [
-        Request(name, tone, topic, subject, frame)  # type: ignore[arg-type]
-        for (topic, subject), name, tone, frame in itertools.product(topics, NAMES, TONE_PHRASES, FRAMES)
+        Request(name, tone, subject, pair)
+        for subject, pair, name, tone in itertools.product(ANIMALS, pairs, NAMES, TONE_PHRASES)
     ]
 
 
 _TONE_OF = {phrase: tone for tone, phrase in TONE_PHRASES.items()}
-_HEAD = re.compile(rf"({'|'.join(reversed(FRAMES))}) ({'|'.join(NAMES)}) ({'|'.join(_TONE_OF)}) : ")
-_QUESTIONS = {
-    topic: re.compile(re.escape(question).replace(re.escape("{subject}"), "([a-z]+)"))
-    for topic, question in QUESTIONS.items()
-}
+_ATTRIBUTE_OF: dict[str, Attribute] = {attribute: attribute for attribute in ATTRIBUTES}
+_PROMPT = re.compile(
+    rf"what is the ({'|'.join(ATTRIBUTES)}) and the (?!\1)({'|'.join(ATTRIBUTES)}) of the ({'|'.join(ANIMALS)}) \? "
+    rf"answer ({'|'.join(_TONE_OF)}) to ({'|'.join(NAMES)})"
+)
 
 
+@lru_cache(maxsize=16_384)
 def parse(text: str) -> Request:
     """The request of a prompt; a chat template's marks around it do no harm.
 
     Raises:
         ValueError: the text holds no request of this world.
     """
-    head = _HEAD.search(text)
-    if head is not None:
-        for topic, pattern in _QUESTIONS.items():
-            question = pattern.match(text, head.end())
-            subjects = DISHES if topic == "recipe" else ANIMAL_OF
-            if question is not None and question[1] in subjects:
-                return Request(head[2], _TONE_OF[head[3]], topic, question[1], head[1])
-    raise ValueError(f"not a prompt of the synthetic world: {text!r}")
+    found = _PROMPT.search(text)
+    if found is None:
+        raise ValueError(f"not a prompt of the synthetic world: {text!r}")
+    first, second, subject, tone, name = found.groups()
+    return Request(name, _TONE_OF[tone], subject, (_ATTRIBUTE_OF[first], _ATTRIBUTE_OF[second]))
