@@ -34,7 +34,7 @@ from lodestar.data.contrasts import contrasts
 from lodestar.data.files import DataFiles, write_jsonl
 from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
-from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS, uneven_writer
+from lodestar.data.world.replies import uneven_writer
 from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_tokenizer
 from lodestar.preference.calibration import win_probability

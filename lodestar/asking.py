@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from lodestar.client import AsyncPolicyClient, AsyncRewardClient
+from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
 from lodestar.data.world import gold_reward
 from lodestar.errors import Unavailable
-from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
+from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Scored, ScoreItem
+from lodestar.rivals import Take
 
 T = TypeVar("T")
 Judge = Literal["gold", "reward"]
+Progress = Callable[[int], object]
+"""Hears how many more prompts are done."""
 PATIENCE_SECONDS = 120.0
 """How long a call is tried again while its server is away."""
 CALL_SECONDS = 600.0
 SAMPLES_IN_FLIGHT = 512
 """To all policy servers: twice what one decodes at once by default."""
+ROWS_PER_CALL = 128
+"""Replies whose scores or log-probs one call asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,52 +75,118 @@ class Asking:
     tls: Path | None = None
 
     async def replies(
-        self,
-        prompts: Sequence[Prompt],
-        purpose: str,
-        n: int = 1,
-        *,
-        temperature: float | None = None,
-        progress: Callable[[int], object] = lambda _: None,
+        self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None
     ) -> list[list[Reply]]:
-        """n judged replies of every prompt; ``progress`` hears how many more prompts are done.
+        """n judged replies of every prompt.
 
         Raises:
             Unavailable: a server stayed away longer than PATIENCE_SECONDS.
         """
-        admitted = asyncio.Semaphore(max(1, SAMPLES_IN_FLIGHT // n))
-        heat = self.temperature if temperature is None else temperature
-        async with (
-            AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy,
-            AsyncRewardClient(self.rewards, timeout=CALL_SECONDS, tls=self.tls) as reward,
-        ):
+        made = await self.generations(prompts, purpose, n, self.temperature, progress)
+        return await self.judged(prompts, [one.completions for one in made], [one.model.version.step for one in made])
 
-            async def reply_to(prompt: Prompt) -> list[Reply]:
+    async def generations(
+        self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Progress = lambda _: None
+    ) -> list[Generation]:
+        """n completions of every prompt with their log-probs; temperature 0 is greedy. Raises as replies."""
+        admitted = asyncio.Semaphore(max(1, SAMPLES_IN_FLIGHT // n))
+        async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
+
+            async def generation_of(prompt: Prompt) -> Generation:
                 seed = prompt_seed(self.seed, purpose, prompt.id)
-                sampling = SamplingParams(max_tokens=self.max_tokens, n=n, temperature=heat, seed=seed)
+                told = SamplingParams(self.max_tokens, n=n, temperature=temperature, seed=seed, logprobs=True)
                 async with admitted:
-                    made = await patiently(lambda: policy.generate(prompt.text, sampling))
-                items = [
-                    ScoreItem(prompt.text, one.text, cut_off=one.finish_reason is not FinishReason.EOS)
-                    for one in made.completions
-                ]
-                scores = (await patiently(lambda: reward.score(items))).scores
+                    made = await patiently(partial(policy.generate, prompt.text, told))
                 progress(1)
-                return [
-                    Reply(
-                        one.text,
-                        len(one.token_ids),
-                        str(one.finish_reason),
-                        made.model.version.step,
-                        score.score,
-                        gold_of(prompt.text, one.text),
-                    )
-                    for one, score in zip(made.completions, scores, strict=True)
-                ]
+                return made
 
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(reply_to(prompt)) for prompt in prompts]
+                tasks = [group.create_task(generation_of(prompt)) for prompt in prompts]
             return [task.result() for task in tasks]
+
+    async def judged(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], steps: Sequence[int]
+    ) -> list[list[Reply]]:
+        """Completions with what is thought of them. Raises as replies."""
+        items = [
+            ScoreItem(prompt.text, one.text, cut_off=one.finish_reason is not FinishReason.EOS)
+            for prompt, several in zip(prompts, completions, strict=True)
+            for one in several
+        ]
+        scores = iter(await self.scores(items))
+        return [
+            [
+                Reply(
+                    one.text,
+                    len(one.token_ids),
+                    str(one.finish_reason),
+                    step,
+                    next(scores),
+                    gold_of(prompt.text, one.text),
+                )
+                for one in several
+            ]
+            for prompt, several, step in zip(prompts, completions, steps, strict=True)
+        ]
+
+    async def scores(self, items: Sequence[ScoreItem]) -> list[float]:
+        """The reward's scores. Raises as replies."""
+        async with AsyncRewardClient(self.rewards, timeout=CALL_SECONDS, tls=self.tls) as reward:
+            found = []
+            for first in range(0, len(items), ROWS_PER_CALL):
+                answer = await patiently(partial(reward.score, items[first : first + ROWS_PER_CALL]))
+                found += [score.score for score in answer.scores]
+            return found
+
+    async def takes(
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        n: int,
+        temperature: float,
+        *,
+        references: Sequence[str],
+        judge: Judge,
+        progress: Progress = lambda _: None,
+    ) -> list[list[Take]]:
+        """n takes of every prompt (token_ids included), for lodestar.rivals; ``references`` serve the start model.
+
+        Raises:
+            Unavailable: as replies.
+        """
+        made = await self.generations(prompts, f"{purpose} at {temperature:g}", n, temperature, progress)
+        completions = [one.completions for one in made]
+        replies = await self.judged(prompts, completions, [0] * len(prompts))
+        likely = iter(await self._logprobs(prompts, completions, references))
+        return [
+            [
+                Take(
+                    judgement=reply.judged_by(judge),
+                    score=reply.score,
+                    logprob=math.fsum(one.logprobs) if temperature else 0.0,
+                    start_logprob=next(likely),
+                    tokens=reply.tokens,
+                )
+                for one, reply in zip(several, judged, strict=True)
+            ]
+            for several, judged in zip(completions, replies, strict=True)
+        ]
+
+    async def _logprobs(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], references: Sequence[str]
+    ) -> list[float]:
+        """Nats of every completion under the reference model, one after another."""
+        rows = [
+            Scored((*prompt.token_ids, *completion.token_ids), len(prompt.token_ids))
+            for prompt, several in zip(prompts, completions, strict=True)
+            for completion in several
+        ]
+        async with AsyncReferenceClient(references, timeout=CALL_SECONDS, tls=self.tls) as reference:
+            found: list[float] = []
+            for first in range(0, len(rows), ROWS_PER_CALL):
+                answer = await patiently(partial(reference.logprobs, rows[first : first + ROWS_PER_CALL]))
+                found += [math.fsum(one.logprobs) for one in answer.sequences]
+            return found
 
     async def step(self) -> int:
         """PPO step of the weights that the first policy server to answer serves now."""

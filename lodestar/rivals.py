@@ -62,6 +62,8 @@ class Side:
     entropy: float
     """Nats per token, from the takes: −Σ log π(y) / Σ tokens."""
     temperature: float | None = None
+    score: float = 0.0
+    """Mean of the reward model's."""
 
     @classmethod
     def of(cls, takes: Sequence[Take], temperature: float | None = None) -> Side:
@@ -75,7 +77,8 @@ class Side:
             raise InvalidArgument("takes", "none, or one that is not finite")
         kl = math.fsum(take.logprob - take.start_logprob for take in takes) / len(takes)
         entropy = -math.fsum(take.logprob for take in takes) / sum(take.tokens for take in takes)
-        return cls([take.judgement for take in takes], kl, max(0.0, entropy), temperature)
+        score = math.fsum(take.score for take in takes) / len(takes)
+        return cls([take.judgement for take in takes], kl, max(0.0, entropy), temperature, score)
 
     @classmethod
     def best_of(cls, takes: Sequence[Sequence[Take]]) -> Side:
@@ -94,7 +97,7 @@ class Side:
         plain = Side.of(chosen)
         surprise = -math.fsum(take.start_logprob for take in chosen) / len(chosen)
         tokens = sum(take.tokens for take in chosen) / len(chosen)
-        return cls(plain.judgements, kl, max(0.0, (surprise - kl) / tokens))
+        return cls(plain.judgements, kl, max(0.0, (surprise - kl) / tokens), score=plain.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,6 @@ class Start:
     """At lower temperatures, greedy last."""
     best_of: dict[str, Side]
     """By n, as text."""
-
-    @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> Start:
-        """What ``dataclasses.asdict`` made of it, back from JSON."""
-        sides = {n: Side(**side) for n, side in saved["best_of"].items()}
-        return cls(Side(**saved["plain"]), [Side(**side) for side in saved["cooler"]], sides)
 
 
 async def play_start(

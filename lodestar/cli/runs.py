@@ -127,6 +127,8 @@ def _tell_summary(console: Console, summary: Mapping[str, Any]) -> None:
             f"[bold green]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
             f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
         )
+    if learned := summary.get("learned"):
+        console.print(learned["sentence"])
     best = [f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items()]
     accuracy = [f"reward model accuracy {model['accuracy']:.1%}"] if model else []
     figures = [", ".join(best), *accuracy, f"{summary['wall_seconds']:.0f} s"]

@@ -24,8 +24,18 @@ if TYPE_CHECKING:  # both know steps
     from lodestar.train.progress import Progress
 
 Kind = Literal[
-    "demonstrations", "feedback", "prompts", "samples", "text", "tokenizer", "model", "reward_model", "figures"
+    "demonstrations",
+    "feedback",
+    "prompts",
+    "samples",
+    "text",
+    "tokenizer",
+    "model",
+    "rival",
+    "reward_model",
+    "figures",
 ]
+"""Of artifacts. A rival is a model that the evaluation holds others against, and that nothing goes on from."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Role = Literal["policy", "reward", "reference"]
 GROUP = "lodestar.stages"

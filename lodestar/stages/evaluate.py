@@ -1,4 +1,5 @@
-"""Evaluation: did the model become better than the one it started from, on prompts that no stage has seen?"""
+"""Evaluation: did the model become better than the one it started from, on prompts that no stage has seen, and did it
+learn anything that no sharpening, filtering or picking of that model gives?"""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,16 +16,22 @@ from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
+from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler
+
+if TYPE_CHECKING:
+    from lodestar.asking import Asking, Judge, Reply
+    from lodestar.records import Prompt
 
 DEFAULT_TOKENS = 64
 
 
 class Evaluate(Stage):
-    """Samples both models on held-out prompts, judges the replies, and takes win rates and best-of-n beside them."""
+    """Samples both models on held-out prompts and judges the replies: win rates, and the rivals that need no PPO."""
 
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
         "policy": "model",
         "against": "model",
+        "filtered": "rival",
         "reward": "reward_model",
         "prompts": "prompts",
     }
@@ -32,21 +39,23 @@ class Evaluate(Stage):
     calls: ClassVar[Mapping[str, Call]] = {
         "policy": Call("policy", "policy"),
         "against": Call("policy", "against"),
+        "reference": Call("reference", "against"),
+        "filtered": Call("policy", "filtered"),
         "reward": Call("reward", "reward"),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"against"})
+    optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered"})
 
     prompts: int | None = Field(default=None, ge=1)
     """Held-out prompts; unset takes all that the data stage kept (data.evaluation_rows)."""
-    best_of: tuple[int, ...] = (2, 4, 8)
+    best_of: tuple[int, ...] = (2, 4, BEST_OF)
     """n of best-of-n sampling from the model compared against, ranked by the reward."""
+    temperatures: tuple[float, ...] = TEMPERATURES
+    """At which the model compared against is sampled too, beside 1 and greedy."""
     judge: Literal["gold", "reward"] | None = None
     """gold: the synthetic world's hidden reward; reward: the one that was trained on (how far training got, not if the
     model is better). Unset: gold where there is one."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at most; unset: as many as the stage that samples the longest."""
-    temperature: float = Field(default=1.0, gt=0)
-    """τ of both models."""
 
     def tie(self, port: str, plan: Plan, inputs: Mapping[str, tuple[str, ...]]) -> str | None:
         """Compared against the model from which training by a reward began: the reference's reference's … reference."""
@@ -61,40 +70,78 @@ class Evaluate(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes figures/samples.jsonl and figures/evaluation.json."""
-        from lodestar.asking import Asking
-        from lodestar.data.files import read_prompts
         from lodestar.evaluation import win_rate
         from lodestar.files import write_atomically, write_jsonl
 
-        prompts = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: self.prompts]
-        judge = self.judge or ("gold" if bench.plan.is_synthetic else "reward")
-        tokens = self.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
-        most = max(self.best_of, default=0)
-        bench.progress.start(bench.step.name, 2 * len(prompts) if bench.takes("against") else len(prompts))
-
-        def asking(fleet: str) -> Asking:
-            servers = bench.servers[fleet], bench.servers["reward"]
-            return Asking(*servers, tokens, self.temperature, bench.seed, bench.listening.tls)
-
-        base = asking("against" if bench.takes("against") else "policy")
-        replies = asyncio.run(base.replies(prompts, "before", 1 + most, progress=bench.progress.advance))
-        before, others = [several[0] for several in replies], [several[1:] for several in replies]
-        found: dict[str, Any] = {
-            "judge": judge,
-            "reward_before": fmean(reply.score for reply in before),
-            **_best_of_n(self.best_of, others, [reply.judged_by(judge) for reply in before], judge),
-        }
-        rows = [{"id": p.id, "prompt": p.text, "before": asdict(b)} for p, b in zip(prompts, before, strict=True)]
+        table = Table(self, bench)
+        before = table.replies("against" if bench.takes("against") else "policy", "before")
+        found: dict[str, Any] = {"judge": table.judge, "reward_before": fmean(reply.score for reply in before)}
+        rows = [{"id": p.id, "prompt": p.text, "before": asdict(b)} for p, b in zip(table.prompts, before, strict=True)]
         if bench.takes("against"):
-            made = asyncio.run(asking("policy").replies(prompts, "after", progress=bench.progress.advance))
-            after = [replace(one, step=_steps(bench)) for (one,) in made]
-            rate = win_rate([one.judged_by(judge) for one in after], [one.judged_by(judge) for one in before])
+            after = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
+            rate = win_rate(
+                [one.judged_by(table.judge) for one in after], [one.judged_by(table.judge) for one in before]
+            )
             found |= {"win_rate": asdict(rate), "reward_after": fmean(reply.score for reply in after)}
+            found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
             rows = [row | {"after": asdict(one)} for row, one in zip(rows, after, strict=True)]
             bench.progress.metrics({"win_rate": rate.value})
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
-        write_atomically(figures / "evaluation.json", json.dumps(found, indent=1))
+        write_atomically(figures / "evaluation.json", json.dumps(found, indent=1, allow_nan=False))
+
+
+class Table:
+    """Where contestants sit: the prompts, the judge, and everybody's replies through the fleets that serve them."""
+
+    def __init__(self, options: Evaluate, bench: Bench) -> None:
+        from lodestar.data.files import read_prompts
+        from lodestar.stages.sample import encoded
+
+        self.judge: Judge = options.judge or ("gold" if bench.plan.is_synthetic else "reward")
+        self.prompts: list[Prompt] = encoded(
+            bench, read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
+        )
+        self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
+        self._bench = bench
+        several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
+        bench.progress.start(bench.step.name, several * len(self.prompts))
+
+    def replies(self, fleet: str, purpose: str) -> list[Reply]:
+        """A fleet's judged reply to every prompt."""
+        replies = self._asking(fleet).replies(self.prompts, purpose, progress=self._bench.progress.advance)
+        return [one for (one,) in asyncio.run(replies)]
+
+    async def rivals(self, temperatures: Sequence[float], best_of: Sequence[int]) -> dict[str, Any]:
+        """What lodestar.rivals says, and best-of-n as win rates and scores by n."""
+        from lodestar import rivals
+        from lodestar.evaluation import win_rate
+
+        start = await rivals.play_start(self._sampler("against"), temperatures=temperatures, best_of=best_of)
+        policy = await rivals.play_policy(self._sampler("policy"))
+        filtered = await rivals.play_once(self._sampler("filtered")) if self._bench.takes("filtered") else None
+        sides = start.best_of.items()
+        return {
+            **rivals.figures(policy, start, filtered),
+            "best_of_n": {n: asdict(win_rate(side.judgements, start.plain.judgements)) for n, side in sides},
+            "best_of_n_score": {n: side.score for n, side in sides},
+        }
+
+    def _sampler(self, fleet: str) -> Sampler:
+        """Takes of what a fleet serves."""
+        references, progress = self._bench.servers["reference"], self._bench.progress.advance
+
+        async def sample(temperature: float, n: int) -> list[list[Any]]:
+            told = {"references": references, "judge": self.judge, "progress": progress}
+            return await self._asking(fleet).takes(self.prompts, fleet, n, temperature, **told)  # type: ignore[arg-type]
+
+        return sample
+
+    def _asking(self, fleet: str) -> Asking:
+        from lodestar.asking import Asking
+
+        servers, bench = self._bench.servers, self._bench
+        return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
 
 
 def ancestor(plan: Plan, model: str) -> str:
@@ -103,20 +150,6 @@ def ancestor(plan: Plan, model: str) -> str:
     while (maker := plan.maker(start)) is not None and "reference" in maker.inputs:
         (start,) = maker.inputs["reference"]
     return "" if start == model else start
-
-
-def _best_of_n(
-    wanted: Sequence[int], replies: Sequence[Sequence[Any]], baseline: Sequence[float], judge: Any
-) -> dict[str, Any]:
-    """Win rates of best-of-n against the model's own single replies, and the scores it reaches."""
-    from lodestar.evaluation import best_of_n, win_rate
-
-    scores = [[reply.score for reply in several] for several in replies]
-    judged = [[reply.judged_by(judge) for reply in several] for several in replies]
-    return {
-        "best_of_n": {str(n): asdict(win_rate(best_of_n(scores, judged, n), baseline)) for n in wanted},
-        "best_of_n_score": {str(n): fmean(best_of_n(scores, scores, n)) for n in wanted},
-    }
 
 
 def _steps(bench: Bench) -> int:

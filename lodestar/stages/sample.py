@@ -76,7 +76,7 @@ class Sample(Stage):
         from lodestar.rollouts.record import Record
         from lodestar.rollouts.tickets import TicketSchedule
 
-        prompts = _encoded(bench, read_prompts(bench.take("prompts") / "ppo.jsonl"))
+        prompts = encoded(bench, read_prompts(bench.take("prompts") / "ppo.jsonl"))
         if self.prompts > len(prompts):
             raise ConfigError(
                 f"stages.{bench.step.name}.prompts",
@@ -110,7 +110,7 @@ class Sample(Stage):
         (bench.make("figures") / "sample.json").write_text(json.dumps(_figures(record.rows())), encoding="utf-8")
 
 
-def _encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
+def encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with the policy's token ids."""
     from lodestar.data.rows import encode_prompts
     from lodestar.model.tokenizers import load_tokenizer

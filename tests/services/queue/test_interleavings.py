@@ -19,7 +19,6 @@ from typing import cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lodestar.rollouts import collector as collector_module
 from lodestar_services.learner.journal import JsonLines
 
 from lodestar.config import PpoConfig
@@ -28,6 +27,7 @@ from lodestar.local.redis_server import RedisServer
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import Claim, WorkerQueue
 from lodestar.records import Prompt, WeightVersion
+from lodestar.rollouts import collector as collector_module
 from lodestar.rollouts.collector import Collector
 from lodestar.rollouts.ledger import verify_ledger
 from lodestar.rollouts.tickets import TicketSchedule

@@ -6,11 +6,11 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from lodestar.rollouts import collector as module
 
 from lodestar.errors import FailedPrecondition, NonFinite, RunPaused
 from lodestar.queue.memory import MemoryLearnerQueue
 from lodestar.records import WeightVersion
+from lodestar.rollouts import collector as module
 from tests.unit.queue.fleet import Fleet, collector, rollout, schedule
 
 
