@@ -36,7 +36,7 @@ class ModelRunner:
         device: torch.device,
     ) -> None:
         self._trunk = make_trunk(model, paged=isinstance(cache, PagedCache), positions=context_tokens)
-        self._head = Head(model.get_output_embeddings())
+        self._head = Head(model)
         self._cache = cache
         self._sampler = sampler
         self._device = device

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lodestar.errors import ModelError
+from lodestar.model.attention import attending
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class CacheShape:
             raise ModelError(f"{name} has layers of kind {', '.join(unknown)}, which the KV cache cannot hold")
         seen = _SeenAttention()
         ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-        with torch.inference_mode():
-            model.base_model(input_ids=ids, position_ids=ids, use_cache=False, attention_context=seen)
+        with torch.inference_mode(), attending(seen) as options:
+            model.base_model(input_ids=ids, position_ids=ids, **options)
         if len(seen.kept) != config.num_hidden_layers:
             raise ModelError(
                 f"{len(seen.kept)} of {config.num_hidden_layers} layers of {name} run on Lodestar's attention; "
@@ -68,17 +69,3 @@ class _SeenAttention:
     ) -> Tensor:
         self.kept[layer] = (tuple(k_TMD.shape[1:]), tuple(v_TMD.shape[1:]), v_TMD.dtype)
         return v_TMD.new_zeros(*q_TND.shape[:2], v_TMD.shape[2])
-
-
-def context_tokens(model: Any) -> int | None:
-    """Positions that a model knows; None when it does not say.
-
-    LongRoPE turns all rows of a call by other frequencies once one of them is beyond the length of pretraining; up to
-    there a sequence does not depend on its batch.
-    """
-    config = model.config.get_text_config()
-    ropes = getattr(config, "rope_parameters", None) or {}
-    parts = [rope for rope in ropes.values() if isinstance(rope, dict)] or [ropes]
-    known = [getattr(config, "max_position_embeddings", None)]
-    known += [rope["original_max_position_embeddings"] for rope in parts if rope.get("rope_type") == "longrope"]
-    return min((tokens for tokens in known if tokens), default=None)

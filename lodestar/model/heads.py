@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.tokenizers import end_ids
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
@@ -60,6 +61,8 @@ def scalar_from_causal_lm(
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     config.pad_token_id = tokenizer.pad_token_id
+    ends = sorted(end_ids(model, tokenizer))
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
     config.score_bias = 0.0 if len(labels) == 1 else [0.0] * len(labels)
     config._attn_implementation = ATTENTION
     try:

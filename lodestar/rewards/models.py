@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ModelError
+from lodestar.model.context import UNLIMITED, context_tokens
 from lodestar.model.loading import (
     load_classifier,
     load_tokenizer,
@@ -29,7 +30,7 @@ from lodestar.model.loading import (
     weights_digest,
 )
 from lodestar.model.packed import PackedBatch, label_scores
-from lodestar.model.tokenizers import load_encoder_tokenizer
+from lodestar.model.tokenizers import end_ids, load_encoder_tokenizer
 from lodestar.records import Scored
 from lodestar.rewards.rules import Exchange
 
@@ -63,6 +64,8 @@ class ScoringModel:
     packed: bool
     pairs: bool
     """It reads text pairs in its tokenizer's own format, and no bare token ids."""
+    end_ids: frozenset[int] = frozenset()
+    """Ids that end a completion."""
 
     @staticmethod
     def load(path: str, *, dtype: str = "float32", device: str = "auto") -> ScoringModel:
@@ -76,11 +79,10 @@ class ScoringModel:
         tokenizer = load_encoder_tokenizer(path) if pairs else load_tokenizer(path)
         if not packed and not pairs:
             model.config.pad_token_id = tokenizer.pad_token_id  # padded decoders find the last token by it
-        shape: Any = model.config
-        labels = tuple(str(shape.id2label[label]) for label in range(shape.num_labels))
+        labels = tuple(str(model.config.id2label[label]) for label in range(model.config.num_labels))
         if len(set(labels)) != len(labels):
             raise ModelError(f"{path}: two of its labels have the same name: {', '.join(labels)}")
-        context = int(shape.max_position_embeddings)
+        context = context_tokens(model.config) or UNLIMITED
         if pairs:  # RoBERTa's positions begin after PAD's; the tokenizer knows what is left
             context = min(context, int(tokenizer.model_max_length))
         return ScoringModel(
@@ -90,10 +92,11 @@ class ScoringModel:
             weights_digest(tensor_digests(model)),
             labels,
             context,
-            int(shape.vocab_size),
+            int(model.config.get_text_config().vocab_size),
             where,
             packed,
             pairs,
+            end_ids(model, tokenizer) if not pairs else frozenset(),
         )
 
     def encode(self, exchanges: Sequence[Exchange]) -> list[Encoded]:

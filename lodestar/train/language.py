@@ -46,6 +46,7 @@ class LanguageObjective:
                 batch.targets_R,
                 lambda _, logprobs_C, __: language_model_loss(logprobs_C, tokens=tokens),
                 temperature=1.0,
+                whole=True,
             )[0]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -53,7 +54,7 @@ class LanguageObjective:
         total, tokens = 0.0, 0
         for batch in self._held_out:
             with precision(self._config):
-                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0)
+                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0, whole=True)
             total, tokens = total - float(logprobs_R.sum()), tokens + len(logprobs_R)
         return {"held_out_loss": total / tokens}
 
