@@ -79,8 +79,8 @@ class Engine:
         ``paged`` chooses the KV cache: pages or slabs; pages on a GPU and slabs on a CPU unless told otherwise.
 
         Raises:
-            ModelError: the model runs on other attention, the KV cache cannot hold what its layers keep, an EOS id is no
-                token of the model, or deterministic is asked for without float32 or with pages.
+            ModelError: the model runs on other attention, the KV cache cannot hold what its layers keep, an EOS id is
+                no token of the model, or deterministic is asked for without float32 or with pages.
         """
         device = torch.device(device)
         if model.config._attn_implementation != ATTENTION:

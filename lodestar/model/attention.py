@@ -98,7 +98,7 @@ def describe_mask(
 
 @contextmanager
 def examined_masks() -> Iterator[None]:
-    """Try the rule of every mask, not its window alone. For one sequence: of packed ones a rule knows where they lie."""
+    """Try the rule of every mask, not its window alone. For one sequence: of packed ones it knows where they lie."""
     token = _EXAMINES.set(True)
     try:
         yield
@@ -146,9 +146,7 @@ def attend(
     attention_context = attention_context or _CONTEXT.get()
     if attention_context is None:
         raise ModelError("the model was called without attention_context; call it through lodestar.model.packed")
-    unknown = sorted(
-        option for option, given in keywords.items() if given is not None and option not in HARMLESS
-    )
+    unknown = sorted(option for option, given in keywords.items() if given is not None and option not in HARMLESS)
     if unknown:
         raise ModelError(f"{name} needs {', '.join(unknown)}, which Lodestar's attention does not compute")
     if is_causal is False:

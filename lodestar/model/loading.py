@@ -223,8 +223,8 @@ def _load(
             if error.args == (ATTENTION,):
                 name = factory._model_mapping[type(_shape(path))].__name__
                 raise ModelError(
-                    f"{path}: {name} keeps its own attention code beside transformers' interface, and Lodestar's cannot "
-                    "take its place; it is not served"
+                    f"{path}: {name} keeps its own attention code beside transformers' interface, and Lodestar's "
+                    "cannot take its place; it is not served"
                 ) from error
             raise ModelError(f"{path}: cannot be loaded: {error}") from error
         except SafetensorError as error:
@@ -257,8 +257,8 @@ def _check_folder(path: Path) -> None:
         return
     if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
         raise ModelError(
-            f"{path}: holds a LoRA adapter and not its model; merge them (PEFT's merge_and_unload) and save the result, or "
-            "put the adapter's files into the model's folder"
+            f"{path}: holds a LoRA adapter and not its model; merge them (PEFT's merge_and_unload) and save the "
+            "result, or put the adapter's files into the model's folder"
         )
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json there; a Hugging Face model folder is needed")

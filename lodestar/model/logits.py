@@ -1,7 +1,7 @@
 """From the LM head's product to logits: which ids may be sampled, and the scale and soft cap of an architecture.
 
-Models of the Llama kind end in a linear map. Granite divides what it gives, Cohere multiplies it, Gemma 2 and later ones
-cap it (Gemma Team 2024, section 2): logits = cap(scale · (W h + b)) with cap(z) = c · tanh(z / c).
+Models of the Llama kind end in a linear map. Granite divides what it gives, Cohere multiplies it, Gemma 2 and later
+ones cap it (Gemma Team 2024, section 2): logits = cap(scale · (W h + b)) with cap(z) = c · tanh(z / c).
 
 Many models have more rows in W than their tokenizer has tokens. Such an id has no text: it is never sampled, and the
 policy's distribution is over the others, in the engine, the reference and the learner alike.

@@ -24,7 +24,6 @@ from lodestar.model.logits import head_parameters, lm_head, logit_rule
 from lodestar.model.lora import plain
 from lodestar.preference.losses import segment_sums
 
-
 __all__ = [
     "Packed",
     "PackedAttention",

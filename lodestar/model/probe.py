@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,8 +166,8 @@ def _check_layers(model: PreTrainedModel, noted: list[tuple[int, Window]], path:
             wanted = {"full_attention": None, "sliding_attention": configured}.get(kinds[layer], window)
             if window != wanted:
                 raise ModelError(
-                    f"{path}: layer {layer} of {name} is {kinds[layer]} with a window of {wanted or 'no'} tokens by its "
-                    f"configuration, and attends with {window or 'no'} window"
+                    f"{path}: layer {layer} of {name} is {kinds[layer]} with a window of {wanted or 'no'} tokens by "
+                    f"its configuration, and attends with {window or 'no'} window"
                 )
     elif windows and configured is None:
         raise ModelError(f"{path}: {name} attends with windows ({windows}) that its configuration does not name")

@@ -1,4 +1,4 @@
-"""Tokenizers that cannot corrupt training in silence: PAD exists and is not EOS, and every id has a row in the model."""
+"""Tokenizers that cannot corrupt training in silence: PAD exists and is not EOS, and every id has a row."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def check_rows(vocabulary: Vocabulary, rows: int, path: str | Path) -> None:
     """
     if vocabulary.size > rows:
         raise ModelError(
-            f"{path}: the tokenizer has ids up to {vocabulary.size - 1}, and the model's vocabulary is {rows}: there are "
-            "no rows for the others; call resize_token_embeddings(len(tokenizer)) and save both"
+            f"{path}: the tokenizer has ids up to {vocabulary.size - 1}, and the model's vocabulary is {rows}: "
+            "there are no rows for the others; call resize_token_embeddings(len(tokenizer)) and save both"
         )
 
 

@@ -114,8 +114,8 @@ class HeadGradients:
 
     one_hot_T, row_T and grad_entropy_T are g, l − g and h of the equation in reference.py. In a vocabulary wider than
     twice the hidden states the one-hot part of all rows is added at the end; without an entropy gradient the rest is p
-    scaled by rows, and the scaling moves to the [T, H] side, too. A narrow one takes both on the [T, V] side, and so does
-    any vocabulary under a soft cap, whose slope differs from score to score.
+    scaled by rows, and the scaling moves to the [T, H] side, too. A narrow one takes both on the [T, V] side, and so
+    does any vocabulary under a soft cap, whose slope differs from score to score.
     """
 
     def __init__(

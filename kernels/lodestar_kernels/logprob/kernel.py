@@ -119,7 +119,8 @@ def score_gradient(
 ):
     """One row and one block of its slice: the gradient with respect to the logits, upstream gradients folded in.
 
-    (g·1[v = y] + p·(l − g − h·(log p + entropy))) / τ, times 1 − tanh² under a soft cap. `out` may be `logits` itself when their dtypes agree.
+    (g·1[v = y] + p·(l − g − h·(log p + entropy))) / τ, times 1 − tanh² under a soft cap. `out` may be `logits` itself
+    when their dtypes agree.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)

@@ -35,7 +35,8 @@ def logprobs(
 
     hidden_TH: hidden states [T, H]; weight_VH: the LM head [V, H]; targets_T: token ids [T], where `ignore_index` marks
     rows to skip (their results are 0 and they pass no gradient); bias: [V]; temperature: a number or one per token [T],
-    positive, not differentiated; softcap: c of cap(z) = c·tanh(z / c), positive, or None for no cap. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
+    positive, not differentiated; softcap: c of cap(z) = c·tanh(z / c), positive, or None for no cap. A bias of −inf
+    takes a token out, cap or not. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
     All three results are differentiable with respect to hidden, weight and bias.
 
     chunk_bytes bounds the logits that are computed at once (default 128 MiB on a CPU; on a GPU 704 MiB with their
@@ -153,8 +154,8 @@ def kl_divergence(
     default = GPU_CHUNK_BYTES if hidden_TH.is_cuda else CPU_CHUNK_BYTES
     rows = rows_per_chunk(3 * weight_VH.shape[0], _budget(chunk_bytes, default))
     kl_T: Tensor = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
-        hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias, temperatures, softcaps,
-        rows,
+        hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias,
+        temperatures, softcaps, rows,
     )  # fmt: skip
     return kl_T
 

@@ -57,7 +57,8 @@ class ChunkedLogProbs(torch.autograd.Function):
     """Log-probabilities from hidden states, `rows` rows of logits at a time.
 
     The probabilities of the first `kept` chunks stay for the backward, those of the others are computed again: a fourth
-    matrix product. Under a soft cap `kept` must be 0: the backward needs the scores. Returns logprob, entropy and lse rows; entropy is empty unless asked for.
+    matrix product. Under a soft cap `kept` must be 0: the backward needs the scores. Returns logprob, entropy and lse
+    rows; entropy is empty unless asked for.
     """
 
     @staticmethod

@@ -172,10 +172,16 @@ SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_at
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, intermediate_size=48), "Gemma2Attention needs softcap"),
+        (
+            Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, intermediate_size=48),
+            "needs softcap",
+        ),
         (MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, **IDS), "0 of 2 layers"),
         (BertConfig(**SIZES, intermediate_size=48), "not a decoder-only model"),
-        (BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, **IDS), "BloomForCausalLM adds ALiBi biases"),
+        (
+            BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, **IDS),
+            "adds ALiBi biases",
+        ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )

@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -120,7 +120,7 @@ def tiny_config(model_type: str, **more: Any) -> Any:
         wanted = getattr(default, "layer_types", None) or []
         kinds = list(dict.fromkeys(wanted))
         if kinds:
-            options["layer_types"] = (kinds * LAYERS)[: LAYERS - 1] + [wanted[-1]]
+            options["layer_types"] = [*(kinds * LAYERS)[: LAYERS - 1], wanted[-1]]
     return kind(**{**options, **OVERRIDES.get(model_type, {}), **more})
 
 
