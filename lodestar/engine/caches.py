@@ -9,10 +9,10 @@ import torch
 from lodestar.config import PolicyConfig
 from lodestar.engine.cache import KVCache
 from lodestar.engine.pages import PagedCache
-from lodestar.engine.shape import CacheShape
 from lodestar.engine.slabs import SlabCache
 from lodestar.errors import ModelError
 from lodestar.model.context import context_tokens
+from lodestar.model.kept import CacheShape
 
 
 def make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: bool, device: torch.device) -> KVCache:

@@ -18,7 +18,7 @@ from lodestar.engine.blocks import BlockManager
 from lodestar.engine.cache import KVCache
 from lodestar.engine.memory import to_device
 from lodestar.engine.sequence import Plan, Sequence
-from lodestar.engine.shape import CacheShape
+from lodestar.model.kept import CacheShape
 
 
 class PagedCache(KVCache):

@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
@@ -30,7 +29,9 @@ from transformers import (
 from lodestar.config.data import ArchitectureConfig
 from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.classifiers import ensure_classifier
 from lodestar.model.context import context_tokens as context_of
+from lodestar.model.folders import check_folder, read_config
 from lodestar.model.heads import restore_bias, restore_biases, scalar_from_causal_lm
 from lodestar.model.logits import set_vocabulary
 from lodestar.model.lora import apply_lora, merge_lora, merged
@@ -112,7 +113,7 @@ def load_classifier(
     Raises:
         ModelError: as load_causal_lm; also when the folder holds no classification head.
     """
-    _check_folder(Path(path))
+    check_folder(Path(path))
     if _is_encoder(path):
         encoder, _ = _load(
             AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None, encoder=True
@@ -136,20 +137,13 @@ def context_tokens(path: str | Path) -> int | None:
     Raises:
         ModelError: there is no configuration that can be read.
     """
-    return context_of(_shape(path))
-
-
-def _shape(path: str | Path) -> Any:
-    with quiet_transformers():
-        try:
-            return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return context_of(read_config(path))
 
 
 def _is_encoder(path: str | Path) -> bool:
     """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
-    shape = _shape(path)
+    shape = read_config(path)
+    ensure_classifier(shape)
     with quiet_transformers():
         try:
             with torch.device("meta"):
@@ -203,8 +197,11 @@ def _load(
     """The model with a row for every id of the tokenizer beside it, and what ids those are."""
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    _check_folder(Path(path))
-    shape = _shape(path).get_text_config()
+    check_folder(Path(path))
+    config = read_config(path)
+    if factory is AutoModelForSequenceClassification:
+        ensure_classifier(config)
+    shape = config.get_text_config()
     if isinstance(getattr(shape, "vocab_size", None), int):
         check_ids_of(shape, shape.vocab_size, f"{path}: config.json")
     vocabulary = None if encoder else find_vocabulary(path)
@@ -221,7 +218,7 @@ def _load(
             )
         except KeyError as error:
             if error.args == (ATTENTION,):
-                name = factory._model_mapping[type(_shape(path))].__name__
+                name = factory._model_mapping[type(read_config(path))].__name__
                 raise ModelError(
                     f"{path}: {name} keeps its own attention code beside transformers' interface, and Lodestar's "
                     "cannot take its place; it is not served"
@@ -247,29 +244,6 @@ def _load(
         make_room(model, vocabulary, path)
     check_special_ids(model, path)
     return cast(PreTrainedModel, model.to(resolve_device(device)).eval()), vocabulary
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a local folder that from_pretrained would explain badly; hub ids pass."""
-    if not path.exists():
-        if path.is_absolute() or len(path.parts) > 2 or str(path).startswith("."):
-            raise ModelError(f"{path}: no such model folder")
-        return
-    if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{path}: holds a LoRA adapter and not its model; merge them (PEFT's merge_and_unload) and save the "
-            "result, or put the adapter's files into the model's folder"
-        )
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json there; a Hugging Face model folder is needed")
-    if not any(path.glob("*.safetensors")) and (path / "adapter_config.json").is_file():
-        raise ModelError(f"{path}: holds an adapter_config.json and no weights; merge the adapter into its model first")
-    if not any(path.glob("*.safetensors")):
-        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        raise ModelError(
-            f"{path}: no safetensors there"
-            + ("; pickled weights are not read, convert them with save_pretrained(safe_serialization=True)" * pickled)
-        )
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -54,8 +54,6 @@ def logit_rule(config: Any) -> LogitRule:
     for name in ("logit_scale", "lm_head_multiplier"):
         scale *= _positive(shape, name) or 1.0
     scale /= _positive(shape, "logits_scaling") or 1.0
-    if getattr(shape, "dim_model_base", None):  # MiniCPM
-        scale *= shape.dim_model_base / shape.hidden_size
     return LogitRule(scale, _positive(shape, "final_logit_softcapping"))
 
 

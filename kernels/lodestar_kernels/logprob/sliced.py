@@ -146,7 +146,16 @@ class ScoreGradients:
         dense = [None if g is None else g.contiguous() for g in upstream]
         bias_V, targets_T, inverse_temperature_T, maximum_T, log_sum_T, entropy_T = ctx.saved_tensors[-6:]
         return ScoreGradients(
-            targets_T, maximum_T, log_sum_T, entropy_T, bias_V, inverse_temperature_T, *dense, softcap
+            targets_T,
+            maximum_T,
+            log_sum_T,
+            entropy_T,
+            bias_V,
+            inverse_temperature_T,
+            dense[0],
+            dense[1],
+            dense[2],
+            softcap,
         )
 
     def write(self, logits_TV: Tensor, rows: slice, first: int, out_TV: Tensor, block: int) -> Tensor:

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from lodestar.engine.linear import PackedLinear, padded_rows
-from lodestar.engine.shape import CacheShape
 from lodestar.engine.trunk import FusedTrunk, PlainTrunk
 from lodestar.errors import InvalidArgument, ModelError
 from lodestar.model.attention import NAME
+from lodestar.model.kept import CacheShape
 from lodestar.records import SamplingParams, WeightVersion
 
 SMALL: dict[str, Any] = {

@@ -95,7 +95,46 @@ SIZES: dict[str, Any] = {
     "use_cache": False,
 }
 
-OVERRIDES: dict[str, dict[str, Any]] = {}
+LATENT = {"head_dim": 8, "num_key_value_heads": 4}
+"""Of multi-head latent attention: the rotary part has head_dim, and every head its own keys."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "axk1": LATENT,
+    "axk2": LATENT,
+    "bailing_hybrid": LATENT,
+    "codegen": {"rotary_dim": 8},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "deepseek_v32": LATENT,
+    "dots1": {"n_shared_experts": 1},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": VOCAB,
+        "laurel_rank": 8,
+        "hidden_size_per_layer_input": 16,
+        "activation_sparsity_pattern": [0.0] * LAYERS,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "gemma4_text": {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 16},
+    "glm4_moe_lite": LATENT,
+    "glm_moe_dsa": LATENT,
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gptj": {"rotary_dim": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
+    "longcat_flash": LATENT,
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "minicpm3": {**LATENT, "dim_model_base": 16},
+    "granite": {"logits_scaling": 4.0},
+    "granitemoe": {"logits_scaling": 4.0},
+    "granitemoeshared": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25},
+    "cohere2_moe": {"logit_scale": 0.25},
+    "youtu": LATENT,
+    "zaya": {"num_experts_per_tok": 1},
+}
+"""What a type needs, or has that is worth to be tried, besides the sizes."""
 
 
 def types() -> list[str]:
@@ -111,7 +150,7 @@ def tiny_config(model_type: str, **more: Any) -> Any:
         known |= set(getattr(parent, "__annotations__", {}))
     mapped = getattr(kind, "attribute_map", {})
     default = kind()
-    options = {
+    options: dict[str, Any] = {
         name: value
         for name, value in SIZES.items()
         if (name in known or hasattr(default, name)) and not (name in mapped and mapped[name] in SIZES)
@@ -121,6 +160,9 @@ def tiny_config(model_type: str, **more: Any) -> Any:
         kinds = list(dict.fromkeys(wanted))
         if kinds:
             options["layer_types"] = [*(kinds * LAYERS)[: LAYERS - 1], wanted[-1]]
+    for name in ("head_dim", "num_key_value_heads", "v_head_dim"):  # properties without a setter
+        if isinstance(getattr(kind, name, None), property):
+            options.pop(name, None)
     return kind(**{**options, **OVERRIDES.get(model_type, {}), **more})
 
 

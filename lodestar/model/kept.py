@@ -1,12 +1,14 @@
-"""What a model's layers keep of a token, and how long a sequence may be: read off the model before it serves."""
+"""What a model's layers keep of a token: read off the model before it serves."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lodestar.errors import ModelError
 from lodestar.model.attention import attending
@@ -40,7 +42,9 @@ class CacheShape:
             raise ModelError(f"{name} has layers of kind {', '.join(unknown)}, which the KV cache cannot hold")
         seen = _SeenAttention()
         ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-        with torch.inference_mode(), attending(seen) as options:
+        # Where there are no numbers, transformers is not to look whether positions are those of packed sequences.
+        numberless = FakeTensorMode(allow_non_fake_inputs=True) if ids.is_meta else contextlib.nullcontext()
+        with torch.no_grad(), numberless, attending(seen) as options:
             model.base_model(input_ids=ids, position_ids=ids, **options)
         if len(seen.kept) != config.num_hidden_layers:
             raise ModelError(
