@@ -137,6 +137,50 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """What a type needs, or has that is worth to be tried, besides the sizes."""
 
 
+TOO_LARGE = frozenset(
+    {
+        "blt",
+        "cohere_compass_text",
+        "cpmant",
+        "dbrx",
+        "dots3_note",
+        "dots3_note_text",
+        "emu3",
+        "fuyu",
+        "gemma3",
+        "gemma3n",
+        "gemma4",
+        "gemma4_assistant",
+        "gemma4_unified",
+        "gemma4_unified_assistant",
+        "git",
+        "got_ocr2",
+        "kimi_linear",
+        "llama4",
+        "mllama",
+        "moss_transcribe_diarize",
+        "musicgen",
+        "musicgen_melody",
+        "phi4_multimodal",
+        "prophetnet",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen4_exp",
+        "qwen4_exp_text",
+        "reformer",
+        "roc_bert",
+        "xlnet",
+        "xmod",
+        "zamba",
+        "zamba2",
+    }
+)
+"""Types whose parts have no tiny sizes: images and sound beside text, several configurations in one, hashed embeddings.
+
+Those with text beside other media are loaded by their text configuration's type, which is tried here.
+"""
+
+
 def types() -> list[str]:
     """Every model type with a class of its own among the causal language models."""
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
