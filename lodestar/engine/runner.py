@@ -42,7 +42,8 @@ class ModelRunner:
         self._device = device
         self._deterministic = deterministic
         self.graphs: DecodeGraphs | None = None
-        if isinstance(cache, PagedCache) and device.type == "cuda":
+        # Capped scores and sinks gather contexts of lengths that no graph knows.
+        if isinstance(cache, PagedCache) and device.type == "cuda" and cache.shape.plain_scores:
             self.graphs = DecodeGraphs(self.forward, cache, device)
 
     def refresh(self) -> None:

@@ -53,8 +53,13 @@ class AttentionContext(Protocol):
         *,
         scale: float,
         window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
-        """Causal attention within each sequence; returns out_TND. M key/value heads divide N query heads."""
+        """Causal attention within each sequence; returns out_TND. M key/value heads divide N query heads.
+
+        softcap and sinks_N: see lodestar_kernels.attention.scored; they are given to layers that have them alone.
+        """
 
 
 _CONTEXT: ContextVar[AttentionContext | None] = ContextVar("attention_context", default=None)
@@ -131,6 +136,8 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     attention_context: AttentionContext | None = None,
     **keywords: Any,
@@ -162,6 +169,11 @@ def attend(
     elif value_dim > dim:
         query, key = pad(query, (0, value_dim - dim)), pad(key, (0, value_dim - dim))
     layer: int = module.layer_idx  # type: ignore[assignment]
+    rule: dict[str, Any] = {}
+    if softcap is not None:
+        rule["softcap"] = softcap
+    if s_aux is not None:
+        rule["sinks_N"] = s_aux
     out_TND = attention_context.attend(
         layer,
         query[0].transpose(0, 1),
@@ -169,6 +181,7 @@ def attend(
         value[0].transpose(0, 1),
         scale=scaling if scaling is not None else dim**-0.5,
         window=window,
+        **rule,
     )
     if value_dim < dim:
         out_TND = out_TND[..., :value_dim]

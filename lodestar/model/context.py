@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any
+
+from lodestar.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 """What configurations call the number of positions; the first that says something counts."""
@@ -33,6 +39,22 @@ def ends_hard(config: Any) -> bool:
     """
     ropes = _ropes(config.get_text_config())
     return not ropes or any(rope.get("rope_type") in ("longrope", "dynamic") for rope in ropes)
+
+
+def check_lengths(config: Any, lengths: Iterable[int], what: str) -> None:
+    """Refuse rows that a model cannot compute before the first of them is due; say so where it merely never saw such.
+
+    Raises:
+        InvalidArgument: rows of ``what`` beyond the context of a model that ends there (see ends_hard).
+    """
+    limit = context_tokens(config)
+    beyond = [length for length in lengths if limit is not None and length > limit]
+    if not beyond:
+        return
+    rows = f"{len(beyond)} rows have more tokens, up to {max(beyond)}, than the model's context of {limit}"
+    if ends_hard(config):
+        raise InvalidArgument(what, f"{rows}; lower data.max_tokens (and data.max_prompt_tokens) to leave them out")
+    logger.warning("%s: %s; the model goes on by its rotary positions, which it was not trained on", what, rows)
 
 
 def _ropes(shape: Any) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ class CacheShape:
     kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    plain_scores: bool = True
+    """Whether no layer caps its scores or has sinks, which the fast paths do not compute."""
 
     @property
     def token_bytes(self) -> int:
@@ -59,17 +61,28 @@ class CacheShape:
                 "and the KV cache holds one"
             )
         ((kv_heads, head_dim),) = sizes
-        return cls(config.num_hidden_layers, kv_heads, head_dim, dtypes.pop())
+        return cls(config.num_hidden_layers, kv_heads, head_dim, dtypes.pop(), seen.plain_scores)
 
 
 class _SeenAttention:
     """Attends to nothing and notes what came."""
 
     def __init__(self) -> None:
+        self.plain_scores = True
         self.kept: dict[int, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
+        self.plain_scores &= softcap is None and sinks_N is None
         self.kept[layer] = (tuple(k_TMD.shape[1:]), tuple(v_TMD.shape[1:]), v_TMD.dtype)
         return v_TMD.new_zeros(*q_TND.shape[:2], v_TMD.shape[2])

@@ -145,12 +145,22 @@ class PackedAttention:
         self.rows = rows
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
         return attention(
-            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, per_sequence=self._per_sequence
-        )
+            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N,
+            per_sequence=self._per_sequence,
+        )  # fmt: skip
 
 
 def hidden_states(model: Any, batch: PackedBatch) -> Tensor:

@@ -43,10 +43,19 @@ class _NotingAttention(PackedAttention):
         self.windows: list[tuple[int, Window]] = []
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         self.windows.append((layer, window))
-        return super().attend(layer, q_TND, k_TMD, v_TMD, scale=scale, window=window)
+        return super().attend(layer, q_TND, k_TMD, v_TMD, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N)
 
 
 def check_causal_lm(model: PreTrainedModel, path: str | Path) -> None:

@@ -11,6 +11,7 @@ from lodestar.config import RunConfig, TrainingConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
 from lodestar.layout import RunFolder
+from lodestar.model.context import check_lengths
 from lodestar.model.loading import save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
 from lodestar.ppo.losses import language_model_loss
@@ -110,6 +111,7 @@ def _run(
 ) -> Fit:
     tokenizer = policy_tokenizer(config, folder)
     model = start_model(config, tokenizer, *earlier)
+    check_lengths(model.config, (len(row.token_ids) for row in (*train, *held_out)), f"{name}'s rows")
     digests = identity(training, config.seed, model, train, held_out)
     trained = trainable(config, model)
     objective = LanguageObjective(train, held_out, training.batch_tokens, config=config)

@@ -102,20 +102,24 @@ def _compare_training(plain: Any, ours: Any, sequences: list[list[int]], model_t
 
 def _compare_engine(plain: Any, ours: Any, tokenizer: Any, model_type: str) -> str:
     try:
-        engine = Engine(ours, tokenizer, PolicyConfig(max_sequences=4, kv_cache_tokens=512, prefill_tokens=24))
+        config = PolicyConfig(max_sequences=4, kv_cache_tokens=512, prefill_tokens=24)
+        engines = [Engine(ours, tokenizer, config, paged=paged) for paged in (False, True)]
     except ModelError as error:
         return _reason(error, "")
-    prompts = ([5, 6, 7], list(range(10, 30)))
-    for prompt in prompts:
-        engine.add(engine.request(prompt, SamplingParams(16, seed=3, ignore_eos=True)))
-    requests = list(engine._requests.values())
-    while engine.scheduler:
-        engine.step()
-    for request in requests:
-        (sample,) = request.sequences
-        with torch.no_grad():
-            expected = _logprobs(plain, sample.tokens)[len(request.prompt_ids) - 1 :]
-        assert float((torch.tensor(sample.logprobs) - expected).abs().max()) < NATS, f"{model_type}: engine"
+    for engine in engines:
+        requests = [
+            engine.request(prompt, SamplingParams(16, seed=3, ignore_eos=True))
+            for prompt in ([5, 6, 7], list(range(10, 30)))
+        ]
+        for request in requests:
+            engine.add(request)
+        while engine.scheduler:
+            engine.step()
+        for request in requests:
+            (sample,) = request.sequences
+            with torch.no_grad():
+                expected = _logprobs(plain, sample.tokens)[len(request.prompt_ids) - 1 :]
+            assert float((torch.tensor(sample.logprobs) - expected).abs().max()) < NATS, f"{model_type}: engine"
     return ""
 
 
@@ -159,7 +163,8 @@ def page(verdicts: Iterator[Verdict]) -> str:
     for one in verdicts:
         marks = ["refused" if says else "yes" for says in (one.trains, one.serves, one.scores)]
         rows.append(f"| {one.model_type} | {one.name} | {' | '.join(marks)} |")
-        reasons += [f"- {one.model_type}: {says}" for says in dict.fromkeys((one.trains, one.serves, one.scores)) if says]
+        said = dict.fromkeys(says for says in (one.trains, one.serves, one.scores) if says)
+        reasons += [f"- {one.model_type}: {says}" for says in said]
     body = INTRODUCTION.format(version=transformers.__version__) + "\n".join(rows)
     return body + "\n\n## Why\n" + "\n".join(reasons) + "\n"
 

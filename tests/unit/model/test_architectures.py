@@ -11,6 +11,7 @@ import torch
 
 from lodestar.errors import InvalidArgument, ModelError
 from lodestar.model.attention import NAME
+from lodestar.model.context import check_lengths
 from lodestar.model.loading import load_causal_lm, save_model
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.model.probe import check_causal_lm
@@ -19,10 +20,10 @@ from tests.unit.model.served import PAGE, Verdict, judge
 from tests.unit.model.worlds import words
 
 RIGHT = [
-    "llama", "mistral", "qwen2_moe", "phimoe", "gemma3_text", "granite", "cohere", "nanochat", "deepseek_v3", "nemotron",
-    "minicpm3", "gpt2",
+    "llama", "mistral", "qwen2_moe", "phimoe", "gemma3_text", "granite", "cohere", "nanochat", "deepseek_v3",
+    "nemotron", "minicpm3", "gpt2", "gemma2", "gpt_oss",
 ]  # fmt: skip
-"""A window in the mask alone, a cap, scales up, down and before the head, values of another size, dropped keywords."""
+"""A window in the mask alone, a cap, scales up, down and before the head, values of another size, dropped keywords, sinks."""
 REFUSED = {
     "bloom": "adds ALiBi biases to its scores in code of its own",
     "mamba": "0 of 4 layers of MambaForCausalLM",
@@ -104,3 +105,14 @@ def test_a_cap_is_found_however_small_the_logits_are(tmp_path: Path) -> None:
     model.forward = forward
     with pytest.raises(ModelError, match="more of its LM head's product than a scale and a soft cap"):
         check_causal_lm(model, "a model")
+
+
+def test_rows_beyond_the_context_are_refused_or_said_before_a_stage(caplog: pytest.LogCaptureFixture) -> None:
+    learned, rotary = zoo.tiny_config("gpt2"), zoo.tiny_config("llama")
+    check_lengths(learned, [64, 3], "sft's rows")
+    with pytest.raises(
+        InvalidArgument, match="sft's rows: 2 rows have more tokens, up to 70, than the .* context of 64"
+    ):
+        check_lengths(learned, [64, 65, 70], "sft's rows")
+    check_lengths(rotary, [65], "sft's rows")
+    assert "1 rows have more tokens, up to 65" in caplog.text

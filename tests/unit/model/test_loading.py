@@ -13,7 +13,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BloomConfig,
-    Gemma2Config,
     MambaConfig,
 )
 
@@ -172,10 +171,6 @@ SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_at
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, intermediate_size=48),
-            "needs softcap",
-        ),
         (MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, **IDS), "0 of 2 layers"),
         (BertConfig(**SIZES, intermediate_size=48), "not a decoder-only model"),
         (

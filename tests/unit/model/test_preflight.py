@@ -62,7 +62,8 @@ def test_adapters_need_a_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "said"), [("mamba", "linear_attention"), ("bloom", "attention mask"), ("falcon", "own attention code")]
+    ("model_type", "said"),
+    [("mamba", "linear_attention"), ("bloom", "attention mask"), ("falcon", "own attention code")],
 )
 def test_an_architecture_that_is_not_served_is_found_without_its_weights(
     model_type: str, said: str, tmp_path: Path
