@@ -7,7 +7,7 @@ does not have the class; :data:`NOTE` goes into such a model's folder and says w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GenericForSequenceClassification
@@ -46,11 +46,11 @@ def ensure_classifier(config: Any) -> type[PreTrainedModel]:
         ModelError: the type has no causal language model to make it of.
     """
     kind = type(config)
-    known = AutoModelForSequenceClassification._model_mapping  # type: ignore[attr-defined]
+    known: Any = AutoModelForSequenceClassification._model_mapping
     if kind in known:
         found = known[kind]
-        return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
-    language = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined]
+        return cast(type[PreTrainedModel], found[0] if isinstance(found, tuple) else found)
+    language: Any = AutoModelForCausalLM._model_mapping
     if kind not in language:
         raise ModelError(f"{config.model_type} is no type of language model that transformers knows")
     causal = language[kind]

@@ -243,7 +243,8 @@ def _load(
     if vocabulary is not None:
         make_room(model, vocabulary, path)
     check_special_ids(model, path)
-    return cast(PreTrainedModel, model.to(resolve_device(device)).eval()), vocabulary
+    placed: Any = model
+    return cast(PreTrainedModel, placed.to(resolve_device(device)).eval()), vocabulary
 
 
 def _disable_dropout(model: nn.Module) -> None:

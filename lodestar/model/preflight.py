@@ -1,8 +1,8 @@
 """What every stage of a run will do with its models, and what it will refuse, before any weight is loaded.
 
-Configurations and tokenizers are read, and models built on the meta device, where they take no memory: a 70B model costs
-what a small one does. What only weights can show (whether log-probs equal those of transformers' own attention) is
-compared when they are loaded: see lodestar.model.probe.
+Configurations and tokenizers are read, and models built on the meta device, where they take no memory: a 70B model
+costs what a small one does. What only weights can show (whether log-probs equal those of transformers' own attention)
+is compared when they are loaded: see lodestar.model.probe.
 """
 
 from __future__ import annotations

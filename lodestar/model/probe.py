@@ -167,15 +167,15 @@ def _check_layers(model: PreTrainedModel, noted: list[tuple[int, Window]], path:
             f"{path}: {len(noted)} of {layers} layers of {name} run on Lodestar's attention{other}; "
             "architectures with other sequence mixers or their own attention code are not served"
         )
-    kinds = getattr(shape, "layer_types", None)
+    planned: list[str] = getattr(shape, "layer_types", None) or []
     windows = {window for _, window in noted if window is not None}
     configured = getattr(shape, "sliding_window", None)
-    if kinds and len(kinds) == layers and isinstance(configured, int):
+    if len(planned) == layers and isinstance(configured, int):
         for layer, window in noted:
-            wanted = {"full_attention": None, "sliding_attention": configured}.get(kinds[layer], window)
+            wanted = {"full_attention": None, "sliding_attention": configured}.get(planned[layer], window)
             if window != wanted:
                 raise ModelError(
-                    f"{path}: layer {layer} of {name} is {kinds[layer]} with a window of {wanted or 'no'} tokens by "
+                    f"{path}: layer {layer} of {name} is {planned[layer]} with a window of {wanted or 'no'} tokens by "
                     f"its configuration, and attends with {window or 'no'} window"
                 )
     elif windows and configured is None:
@@ -248,7 +248,7 @@ def _compare_logprobs(model: PreTrainedModel, path: str | Path, sequences: Seque
 
 def _plain_logprobs(model: PreTrainedModel, sequence: list[int]) -> Tensor:
     ids = torch.tensor([sequence], device=next(model.parameters()).device)
-    logp_SV = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    logp_SV: Tensor = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     return logp_SV[:-1].gather(1, ids[0, 1:, None])[:, 0]
 
 

@@ -30,7 +30,8 @@ def make_room(model: PreTrainedModel, vocabulary: Vocabulary, path: str | Path) 
         raise ModelError(f"{path}: the tokenizer has {vocabulary.tokens} ids, and the model's vocabulary is {rows}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model.resize_token_embeddings(vocabulary.tokens, mean_resizing=False)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
+        modules: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[no-untyped-call]
+        for module in modules:
             if module is not None:
                 _fill(module.weight, rows)
                 if getattr(module, "bias", None) is not None:

@@ -79,7 +79,8 @@ class ScoringModel:
         tokenizer = load_encoder_tokenizer(path) if pairs else load_tokenizer(path)
         if not packed and not pairs:
             model.config.pad_token_id = tokenizer.pad_token_id  # padded decoders find the last token by it
-        labels = tuple(str(model.config.id2label[label]) for label in range(model.config.num_labels))
+        shape: Any = model.config
+        labels = tuple(str(shape.id2label[label]) for label in range(shape.num_labels))
         if len(set(labels)) != len(labels):
             raise ModelError(f"{path}: two of its labels have the same name: {', '.join(labels)}")
         context = context_tokens(model.config) or UNLIMITED

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from lodestar.config import PolicyConfig
 from lodestar.engine.engine import Engine
@@ -64,6 +65,7 @@ def judge(model_type: str, **more: Any) -> Verdict:
             ours = load_causal_lm(folder)
         except ModelError as error:
             return Verdict(model_type, name, *(_reason(error, folder),) * 3)
+        plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
         fuse(ours)
         _compare_training(plain, ours, sequences, model_type)
         serves = _compare_engine(plain, load_causal_lm(folder), tokenizer, model_type)
