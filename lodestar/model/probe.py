@@ -1,8 +1,9 @@
 """Whether a loaded architecture is computed rightly: every mask, window, keyword, scale and cap, before it serves.
 
-The probe runs a few dozen tokens, longer than the windows where these are short. It asks what every layer's mask lets
-a token see and compares that with the configuration, packs two sequences and compares each with itself alone, and
-compares hidden states and log-probs with the same weights under transformers' own attention.
+The probe runs a few dozen tokens, longer than the windows where these are short, once per model (see
+lodestar.model.compared). It asks what every layer's mask lets a token see and compares that with the configuration,
+packs two sequences and compares each with itself alone, and compares hidden states and log-probs with the same weights
+under transformers' own attention.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from lodestar.model.logits import lm_head, logit_rule
 from lodestar.model.packed import PackedAttention, PackedBatch, response_logprobs, trunk_states
 from lodestar.model.tokenizers import ids_of
 
-TOKENS = 48
+TOKENS = 24
 """Of the longer probe sequence, where the context allows."""
-MOST_TOKENS = 384
+MOST_TOKENS = 160
 """A window beyond it is compared with the configuration alone."""
 SHORT = 5
 BOOSTED = 300.0
@@ -65,10 +66,11 @@ def check_causal_lm(model: PreTrainedModel, path: str | Path) -> None:
         ModelError: naming the architecture and the reason.
     """
     compared = Compared.of(model, path)
-    sequences = _check_trunk(model, path, compared)
+    if compared.known:
+        return
+    sequences, _ = _check_trunk(model, path)
     _check_head(model, path, sequences[1])
-    if not compared.known:
-        _compare_logprobs(model, path, sequences)
+    _compare_logprobs(model, path, sequences)
     compared.remember()
 
 
@@ -81,13 +83,21 @@ def check_scalar_model(model: PreTrainedModel, path: str | Path) -> None:
 def check_classifier(model: PreTrainedModel, path: str | Path) -> None:
     """As check_causal_lm, for the trunk of a model that scores; its head may have any number of labels."""
     compared = Compared.of(model, path)
-    _check_trunk(model, path, compared)
+    if compared.known:
+        return
+    sequences, ours_TH = _check_trunk(model, path)
+    with torch.no_grad(), own_attention(model, path):
+        theirs_TH = torch.cat([_plain_states(model, sequence) for sequence in sequences])
+    if not _close(ours_TH, theirs_TH):
+        raise ModelError(
+            f"{path}: {type(model).__name__} computes something else on transformers' own attention; it is not served"
+        )
     compared.remember()
 
 
 # --- the trunk -----------------------------------------------------------------------------------------------------
-def _check_trunk(model: PreTrainedModel, path: str | Path, compared: Compared) -> tuple[list[int], list[int]]:
-    """The probe's two sequences, of which the trunk computes the same in any company and by any attention."""
+def _check_trunk(model: PreTrainedModel, path: str | Path) -> tuple[tuple[list[int], list[int]], Tensor]:
+    """The probe's two sequences, of which the trunk computes the same in any company, and their states [T, H]."""
     name = type(model).__name__
     if model.config.is_encoder_decoder or any(_sees_the_future(module) for module in model.modules()):
         raise ModelError(f"{path}: {name} is not a decoder-only model with causal attention")
@@ -109,12 +119,7 @@ def _check_trunk(model: PreTrainedModel, path: str | Path, compared: Compared) -
         raise ModelError(f"{path}: {name} {_reason(model, error)}") from error
     if not _close(together_TH, torch.cat([first, second])):
         raise ModelError(f"{path}: {name} lets packed sequences see each other or ignores position_ids")
-    if not compared.known:
-        with torch.no_grad(), own_attention(model, path):
-            theirs_TH = torch.cat([_plain_states(model, sequence) for sequence in sequences])
-        if not _close(together_TH, theirs_TH):
-            raise ModelError(f"{path}: {name} computes something else on transformers' own attention; it is not served")
-    return sequences
+    return sequences, together_TH
 
 
 def _reason(model: PreTrainedModel, error: Exception) -> str:
