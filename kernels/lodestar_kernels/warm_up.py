@@ -28,7 +28,14 @@ def _runs_triton(device: torch.device) -> bool:
 
 
 def warm_up_logprob(
-    hidden: int, vocab: int, dtype: torch.dtype, device: torch.device | str, *, train: bool, bias: bool = False
+    hidden: int,
+    vocab: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    train: bool,
+    bias: bool = False,
+    softcap: float | None = None,
 ) -> None:
     """Compile the log-prob kernels for a model's head, with entropy and without, at τ = 1 and other temperatures."""
     if not _runs_triton(torch.device(device)):
@@ -40,8 +47,8 @@ def warm_up_logprob(
         targets_T = torch.zeros(64, dtype=torch.int64, device=device)
         # The smallest slices: like those of a long batch they end in one whose width no power of two divides.
         output = logprobs(
-            hidden_TH, weight_VH, targets_T, bias=bias_V, temperature=temperature, entropy=entropy, chunk_bytes=1,
-            backend="triton",
+            hidden_TH, weight_VH, targets_T, bias=bias_V, temperature=temperature, softcap=softcap, entropy=entropy,
+            chunk_bytes=1, backend="triton",
         )  # fmt: skip
         if train:
             total = output.logprobs_T.sum() + (output.entropy_T.sum() if output.entropy_T is not None else 0)

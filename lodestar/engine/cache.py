@@ -7,8 +7,8 @@ from collections.abc import Sequence as Tokens
 
 from lodestar.engine.blocks import BlockManager
 from lodestar.engine.sequence import Plan, Sequence
-from lodestar.engine.shape import CacheShape
 from lodestar.model.attention import AttentionContext
+from lodestar.model.kept import CacheShape
 
 
 class KVCache(ABC):

@@ -9,9 +9,10 @@ import torch
 from lodestar.config import PolicyConfig
 from lodestar.engine.cache import KVCache
 from lodestar.engine.pages import PagedCache
-from lodestar.engine.shape import CacheShape, context_tokens
 from lodestar.engine.slabs import SlabCache
 from lodestar.errors import ModelError
+from lodestar.model.context import context_tokens
+from lodestar.model.kept import CacheShape
 
 
 def make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: bool, device: torch.device) -> KVCache:
@@ -23,7 +24,7 @@ def make_cache(model: Any, config: PolicyConfig, *, deterministic: bool, paged: 
     shape = CacheShape.of(model)
     if deterministic and (shape.dtype != torch.float32 or paged):
         raise ModelError(f"deterministic needs float32 weights on a CPU, and the model is {shape.dtype} on {device}")
-    context = context_tokens(model) or config.kv_cache_tokens
+    context = context_tokens(model.config) or config.kv_cache_tokens
     slots = config.max_sequences + 1  # one more than run, for replay
     if paged:
         return PagedCache(

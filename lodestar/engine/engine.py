@@ -29,13 +29,15 @@ from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
 from lodestar.engine.sequence import Chunk, Plan, Request, Sequence
-from lodestar.engine.shape import context_tokens
 from lodestar.engine.text import StopChecker
 from lodestar.engine.weights import LiveWeights
 from lodestar.errors import ModelError, ResourceExhausted
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.context import context_tokens
 from lodestar.model.loading import tokenizer_hash
+from lodestar.model.logits import sampled_ids
 from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.model.tokenizers import check_special_ids, end_ids
 from lodestar.records import FinishReason, Purpose, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
 START = WeightVersion("", 0, "")
@@ -77,8 +79,8 @@ class Engine:
         ``paged`` chooses the KV cache: pages or slabs; pages on a GPU and slabs on a CPU unless told otherwise.
 
         Raises:
-            ModelError: the model runs on other attention, the KV cache cannot hold what its layers keep, or
-                deterministic is asked for without float32 or with pages.
+            ModelError: the model runs on other attention, the KV cache cannot hold what its layers keep, an EOS id is
+                no token of the model, or deterministic is asked for without float32 or with pages.
         """
         device = torch.device(device)
         if model.config._attn_implementation != ATTENTION:
@@ -92,7 +94,8 @@ class Engine:
         self.deterministic = deterministic
         self.version = version
         self.tokenizer_hash = tokenizer_hash(tokenizer)
-        self.eos_ids = _eos_ids(model, tokenizer)
+        check_special_ids(model, type(model).__name__)
+        self.eos_ids = end_ids(model, tokenizer)
         self._device = device
         paged = device.type != "cpu" if paged is None else paged
         self._cache = make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
@@ -102,9 +105,9 @@ class Engine:
             prefill_tokens=config.prefill_tokens,
             deterministic=deterministic,
         )
-        context = context_tokens(model) or self._cache.capacity
+        context = context_tokens(model.config) or self._cache.capacity
         self.limits = Limits(
-            vocab_size=model.config.get_text_config().vocab_size,
+            vocab_size=sampled_ids(model),
             context_tokens=min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens),
             request_tokens=config.kv_cache_tokens * 4,
             samples=config.max_waiting,
@@ -360,11 +363,3 @@ class Engine:
             blocks_total=self._cache.blocks.total,
             swap_seconds=self.swap_seconds,
         )
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a response: the generation config's and the tokenizer's."""
-    generation = getattr(model, "generation_config", None)
-    ids = getattr(generation, "eos_token_id", None)
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)

@@ -21,6 +21,7 @@ class Limits:
     """What one server can take: ``Limits(4096, context_tokens=1024, request_tokens=65_536, samples=256)``."""
 
     vocab_size: int
+    """Token ids that have text are below it."""
     context_tokens: int
     """Prompt + response of one sample."""
     request_tokens: int

@@ -36,13 +36,14 @@ class ModelRunner:
         device: torch.device,
     ) -> None:
         self._trunk = make_trunk(model, paged=isinstance(cache, PagedCache), positions=context_tokens)
-        self._head = Head(model.get_output_embeddings())
+        self._head = Head(model)
         self._cache = cache
         self._sampler = sampler
         self._device = device
         self._deterministic = deterministic
         self.graphs: DecodeGraphs | None = None
-        if isinstance(cache, PagedCache) and device.type == "cuda":
+        # Capped scores and sinks gather contexts of lengths that no graph knows.
+        if isinstance(cache, PagedCache) and device.type == "cuda" and cache.shape.plain_scores:
             self.graphs = DecodeGraphs(self.forward, cache, device)
 
     def refresh(self) -> None:

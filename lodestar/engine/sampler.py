@@ -107,12 +107,13 @@ class Sampler:
         plain = all(temperature == 1 for temperature in temperatures)
         processed = [row for row, sampling in enumerate(params) if is_processed(sampling)]
         top = {row: min(sampling.top_logprobs, vocab) for row, sampling in enumerate(params) if sampling.top_logprobs}
+        eos_ids = [token for token in self._eos_ids if token < vocab]
         return _Rows(
             ids=ids,
             streams=np.array(streams, dtype=np.uint64),
             temperature_B1=None if plain else torch.tensor(temperatures, device=self._device)[:, None],
             greedy_G=torch.tensor(greedy, device=self._device) if greedy else None,
-            processing=Processing(processed, [params[row] for row in processed], self._eos_ids, vocab, self._device)
+            processing=Processing(processed, [params[row] for row in processed], eos_ids, vocab, self._device)
             if processed
             else None,
             top=top,

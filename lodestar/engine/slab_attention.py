@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lodestar_kernels.attention.scored import scored_attention
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
@@ -141,7 +142,16 @@ class SlabAttention:
         self._reaches: dict[tuple[int, int | None], _Reach] = {}
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         """Write the rows' keys and values, then attend; see lodestar.model.attention.AttentionContext.
 
@@ -161,6 +171,9 @@ class SlabAttention:
         if decoded:
             keys.transpose(1, 2)[self._slots_B, self._positions_B] = k_TMD[:decoded]
             values.transpose(1, 2)[self._slots_B, self._positions_B] = v_TMD[:decoded]
+        if softcap is not None or sinks_N is not None:
+            rule = {"scale": scale, "window": window, "softcap": softcap, "sinks_N": sinks_N}
+            return self._scored(q_TND, keys, values, len(q_TND) == len(k_TMD), rule)
         if self._groups and len(q_TND) == decoded:
             return self._decode(q_TND, keys, values, scale, window)
         out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
@@ -175,6 +188,22 @@ class SlabAttention:
             out_TND[rows] = self._prefill(number, q_TND[rows], keys[slot], values[slot], start, end, scale, window)
             row = rows.stop
         out_TND[row:] = 0
+        return out_TND
+
+    def _scored(self, q_TND: Tensor, keys: Tensor, values: Tensor, prefills: bool, rule: dict[str, Any]) -> Tensor:
+        """Capped scores and sinks: one sequence after the other, in shapes that depend on nothing but its own."""
+        out_TND = torch.zeros_like(q_TND, memory_format=torch.contiguous_format)
+        for i, (slot, length) in enumerate(zip(self._slots, self._lengths, strict=True)):
+            k_KMD, v_KMD = (x[slot, :, :length].transpose(0, 1) for x in (keys, values))
+            out_TND[i] = scored_attention(q_TND[i : i + 1], k_KMD, v_KMD, **rule)[0]
+        row = len(self._slots)
+        for slot, start, end in self._chunks if prefills else ():
+            tokens, rows = end - start, slice(row, row + end - start)
+            stop = start + DETERMINISTIC_CHUNK if self._cache.deterministic else end
+            q_SND = pad(q_TND[rows], (0, 0, 0, 0, 0, stop - start - tokens))
+            k_KMD, v_KMD = (x[slot, :, :stop].transpose(0, 1) for x in (keys, values))
+            out_TND[rows] = scored_attention(q_SND, k_KMD, v_KMD, **rule)[:tokens]
+            row = rows.stop
         return out_TND
 
     def _group(self, first: int, end: int) -> _Group:

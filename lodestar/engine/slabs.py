@@ -19,8 +19,8 @@ from lodestar.engine.blocks import BlockManager
 from lodestar.engine.cache import KVCache
 from lodestar.engine.memory import LazyTensor
 from lodestar.engine.sequence import Plan, Sequence
-from lodestar.engine.shape import CacheShape
 from lodestar.engine.slab_attention import DETERMINISTIC_CHUNK, SharedPrefix, SlabAttention, group_cost, group_rows
+from lodestar.model.kept import CacheShape
 
 REGROUP_STEPS = 32
 """Lengths grow together, so groups stay good for a while."""

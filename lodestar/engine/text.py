@@ -8,6 +8,8 @@ from typing import Any
 
 UNDECIDED = "\ufffd"
 """What a tokenizer decodes the first bytes of an unfinished character to."""
+MOST_UNDECIDED = 3
+"""Tokens that an unfinished character of UTF-8 may consist of: four bytes end it."""
 CONTEXT_TOKENS = 4
 """Tokens decoded before those of interest, since a tokenizer may treat the first ones of a text specially."""
 
@@ -75,15 +77,28 @@ class TextStream:
     def _decode(self, last: bool) -> None:
         if self._stopped:
             return
-        before = self._tokenizer.decode(self._tokens[self._start : self._decoded], skip_special_tokens=True)
-        after = self._tokenizer.decode(self._tokens[self._start :], skip_special_tokens=True)
-        if after.endswith(UNDECIDED) and not last:
+        before = self._spelled(self._decoded)
+        after = self._spelled(len(self._tokens))
+        if last or not after.endswith(UNDECIDED):
+            self._take(before, after, len(self._tokens))
             return
+        # Bytes that can still become a character are among the last few tokens; what precedes them is text for good.
+        for end in range(len(self._tokens) - MOST_UNDECIDED, self._decoded, -1):
+            settled = self._spelled(end)
+            if after.startswith(settled):
+                self._take(before, settled, end)
+                return
+
+    def _spelled(self, end: int) -> str:
+        return str(self._tokenizer.decode(self._tokens[self._start : end], skip_special_tokens=True))
+
+    def _take(self, before: str, after: str, end: int) -> None:
+        """The text of tokens up to ``end`` is certain."""
         self._text += after[len(before) :]
-        self._decoded = len(self._tokens)
-        start = max(self._start, self._decoded - CONTEXT_TOKENS)
+        self._decoded = end
+        start = max(self._start, end - CONTEXT_TOKENS)
         # With nothing visible before it, a word would be decoded as the first of a text, without its space.
-        if self._tokenizer.decode(self._tokens[start:], skip_special_tokens=True):
+        if self._tokenizer.decode(self._tokens[start:end], skip_special_tokens=True):
             self._start = start
 
     def _cut_at_stop(self) -> None:

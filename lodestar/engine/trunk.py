@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lodestar.engine.linear import MOST_ROWS, PackedLinear
-from lodestar.model.attention import AttentionContext
+from lodestar.model.attention import AttentionContext, attending
 from lodestar.model.fused import FAMILY, projections_of, sliding_window
 
 
@@ -41,9 +41,8 @@ class PlainTrunk:
         self._module = module
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, context: AttentionContext, rows: int) -> Tensor:
-        output = self._module(
-            input_ids=tokens_T[None], position_ids=positions_T[None], use_cache=False, attention_context=context
-        )
+        with attending(context) as options:
+            output = self._module(input_ids=tokens_T[None], position_ids=positions_T[None], **options)
         return output.last_hidden_state[0, :rows]  # type: ignore[no-any-return]
 
     def refresh(self) -> None:

@@ -14,6 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.classifiers import ensure_classifier
+from lodestar.model.tokenizers import end_ids
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:
@@ -52,7 +54,7 @@ def scalar_from_causal_lm(
     most and no preference. Weights are copies; ``model`` is not touched.
 
     Raises:
-        ModelError: transformers has no sequence-classification class for this architecture.
+        ModelError: the architecture's trunk takes no linear head (see lodestar.model.classifiers).
     """
     config = copy.deepcopy(model.config)
     config.num_labels = len(labels)
@@ -60,14 +62,16 @@ def scalar_from_causal_lm(
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     config.pad_token_id = tokenizer.pad_token_id
+    ends = sorted(end_ids(model, tokenizer))
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
     config.score_bias = 0.0 if len(labels) == 1 else [0.0] * len(labels)
     config._attn_implementation = ATTENTION
+    ensure_classifier(config)
     try:
         with torch.random.fork_rng(devices=[]):
             scalar = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        name = type(model).__name__
-        raise ModelError(f"{name} has no sequence-classification counterpart in transformers") from error
+    except (ValueError, AssertionError) as error:
+        raise ModelError(f"{type(model).__name__} cannot be given a scalar head: {error}") from error
     parameter = next(model.parameters())
     scalar = scalar.to(device=parameter.device, dtype=parameter.dtype).eval()
     scalar.base_model.load_state_dict(model.base_model.state_dict())

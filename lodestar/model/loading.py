@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
@@ -29,11 +29,23 @@ from transformers import (
 from lodestar.config.data import ArchitectureConfig
 from lodestar.errors import ModelError
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.classifiers import ensure_classifier
+from lodestar.model.context import context_tokens as context_of
+from lodestar.model.folders import check_folder, read_config
 from lodestar.model.heads import restore_bias, restore_biases, scalar_from_causal_lm
-from lodestar.model.lora import apply_lora, merge_lora
+from lodestar.model.logits import set_vocabulary
+from lodestar.model.lora import apply_lora, merge_lora, merged
 from lodestar.model.probe import check_causal_lm, check_classifier, check_scalar_model
 from lodestar.model.quiet import quiet_transformers
-from lodestar.model.tokenizers import load_tokenizer, tokenizer_hash
+from lodestar.model.rows import make_room
+from lodestar.model.tokenizers import (
+    Vocabulary,
+    check_ids_of,
+    check_special_ids,
+    find_vocabulary,
+    load_tokenizer,
+    tokenizer_hash,
+)
 from lodestar.model.weights import named_tensors, save_model, tensor_digests, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -72,8 +84,9 @@ def load_causal_lm(path: str | Path, *, dtype: str = "float32", device: str = "c
     Raises:
         ModelError: no config or safetensors there, weights missing, or an architecture our attention does not serve.
     """
-    model = _load(AutoModelForCausalLM, path, dtype=dtype, device=device)
+    model, vocabulary = _load(AutoModelForCausalLM, path, dtype=dtype, device=device)
     check_causal_lm(model, path)
+    set_vocabulary(model, vocabulary)
     return model
 
 
@@ -83,7 +96,7 @@ def load_scalar_model(path: str | Path, *, dtype: str = "float32", device: str =
     Raises:
         ModelError: as load_causal_lm; also when the folder holds no scalar head.
     """
-    model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, num_labels=1)
+    model, _ = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, num_labels=1)
     restore_bias(model, path)
     check_scalar_model(model, path)
     return model
@@ -100,42 +113,37 @@ def load_classifier(
     Raises:
         ModelError: as load_causal_lm; also when the folder holds no classification head.
     """
-    _check_folder(Path(path))
+    check_folder(Path(path))
     if _is_encoder(path):
-        return _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None), False, True
-    model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device)
+        encoder, _ = _load(
+            AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None, encoder=True
+        )
+        return encoder, False, True
+    model, _ = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device)
     restore_biases(model, path)
     try:
         check_classifier(model, path)
     except ModelError as error:
         logger.warning("%s; it is served padded, on its own attention", error)
-        model = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None)
+        model, _ = _load(AutoModelForSequenceClassification, path, dtype=dtype, device=device, attention=None)
         restore_biases(model, path)
         return model, False, False
     return model, True, False
 
 
 def context_tokens(path: str | Path) -> int | None:
-    """The longest sequence that a model was made for, by its config.json; None where that says nothing.
+    """The longest sequence that a model takes, by its config.json (see lodestar.model.context); None: it says nothing.
 
     Raises:
         ModelError: there is no configuration that can be read.
     """
-    shape = _shape(path).get_text_config()
-    return cast("int | None", getattr(shape, "max_position_embeddings", None))
-
-
-def _shape(path: str | Path) -> Any:
-    with quiet_transformers():
-        try:
-            return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return context_of(read_config(path))
 
 
 def _is_encoder(path: str | Path) -> bool:
     """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
-    shape = _shape(path)
+    shape = read_config(path)
+    ensure_classifier(shape)
     with quiet_transformers():
         try:
             with torch.device("meta"):
@@ -177,11 +185,26 @@ def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokeniz
 
 
 def _load(
-    factory: Any, path: str | Path, *, dtype: str, device: str, attention: str | None = ATTENTION, **options: Any
-) -> PreTrainedModel:
+    factory: Any,
+    path: str | Path,
+    *,
+    dtype: str,
+    device: str,
+    attention: str | None = ATTENTION,
+    encoder: bool = False,
+    **options: Any,
+) -> tuple[PreTrainedModel, Vocabulary | None]:
+    """The model with a row for every id of the tokenizer beside it, and what ids those are."""
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    _check_folder(Path(path))
+    check_folder(Path(path))
+    config = read_config(path)
+    if factory is AutoModelForSequenceClassification:
+        ensure_classifier(config)
+    shape = config.get_text_config()
+    if isinstance(getattr(shape, "vocab_size", None), int):
+        check_ids_of(shape, shape.vocab_size, f"{path}: config.json")
+    vocabulary = None if encoder else find_vocabulary(path)
     with quiet_transformers():
         try:
             model, report = factory.from_pretrained(
@@ -193,8 +216,21 @@ def _load(
                 output_loading_info=True,
                 **options,
             )
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        except KeyError as error:
+            if error.args == (ATTENTION,):
+                name = factory._model_mapping[type(read_config(path))].__name__
+                raise ModelError(
+                    f"{path}: {name} keeps its own attention code beside transformers' interface, and Lodestar's "
+                    "cannot take its place; it is not served"
+                ) from error
+            raise ModelError(f"{path}: cannot be loaded: {error}") from error
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path}: a safetensors file is cut off or damaged ({error}); copy or download it again"
+            ) from error
+        except (OSError, ValueError, ImportError, RuntimeError, AssertionError, TypeError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"{path}: cannot be loaded: {reason}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         head = missing == ["score.weight"]
@@ -202,24 +238,13 @@ def _load(
             f"{path}: its safetensors lack {', '.join(missing[:4])}"
             + ("; it has no scalar head: it is not a reward model or critic" if head else "")
         )
+    model = merged(model)
     _disable_dropout(model)
-    return cast(PreTrainedModel, model.to(resolve_device(device)).eval())
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a local folder that from_pretrained would explain badly; hub ids pass."""
-    if not path.exists():
-        if path.is_absolute() or len(path.parts) > 2 or str(path).startswith("."):
-            raise ModelError(f"{path}: no such model folder")
-        return
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json there; a Hugging Face model folder is needed")
-    if not any(path.glob("*.safetensors")):
-        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        raise ModelError(
-            f"{path}: no safetensors there"
-            + ("; pickled weights are not read, convert them with save_pretrained(safe_serialization=True)" * pickled)
-        )
+    if vocabulary is not None:
+        make_room(model, vocabulary, path)
+    check_special_ids(model, path)
+    placed: Any = model
+    return cast(PreTrainedModel, placed.to(resolve_device(device)).eval()), vocabulary
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -47,6 +47,28 @@ def plain(model: Any) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
 
+def merged(model: Any) -> PreTrainedModel:
+    """``model`` with the adapter that ``from_pretrained`` found beside its weights added to them, and no adapter left.
+
+    transformers injects such an adapter into the layers by itself; without this it would be trained on as if it were
+    no adapter at all.
+    """
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return cast(PreTrainedModel, model)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return cast(PreTrainedModel, model)
+
+
 def merge_lora(model: Any) -> PreTrainedModel:
     """A plain model with the adapters' updates added to its weights; ``model`` goes on training unchanged."""
     if hasattr(model, "merge_and_unload"):

@@ -8,19 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from lodestar_kernels.attention import PackedLayout, attention
 from lodestar_kernels.logprob import TokenLoss, kl_divergence, logprobs, token_loss
-from torch import Tensor, nn
+from torch import Tensor
 
 from lodestar.errors import InvalidArgument
-from lodestar.model.attention import AttentionContext
+from lodestar.model.attention import AttentionContext, attending
+from lodestar.model.context import context_tokens, ends_hard
 from lodestar.model.fused import selects_rows
 from lodestar.model.heads import scalar_head, score_head
+from lodestar.model.logits import head_parameters, lm_head, logit_rule
 from lodestar.model.lora import plain
 from lodestar.preference.losses import segment_sums
+
+__all__ = [
+    "Packed",
+    "PackedAttention",
+    "PackedBatch",
+    "head_divergence",
+    "head_logprobs",
+    "head_loss",
+    "hidden_states",
+    "label_scores",
+    "lm_head",
+    "response_logprobs",
+    "response_states",
+    "scores_from",
+    "sequence_scores",
+    "sums_tokens",
+    "token_values",
+    "trunk_states",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +130,10 @@ class Packed(Protocol):
     def positions_T(self) -> Tensor:
         """int64 [T]."""
 
+    @property
+    def layout(self) -> PackedLayout:
+        """Boundaries of the whole sequences."""
+
 
 class PackedAttention:
     """The attention context of a packed forward call."""
@@ -120,12 +145,22 @@ class PackedAttention:
         self.rows = rows
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
         return attention(
-            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, per_sequence=self._per_sequence
-        )
+            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N,
+            per_sequence=self._per_sequence,
+        )  # fmt: skip
 
 
 def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
@@ -136,13 +171,23 @@ def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
 
 
 def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor:
-    """One forward call of the trunk over the whole batch, with the attention given."""
-    output = plain(model).base_model(
-        input_ids=batch.tokens_T[None],
-        position_ids=batch.positions_T[None],
-        use_cache=False,
-        attention_context=context,
-    )
+    """One forward call of the trunk over the whole batch, with the attention given.
+
+    Raises:
+        InvalidArgument: a sequence beyond the context of a model that cannot go on there.
+    """
+    config = plain(model).config
+    context_limit = context_tokens(config)
+    if context_limit is not None and batch.layout.max_seqlen > context_limit and ends_hard(config):
+        raise InvalidArgument(
+            "sequences",
+            f"one holds {batch.layout.max_seqlen} tokens, and this model's context ends at {context_limit}: beyond it "
+            "there are no positions, or they would depend on the rest of the batch",
+        )
+    with attending(context) as options:
+        output = plain(model).base_model(
+            input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], **options
+        )
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
@@ -159,68 +204,83 @@ def response_states(model: Any, batch: PackedBatch) -> Tensor:
 
 
 def head_logprobs(
-    model: Any, hidden_RH: Tensor, targets_R: Tensor, *, temperature: float, entropy: bool = False
+    model: Any, hidden_RH: Tensor, targets_R: Tensor, *, temperature: float, entropy: bool = False, whole: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs of ``targets_R`` and, on request, entropies (nats) under softmax(LM head(hidden) / temperature)."""
-    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
-    output = logprobs(hidden_RH, weight_VH, targets_R, bias=bias_V, temperature=temperature, entropy=entropy)
+    """Log-probs of ``targets_R`` and, on request, entropies (nats) under softmax(logits / temperature).
+
+    Over the ids that may be sampled (lodestar.model.logits), or over the ``whole`` vocabulary.
+    """
+    rule = logit_rule(plain(model).config)
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH, whole)
+    output = logprobs(
+        hidden_RH, weight_VH, targets_R, bias=bias_V, temperature=rule.temperature(temperature),
+        softcap=rule.kernel_softcap, entropy=entropy,
+    )  # fmt: skip
     return output.logprobs_T, output.entropy_T
 
 
 def head_loss(
-    model: Any, hidden_RH: Tensor, targets_R: Tensor, loss: TokenLoss, *, temperature: float, entropy: bool = False
+    model: Any,
+    hidden_RH: Tensor,
+    targets_R: Tensor,
+    loss: TokenLoss,
+    *,
+    temperature: float,
+    entropy: bool = False,
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A loss that is a sum over tokens, and the log-probs it saw, detached; cheaper than head_logprobs and a backward.
 
     ``loss(chunk, logprobs, entropies)`` gives the share of some of the tokens: see lodestar_kernels.logprob.token_loss.
     """
-    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
+    rule = logit_rule(plain(model).config)
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH, whole)
     total, output = token_loss(
-        hidden_RH, weight_VH, targets_R, loss, bias=bias_V, temperature=temperature, entropy=entropy
-    )
+        hidden_RH, weight_VH, targets_R, loss, bias=bias_V, temperature=rule.temperature(temperature),
+        softcap=rule.kernel_softcap, entropy=entropy,
+    )  # fmt: skip
     return total, output.logprobs_T
 
 
 def head_divergence(
     model: Any, hidden_RH: Tensor, reference: Any, reference_RH: Tensor, *, temperature: float
 ) -> Tensor:
-    """KL(π‖π_ref) over the whole vocabulary at every token, kl_R; its gradient goes to ``model`` and its states."""
-    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH)
-    reference_RH, reference_VH, reference_bias_V = _head_inputs(reference, reference_RH)
+    """KL(π‖π_ref) over all ids that may be sampled, at every token, kl_R; its gradient goes to ``model`` and states."""
+    rule, reference_rule = logit_rule(plain(model).config), logit_rule(plain(reference).config)
+    hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH, False)
+    reference_RH, reference_VH, reference_bias_V = _head_inputs(reference, reference_RH, False)
     return kl_divergence(
-        hidden_RH, weight_VH, reference_RH, reference_VH,
-        bias=bias_V, reference_bias=reference_bias_V, temperature=temperature,
+        hidden_RH, weight_VH, reference_RH, reference_VH, bias=bias_V, reference_bias=reference_bias_V,
+        temperature=rule.temperature(temperature), reference_temperature=reference_rule.temperature(temperature),
+        softcap=rule.kernel_softcap, reference_softcap=reference_rule.kernel_softcap,
     )  # fmt: skip
 
 
-def _head_inputs(model: Any, hidden_RH: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _head_inputs(model: Any, hidden_RH: Tensor, whole: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Hidden states, weight and bias of the head; on a GPU under autocast in its dtype, as the head itself would be.
 
     The products' sums and the logits are float32 all the same.
     """
-    head = lm_head(model)
-    weight_VH, bias_V = head.weight, getattr(head, "bias", None)
+    weight_VH, bias_V = head_parameters(model, whole=whole)
     if not (hidden_RH.is_cuda and torch.is_autocast_enabled("cuda")):
         return hidden_RH, weight_VH, bias_V
     dtype = torch.get_autocast_dtype("cuda")
     return hidden_RH.to(dtype), weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
-def lm_head(model: Any) -> nn.Linear:
-    """The linear map from hidden states to logits."""
-    return cast(nn.Linear, plain(model).get_output_embeddings())  # type: ignore[no-untyped-call]
-
-
 def response_logprobs(
-    model: Any, batch: PackedBatch, *, temperature: float, entropy: bool = False
+    model: Any, batch: PackedBatch, *, temperature: float, entropy: bool = False, whole: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs of the response tokens under softmax(logits / temperature): logprobs_R, and entropy_R if asked."""
+    """Log-probs of the response tokens: logprobs_R, and entropy_R if asked; see :func:`head_logprobs`."""
     if batch.per_sequence:
-        parts = [response_logprobs(model, one, temperature=temperature, entropy=entropy) for one in batch.alone()]
+        parts = [
+            response_logprobs(model, one, temperature=temperature, entropy=entropy, whole=whole)
+            for one in batch.alone()
+        ]
         entropies = [part for _, part in parts if part is not None]
         return torch.cat([part for part, _ in parts]), torch.cat(entropies) if entropy else None
     return head_logprobs(
-        model, response_states(model, batch), batch.targets_R, temperature=temperature, entropy=entropy
+        model, response_states(model, batch), batch.targets_R, temperature=temperature, entropy=entropy, whole=whole
     )
 
 

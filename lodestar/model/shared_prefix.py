@@ -104,14 +104,24 @@ class SharedPrefixAttention:
         self.rows = rows
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         """Attention within each whole sequence; see lodestar.model.attention.AttentionContext."""
         batch = self._batch
+        options: dict[str, Any] = {"scale": scale, "window": window, "softcap": softcap, "sinks_N": sinks_N}
         if not self._shared:
-            return attention(q_TND, k_TMD, v_TMD, layout=batch.layout, scale=scale, window=window)
+            return attention(q_TND, k_TMD, v_TMD, layout=batch.layout, **options)
         q_UND, k_UMD, v_UMD = (x.index_select(0, batch.source_U) for x in (q_TND, k_TMD, v_TMD))
-        out_UND = attention(q_UND, k_UMD, v_UMD, layout=batch.layout, scale=scale, window=window)
+        out_UND = attention(q_UND, k_UMD, v_UMD, layout=batch.layout, **options)
         return out_UND.index_select(0, batch.back_T)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from lodestar_kernels.warm_up import warm_up_attention, warm_up_logprob
 
+from lodestar.model.logits import head_parameters, logit_rule
 from lodestar.model.lora import plain
-from lodestar.model.packed import lm_head
 
 
 def warm_up_kernels(model: Any, *, train: bool) -> None:
@@ -27,7 +27,9 @@ def warm_up_kernels(model: Any, *, train: bool) -> None:
         warm_up_attention(
             heads, kv_heads, dim, parameter.dtype, parameter.device, train=train, window=window, tune=True
         )
-    head = lm_head(model)
-    biased = getattr(head, "bias", None) is not None
-    vocab, hidden = head.weight.shape
-    warm_up_logprob(hidden, vocab, head.weight.dtype, parameter.device, train=train, bias=biased)
+    weight_VH, bias_V = head_parameters(model)
+    vocab, hidden = weight_VH.shape
+    warm_up_logprob(
+        hidden, vocab, weight_VH.dtype, parameter.device, train=train, bias=bias_V is not None,
+        softcap=logit_rule(config).kernel_softcap,
+    )  # fmt: skip

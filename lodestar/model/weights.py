@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lodestar.files import replacing
+from lodestar.model.classifiers import NOTE_FILE, note_of
 from lodestar.model.lora import merge_lora
 from lodestar.model.quiet import quiet_transformers
 
@@ -54,3 +55,6 @@ def _write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
+    note = note_of(model)
+    if note is not None:
+        (folder / NOTE_FILE).write_text(note, encoding="utf-8")

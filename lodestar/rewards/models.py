@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ModelError
+from lodestar.model.context import UNLIMITED, context_tokens
 from lodestar.model.loading import (
     load_classifier,
     load_tokenizer,
@@ -29,7 +30,7 @@ from lodestar.model.loading import (
     weights_digest,
 )
 from lodestar.model.packed import PackedBatch, label_scores
-from lodestar.model.tokenizers import load_encoder_tokenizer
+from lodestar.model.tokenizers import end_ids, load_encoder_tokenizer
 from lodestar.packing import batches_of
 from lodestar.records import Scored
 from lodestar.rewards.rules import Exchange
@@ -64,6 +65,8 @@ class ScoringModel:
     packed: bool
     pairs: bool
     """It reads text pairs in its tokenizer's own format, and no bare token ids."""
+    end_ids: frozenset[int] = frozenset()
+    """Ids that end a completion."""
 
     @staticmethod
     def load(path: str, *, dtype: str = "float32", device: str = "auto") -> ScoringModel:
@@ -81,7 +84,7 @@ class ScoringModel:
         labels = tuple(str(shape.id2label[label]) for label in range(shape.num_labels))
         if len(set(labels)) != len(labels):
             raise ModelError(f"{path}: two of its labels have the same name: {', '.join(labels)}")
-        context = int(shape.max_position_embeddings)
+        context = context_tokens(model.config) or UNLIMITED
         if pairs:  # RoBERTa's positions begin after PAD's; the tokenizer knows what is left
             context = min(context, int(tokenizer.model_max_length))
         return ScoringModel(
@@ -91,10 +94,11 @@ class ScoringModel:
             weights_digest(tensor_digests(model)),
             labels,
             context,
-            int(shape.vocab_size),
+            int(model.config.get_text_config().vocab_size),
             where,
             packed,
             pairs,
+            end_ids(model, tokenizer) if not pairs else frozenset(),
         )
 
     def encode(self, exchanges: Sequence[Exchange]) -> list[Encoded]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lodestar.config import ModelConfig, TrainingConfig
 from lodestar.data.files import read_demonstrations, read_text
 from lodestar.data.rows import encode_documents, encode_rows
+from lodestar.model.context import check_lengths
 from lodestar.model.loading import load_tokenizer, save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
 from lodestar.packing import batches_of
@@ -45,6 +46,7 @@ class LanguageObjective:
                 batch.targets_R,
                 lambda _, logprobs_C, __: language_model_loss(logprobs_C, tokens=tokens),
                 temperature=1.0,
+                whole=True,
             )[0]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -52,7 +54,7 @@ class LanguageObjective:
         total, tokens = 0.0, 0
         for batch in self._held_out:
             with precision(self._config):
-                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0)
+                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0, whole=True)
             total, tokens = total - float(logprobs_R.sum()), tokens + len(logprobs_R)
         return {"held_out_loss": total / tokens}
 
@@ -139,6 +141,7 @@ def _fit(
     seed: int,
     progress: Progress | None,
 ) -> Fit:
+    check_lengths(model.config, (len(row.token_ids) for row in (*train, *held_out)), f"{name}'s rows")
     digests = identity(training, seed, model, train, held_out)
     trained = trainable(config, model)
     objective = LanguageObjective(train, held_out, training.batch_tokens, config=config)

@@ -303,3 +303,71 @@ def test_a_batch_beyond_32_bit_offsets_is_attended_to_its_end() -> None:
     for got, wanted in zip(gradients, torch.autograd.grad(expected, exact, torch.ones_like(expected)), strict=True):
         scale = float(wanted.abs().max())
         torch.testing.assert_close(got[last].double() / scale, wanted / scale, atol=4e-2, rtol=4e-2)
+
+
+# --- capped scores and sinks ---------------------------------------------------------------------------------------
+def _scored_oracle(
+    q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, lengths: list[int], scale: float, window: int | None, softcap: float,
+    sinks_N: Tensor,
+) -> Tensor:  # fmt: skip
+    """Every score by itself."""
+    group = q_TND.shape[1] // k_TMD.shape[1]
+    out_TND = torch.zeros_like(q_TND)
+    start = 0
+    for length in lengths:
+        for head in range(q_TND.shape[1]):
+            for query in range(length):
+                first = 0 if window is None else max(0, query + 1 - window)
+                keys = k_TMD[start + first : start + query + 1, head // group]
+                scores = softcap * torch.tanh(keys @ q_TND[start + query, head] * scale / softcap)
+                weights = scores.exp() / (scores.exp().sum() + sinks_N[head].exp())
+                out_TND[start + query, head] = weights @ v_TMD[start + first : start + query + 1, head // group]
+        start += length
+    return out_TND
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_capped_scores_and_sinks_equal_the_oracle(window: int | None) -> None:
+    torch.manual_seed(0)
+    lengths = [7, 1, 4]
+    q_TND = torch.randn(12, 4, 8, dtype=torch.float64)
+    k_TMD, v_TMD = (torch.randn(12, 2, 8, dtype=torch.float64) for _ in range(2))
+    sinks_N = torch.randn(4, dtype=torch.float64)
+    layout = PackedLayout.from_lengths(lengths, "cpu")
+    options = {"scale": 0.9, "window": window, "softcap": 1.5, "sinks_N": sinks_N}
+    got = attention(q_TND, k_TMD, v_TMD, layout=layout, **options)
+    wanted = _scored_oracle(q_TND, k_TMD, v_TMD, lengths, 0.9, window, 1.5, sinks_N)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_sinks_through_the_cap() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(5, 2, 8), torch.randn(5, 1, 8), torch.randn(5, 1, 8), torch.randn(2)]
+    layout = PackedLayout.from_lengths([3, 2], "cpu")
+
+    def total(*x: Tensor) -> Tensor:
+        return attention(*x[:3], layout=layout, softcap=1.5, sinks_N=x[3]).square().sum()
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    gradients = torch.autograd.grad(total(*leaves), leaves)
+    for i, gradient in enumerate(gradients):
+        direction = torch.randn_like(inputs[i])
+        ahead, behind = (
+            float(total(*(x + sign * 1e-2 * direction if j == i else x for j, x in enumerate(inputs))))
+            for sign in (1, -1)
+        )
+        assert float((gradient * direction).sum()) == pytest.approx((ahead - behind) / 2e-2, rel=2e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"softcap": 0.0}, "softcap must be positive"),
+        ({"sinks_N": torch.zeros(3)}, r"sinks_N must be \[N\] = \[2\]"),
+        ({"softcap": 1.0, "backend": "triton"}, "Triton kernel computes no softcap"),
+    ],
+)
+def test_bad_caps_and_sinks_are_refused(options: dict[str, Any], message: str) -> None:
+    x_TND = torch.randn(3, 2, 8)
+    with pytest.raises(ValueError, match=message):
+        attention(x_TND, x_TND, x_TND, layout=PackedLayout.from_lengths([3], "cpu"), **options)

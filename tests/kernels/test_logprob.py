@@ -62,7 +62,7 @@ def assert_matches_oracle(
     """Values and gradients of all three results together, weighted at random, against float64."""
     exact = [x.detach().double().requires_grad_() for x in inputs]
     logits_TV = exact[0] @ exact[1].T + (exact[2] if len(exact) > 2 else 0)
-    expected = dense_logprobs(logits_TV, targets_T, temperature)
+    expected = dense_logprobs(logits_TV, targets_T, temperature, options.get("softcap"))
     actual = logprobs(
         inputs[0], inputs[1], targets_T, bias=inputs[2] if len(inputs) > 2 else None, temperature=temperature,
         entropy=True, lse=True, backend=backend, **options,
@@ -95,6 +95,60 @@ def test_bias_and_temperature_enter_values_and_gradients(backend: str, per_token
     inputs, targets_T = problem(9, 12, 70, torch.float32, device, bias=True)
     temperature = torch.linspace(0.3, 2.0, 9, device=device) if per_token else 0.7
     assert_matches_oracle(inputs, targets_T, backend, temperature)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(9, 12, 70), (3, 16, 4097), (70, 8, 4200)], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_soft_cap_enters_values_and_gradients(
+    backend: str, shape: tuple[int, int, int], temperature: float, device: str
+) -> None:
+    inputs, targets_T = problem(*shape, torch.float32, device, bias=True)
+    assert_matches_oracle(inputs, targets_T, backend, temperature, softcap=2.5, chunk_bytes=1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("softcap", [None, 2.5])
+def test_a_bias_of_minus_infinity_takes_a_token_out(backend: str, softcap: float | None, device: str) -> None:
+    inputs, targets_T = problem(6, 12, 70, torch.float32, device, bias=False)
+    targets_T %= 69
+    bias_V = torch.zeros(70, device=device)
+    bias_V[69] = -torch.inf
+    whole, less = ([x.detach().clone().requires_grad_() for x in inputs] for _ in range(2))
+    output = logprobs(*whole, targets_T, bias=bias_V, softcap=softcap, entropy=True, backend=backend)
+    expected = logprobs(less[0], less[1][:69], targets_T, softcap=softcap, entropy=True, backend=backend)
+    for got, wanted in zip(output[:2], expected[:2], strict=True):
+        torch.testing.assert_close(got, wanted)
+    gradients = torch.autograd.grad(output.logprobs_T.sum() + output.entropy_T.sum(), whole)
+    wanted_gradients = torch.autograd.grad(expected.logprobs_T.sum() + expected.entropy_T.sum(), less)
+    for got, wanted in zip(gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_soft_caps_pass_gradcheck_in_float64() -> None:
+    inputs, targets_T = problem(4, 3, 6, torch.float64, "cpu", bias=True)
+    reference_TH, reference_VH = (x.detach().clone() + 0.3 for x in inputs[:2])
+
+    def results(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> tuple[Tensor, ...]:
+        output = logprobs(hidden_TH, weight_VH, targets_T, bias=bias_V, temperature=0.8, softcap=1.5, entropy=True)
+        loss, _ = token_loss(
+            hidden_TH, weight_VH, targets_T, lambda _, logp, entropy: (logp * 2 - entropy).sum(),
+            bias=bias_V, temperature=0.8, softcap=1.5, entropy=True,
+        )  # fmt: skip
+        kl_T = kl_divergence(
+            hidden_TH, weight_VH, reference_TH, reference_VH, bias=bias_V, temperature=0.8,
+            reference_temperature=1.3, softcap=1.5, reference_softcap=4.0,
+        )  # fmt: skip
+        return *output[:2], loss, kl_T
+
+    torch.autograd.gradcheck(results, inputs)
+
+
+@pytest.mark.parametrize("name", ["softcap", "reference_softcap"])
+def test_a_soft_cap_that_is_not_positive_is_refused(name: str) -> None:
+    inputs, _ = problem(2, 3, 6, torch.float32, "cpu", bias=False)
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        kl_divergence(*inputs, *inputs, **{name: -1.0})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

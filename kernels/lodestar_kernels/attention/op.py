@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lodestar_kernels.attention.layout import PackedLayout
 from lodestar_kernels.attention.reference import packed_attention, takes_varlen
+from lodestar_kernels.attention.scored import packed_scored_attention
 from lodestar_kernels.backend import Backend, choose_backend
 
 
@@ -21,6 +22,8 @@ def attention(
     causal: bool = True,
     scale: float | None = None,
     window: int | None = None,
+    softcap: float | None = None,
+    sinks_N: Tensor | None = None,
     per_sequence: bool = False,
     backend: Backend | None = None,
 ) -> Tensor:
@@ -32,6 +35,9 @@ def attention(
     position i sees positions j with i − w < j, and j < i + w when attention is not causal. `per_sequence` computes each
     sequence alone at its exact length, so that its bits do not depend on the rest of the batch; the Triton path always
     works that way, and its backward is deterministic.
+
+    `softcap` caps the scores and `sinks_N` gives every head a logit that takes its share of the weights and has no
+    value (see scored.py); with either, plain torch computes one sequence after the other on every device.
 
     backend: "triton" (float16, bfloat16, float32, D up to 256) or "torch" (on a CPU scaled_dot_product_attention and
     batched products; on a GPU FlashAttention-2 over packed sequences, where torch has it). By default torch on a CPU
@@ -45,6 +51,13 @@ def attention(
         layout = PackedLayout.from_cu_seqlens(cu_seqlens)
     _check(q_TND, k_TMD, v_TMD, layout, max_seqlen, scale, window)
     scale = q_TND.shape[2] ** -0.5 if scale is None else scale
+    if softcap is not None or sinks_N is not None:
+        _check_scores(q_TND, softcap, sinks_N, backend)
+        if not layout.tokens:
+            return torch.zeros_like(q_TND)
+        return packed_scored_attention(
+            q_TND, k_TMD, v_TMD, layout, causal=causal, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N
+        )
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in (q_TND, k_TMD, v_TMD))
     if _backend(backend, q_TND, causal, window, trains, per_sequence) == "triton" and layout.tokens:
         from lodestar_kernels.attention.flash import FlashAttention
@@ -108,6 +121,15 @@ def _check(
         raise ValueError(f"window must be at least 1, got {window}")
     if scale is not None and not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
+
+
+def _check_scores(q_TND: Tensor, softcap: float | None, sinks_N: Tensor | None, backend: Backend | None) -> None:
+    if backend == "triton":
+        raise ValueError("the Triton kernel computes no softcap and no sinks_N: leave the backend out")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}")
+    if sinks_N is not None and sinks_N.shape != q_TND.shape[1:2]:
+        raise ValueError(f"sinks_N must be [N] = [{q_TND.shape[1]}], got {list(sinks_N.shape)}")
 
 
 def _check_triton(q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, layout: PackedLayout) -> None:

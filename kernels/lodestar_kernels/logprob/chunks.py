@@ -51,13 +51,23 @@ def entropy_gradient(p_TV: Tensor, entropy_T: Tensor, row_T: Tensor, grad_entrop
 
 
 class Scorer:
-    """Scores of a chunk of rows; the temperature divides the hidden states, which are narrower than the logits."""
+    """Scores of a chunk of rows; the temperature divides the hidden states, which are narrower than the logits.
+
+    Under a soft cap c the scores are c·tanh(logits / c) / τ, and the temperature divides what was capped.
+    """
 
     def __init__(
-        self, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, inverse_temperature_T: Tensor | None
+        self,
+        hidden_TH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        inverse_temperature_T: Tensor | None,
+        softcap: float | None = None,
     ) -> None:
         self.dtype = statistics_dtype(hidden_TH)
-        self._inverse_temperature_T = inverse_temperature_T
+        self.softcap = softcap
+        self._inverse_temperature_T = None if softcap else inverse_temperature_T
+        self._capped_by_T = inverse_temperature_T if softcap else None
         self._bias_V = None if bias_V is None else bias_V.to(self.dtype)
         self.scaled_TH = self.unscale(hidden_TH.to(self.dtype))
         self.weight_VH = weight_VH.to(self.dtype)
@@ -79,7 +89,24 @@ class Scorer:
         if self._bias_V is not None:
             ones_T = rows_TH.new_ones(rows_TH.shape[0])
             scores_TV.addcmul_(self.unscale(ones_T, chunk)[:, None], self._bias_V)
+        if self.softcap:
+            scores_TV.div_(self.softcap).tanh_().mul_(self.softcap)
+            if self._bias_V is not None:  # what a bias of −inf takes out of the vocabulary stays out
+                scores_TV.masked_fill_(self._bias_V.isneginf(), -torch.inf)
+            if self._capped_by_T is not None:
+                scores_TV.mul_(self._capped_by_T[chunk, None])
         return scores_TV
+
+    def slope(self, chunk: slice, scores_TV: Tensor) -> Tensor | None:
+        """∂score/∂logit of a chunk's scores under a soft cap, (1 − (capped / c)²) / τ, in a tensor of its own."""
+        if not self.softcap:
+            return None
+        share_TV = scores_TV / self.softcap
+        inverse_T1 = None if self._capped_by_T is None else self._capped_by_T[chunk, None]
+        if inverse_T1 is not None:
+            share_TV.div_(inverse_T1)
+        slope_TV = share_TV.clamp_(min=-1).square_().neg_().add_(1)
+        return slope_TV if inverse_T1 is None else slope_TV.mul_(inverse_T1)
 
 
 class HeadGradients:
@@ -87,7 +114,8 @@ class HeadGradients:
 
     one_hot_T, row_T and grad_entropy_T are g, l − g and h of the equation in reference.py. In a vocabulary wider than
     twice the hidden states the one-hot part of all rows is added at the end; without an entropy gradient the rest is p
-    scaled by rows, and the scaling moves to the [T, H] side, too. A narrow one takes both on the [T, V] side.
+    scaled by rows, and the scaling moves to the [T, H] side, too. A narrow one takes both on the [T, V] side, and so
+    does any vocabulary under a soft cap, whose slope differs from score to score.
     """
 
     def __init__(
@@ -105,13 +133,13 @@ class HeadGradients:
         self._one_hot_T, self._row_T = one_hot_T, row_T
         self._entropy_T, self._grad_entropy_T = entropy_T, grad_entropy_T
         weight = scorer.weight_VH
-        self._narrow = weight.shape[0] <= 2 * weight.shape[1]
+        self._narrow = bool(scorer.softcap) or weight.shape[0] <= 2 * weight.shape[1]
         self._grad_TH = torch.empty_like(scorer.scaled_TH) if needs[0] else None
         self._grad_VH = torch.zeros_like(weight) if needs[1] else None
         self._grad_V = weight.new_zeros(weight.shape[0]) if needs[2] else None
 
-    def add(self, chunk: slice, p_TV: Tensor) -> None:
-        """The part of a chunk's probabilities, [rows, V], which are read only."""
+    def add(self, chunk: slice, p_TV: Tensor, slope_TV: Tensor | None = None) -> None:
+        """The part of a chunk's probabilities, [rows, V], which are read only, as Scorer.slope is."""
         scaled_TH, weight = self._scorer.scaled_TH[chunk], self._scorer.weight_VH
         scale_T: Tensor | None = None
         if self._grad_entropy_T is not None:
@@ -122,6 +150,8 @@ class HeadGradients:
             scale_T = self._row_T[chunk]
         if self._narrow:
             p_TV.scatter_add_(1, self._targets_T[chunk, None], self._one_hot_T[chunk, None])
+        if slope_TV is not None:
+            p_TV.mul_(slope_TV)
         if self._grad_TH is not None:
             grad_TH = torch.mm(p_TV, weight, out=self._grad_TH[chunk])
             if scale_T is not None:

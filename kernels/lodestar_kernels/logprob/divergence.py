@@ -1,6 +1,7 @@
 """KL(π‖π_ref) over the whole vocabulary at every token, without holding [T, V]: for π's gradient as a loss.
 
 With s and r the scores of the two heads:  kl = Σᵥ pᵥ (log pᵥ − log qᵥ),  ∂kl/∂sᵥ = pᵥ·(log pᵥ − log qᵥ − kl).
+Under soft caps the scores are c·tanh(logits / c) / τ, each head with its own c and τ.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ class ChunkedDivergence(torch.autograd.Function):
         reference_TH: Tensor,
         reference_VH: Tensor,
         reference_bias_V: Tensor | None,
-        temperature: float,
+        temperatures: tuple[float, float],
+        softcaps: tuple[float | None, float | None],
         rows: int,
     ) -> Tensor:
         kl_T = hidden_TH.new_empty(len(hidden_TH), dtype=statistics_dtype(hidden_TH))
         heads = (hidden_TH, weight_VH, bias_V, reference_TH, reference_VH, reference_bias_V)
         for chunk in row_chunks(len(hidden_TH), rows):
-            p_TV, gap_TV = _chunk(chunk, heads, temperature)
+            p_TV, gap_TV, _ = _chunk(chunk, heads, temperatures, softcaps)
             kl_T[chunk] = torch.linalg.vecdot(p_TV, gap_TV)
         ctx.save_for_backward(kl_T, *heads)
-        ctx.temperature, ctx.rows = temperature, rows
+        ctx.temperatures, ctx.softcaps, ctx.rows = temperatures, softcaps, rows
         return kl_T
 
     @staticmethod
@@ -49,8 +51,10 @@ class ChunkedDivergence(torch.autograd.Function):
         grad_VH = torch.zeros_like(weight_VH, dtype=exact) if needs[1] else None
         grad_V = weight_VH.new_zeros(len(weight_VH), dtype=exact) if needs[2] else None
         for chunk in row_chunks(len(hidden_TH), ctx.rows):
-            p_TV, gap_TV = _chunk(chunk, tuple(heads), ctx.temperature)
-            d_TV = gap_TV.sub_(kl_T[chunk, None]).mul_(p_TV).mul_(grad_T[chunk, None] / ctx.temperature)
+            p_TV, gap_TV, slope_TV = _chunk(chunk, tuple(heads), ctx.temperatures, ctx.softcaps)
+            d_TV = gap_TV.sub_(kl_T[chunk, None]).mul_(p_TV).mul_(grad_T[chunk, None] / ctx.temperatures[0])
+            if slope_TV is not None:
+                d_TV.mul_(slope_TV)
             if grad_V is not None:
                 grad_V += d_TV.sum(0)
             d_TV = d_TV.to(hidden_TH.dtype)
@@ -58,24 +62,42 @@ class ChunkedDivergence(torch.autograd.Function):
                 product(d_TV, weight_VH, grad_TH[chunk])
             if grad_VH is not None:
                 product(d_TV.t(), hidden_TH[chunk], grad_VH, add=True)
-        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 5
+        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 6
 
 
-def _chunk(chunk: slice, heads: tuple[Any, ...], temperature: float) -> tuple[Tensor, Tensor]:
-    """π's probabilities, and log π − log π_ref, of a chunk of rows."""
-    logp_TV, logq_TV = (_log_softmax(chunk, temperature, *head) for head in (heads[:3], heads[3:]))
-    return logp_TV.exp(), logp_TV.sub_(logq_TV)
+def _chunk(
+    chunk: slice,
+    heads: tuple[Any, ...],
+    temperatures: tuple[float, float],
+    softcaps: tuple[float | None, float | None],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """π's probabilities, log π − log π_ref, and 1 − tanh² of π's logits under its soft cap, of a chunk of rows."""
+    logp_TV, slope_TV = _log_softmax(chunk, temperatures[0], softcaps[0], *heads[:3])
+    logq_TV, _ = _log_softmax(chunk, temperatures[1], softcaps[1], *heads[3:])
+    return logp_TV.exp(), logp_TV.sub_(logq_TV), slope_TV
 
 
 def _log_softmax(
-    chunk: slice, temperature: float, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None
-) -> Tensor:
+    chunk: slice,
+    temperature: float,
+    softcap: float | None,
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
     rows_TH = hidden_TH[chunk]
     scores_TV = rows_TH.new_empty(len(rows_TH), len(weight_VH), dtype=statistics_dtype(hidden_TH))
     product(rows_TH, weight_VH.t(), scores_TV)
     if bias_V is not None:
         scores_TV += bias_V
+    slope_TV: Tensor | None = None
+    if softcap:
+        scores_TV.div_(softcap).tanh_()
+        slope_TV = 1 - scores_TV.square()
+        scores_TV.mul_(softcap)
+        if bias_V is not None:
+            scores_TV.masked_fill_(bias_V.isneginf(), -torch.inf)
     if temperature != 1.0:
         scores_TV.div_(temperature)
     torch._log_softmax(scores_TV, 1, False, out=scores_TV)
-    return scores_TV
+    return scores_TV, slope_TV

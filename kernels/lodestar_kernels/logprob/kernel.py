@@ -14,6 +14,14 @@ import triton.language as tl
 
 
 @triton.jit
+def _capped(score, softcap):
+    """softcap · tanh(score / softcap), by the exponential that overflows nowhere; −inf, no token at all, stays."""
+    decay = tl.exp(-2.0 * tl.abs(score) / softcap)
+    cap = softcap * (1.0 - decay) / (1.0 + decay)
+    return tl.where(score == float("-inf"), score, tl.where(score < 0.0, -cap, cap))
+
+
+@triton.jit
 def accumulate_statistics(
     logits_ptr,
     bias_ptr,
@@ -26,8 +34,10 @@ def accumulate_statistics(
     row_stride,
     first,
     width,
+    softcap,
     HAS_BIAS: tl.constexpr,
     HAS_TEMPERATURE: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
     ENTROPY: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
@@ -48,6 +58,8 @@ def accumulate_statistics(
         )
         if HAS_BIAS:
             score += tl.load(bias_ptr + first + start + offsets, mask=inside, other=0.0).to(tl.float32)
+        if HAS_SOFTCAP:
+            score = _capped(score, softcap)
         score *= scale
         new_max = tl.maximum(maximum, tl.max(score, 0))
         centre = tl.where(new_max == float("-inf"), 0.0, new_max)
@@ -74,6 +86,8 @@ def accumulate_statistics(
         score = tl.load(logits_ptr + row * row_stride + target).to(tl.float32)
         if HAS_BIAS:
             score += tl.load(bias_ptr + first + target).to(tl.float32)
+        if HAS_SOFTCAP:
+            score = _capped(score, softcap)
         tl.store(target_score_ptr + row, score * scale)
 
 
@@ -94,8 +108,10 @@ def score_gradient(
     out_stride,
     first,
     width,
+    softcap,
     HAS_BIAS: tl.constexpr,
     HAS_TEMPERATURE: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
     GRAD_LOGPROB: tl.constexpr,
     GRAD_ENTROPY: tl.constexpr,
     GRAD_LSE: tl.constexpr,
@@ -103,7 +119,8 @@ def score_gradient(
 ):
     """One row and one block of its slice: the gradient with respect to the logits, upstream gradients folded in.
 
-    (g·1[v = y] + p·(l − g − h·(log p + entropy))) / τ. `out` may be `logits` itself when their dtypes agree.
+    (g·1[v = y] + p·(l − g − h·(log p + entropy))) / τ, times 1 − tanh² under a soft cap. `out` may be `logits` itself
+    when their dtypes agree.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -114,6 +131,8 @@ def score_gradient(
     score = tl.load(logits_ptr + row * row_stride + column, mask=inside, other=float("-inf")).to(tl.float32)
     if HAS_BIAS:
         score += tl.load(bias_ptr + first + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_SOFTCAP:
+        score = _capped(score, softcap)
     logp = (score * scale - tl.load(max_ptr + row)) - tl.load(log_sum_ptr + row)
     p = tl.exp(logp)
     grad = tl.zeros([BLOCK_V], tl.float32)
@@ -125,5 +144,8 @@ def score_gradient(
     if GRAD_LOGPROB:
         target = tl.load(targets_ptr + row) - first
         grad += tl.load(grad_logprob_ptr + row) * (tl.where(column == target, 1.0, 0.0) - p)
+    if HAS_SOFTCAP:
+        share = tl.maximum(score / softcap, -1.0)
+        grad *= 1.0 - share * share
     out = out_ptr + row * out_stride + column
     tl.store(out, (grad * scale).to(out_ptr.dtype.element_ty), mask=inside)

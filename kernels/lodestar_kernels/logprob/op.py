@@ -24,17 +24,19 @@ def logprobs(
     *,
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
+    softcap: float | None = None,
     entropy: bool = False,
     lse: bool = False,
     chunk_bytes: int | None = None,
     ignore_index: int = -100,
     backend: Backend | None = None,
 ) -> LogProbOutput:
-    """Log-probability of each target under softmax((hidden · weightᵀ + bias) / temperature).
+    """Log-probability of each target under softmax(cap(hidden · weightᵀ + bias) / temperature).
 
     hidden_TH: hidden states [T, H]; weight_VH: the LM head [V, H]; targets_T: token ids [T], where `ignore_index` marks
     rows to skip (their results are 0 and they pass no gradient); bias: [V]; temperature: a number or one per token [T],
-    positive, not differentiated. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
+    positive, not differentiated; softcap: c of cap(z) = c·tanh(z / c), positive, or None for no cap. A bias of −inf
+    takes a token out, cap or not. `entropy` and `lse` ask for the entropy in nats and the log-sum-exp of the scores.
     All three results are differentiable with respect to hidden, weight and bias.
 
     chunk_bytes bounds the logits that are computed at once (default 128 MiB on a CPU; on a GPU 704 MiB with their
@@ -49,6 +51,7 @@ def logprobs(
     tokens, vocab = hidden_TH.shape[0], weight_VH.shape[0]
     kept_T = _check_targets(targets_T, tokens, vocab, ignore_index, hidden_TH.device)
     inverse_temperature_T = _inverse_temperature(temperature, hidden_TH)
+    _check_softcap("softcap", softcap)
     if kept_T is not None:
         hidden_TH, targets_T = hidden_TH.index_select(0, kept_T), targets_T.index_select(0, kept_T)
         inverse_temperature_T = None if inverse_temperature_T is None else inverse_temperature_T[kept_T]
@@ -56,11 +59,11 @@ def logprobs(
     if choose_backend(backend, hidden_TH) == "triton" and hidden_TH.shape[0]:
         from lodestar_kernels.logprob.sliced import SlicedLogProbs
 
-        results = SlicedLogProbs.apply(*inputs, _budget(chunk_bytes, GPU_CHUNK_BYTES), entropy)  # type: ignore[no-untyped-call]
+        results = SlicedLogProbs.apply(*inputs, _budget(chunk_bytes, GPU_CHUNK_BYTES), entropy, softcap)  # type: ignore[no-untyped-call]
     else:
         rows = rows_per_chunk(vocab, _budget(chunk_bytes, CPU_CHUNK_BYTES))
-        kept = min(KEPT_CHUNKS, -(-hidden_TH.shape[0] // rows)) if _trains(*inputs[:3]) else 0
-        results = ChunkedLogProbs.apply(*inputs, rows, entropy, kept)  # type: ignore[no-untyped-call]
+        kept = min(KEPT_CHUNKS, -(-hidden_TH.shape[0] // rows)) if _trains(*inputs[:3]) and not softcap else 0
+        results = ChunkedLogProbs.apply(*inputs, rows, entropy, kept, softcap)  # type: ignore[no-untyped-call]
     return _collect(results, kept_T, tokens, entropy, lse)
 
 
@@ -72,6 +75,7 @@ def token_loss(
     *,
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
+    softcap: float | None = None,
     entropy: bool = False,
     chunk_bytes: int | None = None,
     backend: Backend | None = None,
@@ -93,16 +97,17 @@ def token_loss(
     _check_targets(targets_T, tokens, vocab, None, hidden_TH.device)
     if choose_backend(backend, hidden_TH) == "triton" or not _trains(hidden_TH, weight_VH, bias):
         output = logprobs(
-            hidden_TH, weight_VH, targets_T, bias=bias, temperature=temperature, entropy=entropy,
+            hidden_TH, weight_VH, targets_T, bias=bias, temperature=temperature, softcap=softcap, entropy=entropy,
             chunk_bytes=chunk_bytes, backend=backend,
         )  # fmt: skip
         total = loss(slice(0, tokens), output.logprobs_T, output.entropy_T)
         entropy_T = None if output.entropy_T is None else output.entropy_T.detach()
         return total, LogProbOutput(output.logprobs_T.detach(), entropy_T, None)
+    _check_softcap("softcap", softcap)
     inverse_temperature_T = _inverse_temperature(temperature, hidden_TH)
     rows = rows_per_chunk(vocab, _budget(chunk_bytes, CPU_CHUNK_BYTES))
     total, logprobs_T, entropy_T = ChunkedTokenLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T, loss, rows, entropy
+        hidden_TH, weight_VH, bias, targets_T, inverse_temperature_T, loss, rows, entropy, softcap
     )
     return total, LogProbOutput(logprobs_T, entropy_T if entropy else None, None)
 
@@ -116,12 +121,16 @@ def kl_divergence(
     bias: Tensor | None = None,
     reference_bias: Tensor | None = None,
     temperature: float = 1.0,
+    reference_temperature: float | None = None,
+    softcap: float | None = None,
+    reference_softcap: float | None = None,
     chunk_bytes: int | None = None,
 ) -> Tensor:
     """KL(π‖π_ref) over the whole vocabulary at every token, kl_T in nats, float32 (float64 for float64 inputs).
 
     hidden_TH, weight_VH, bias: states [T, H] and head [V, H] of π; reference_…: those of π_ref, whose hidden size may
-    differ. Both scores are divided by `temperature`. Differentiable with respect to π's states, head and bias alone.
+    differ. Scores are divided by `temperature` (the reference's by `reference_temperature` where it is given) after the
+    soft cap of each head, see `logprobs`. Differentiable with respect to π's states, head and bias alone.
     Plain torch on every device: two chunks of scores and a probability per score exist at a time.
 
     Raises ValueError naming the argument for wrong shapes, dtypes, devices or temperatures.
@@ -135,13 +144,19 @@ def kl_divergence(
         )
     if reference_TH.device != hidden_TH.device:
         raise ValueError(f"reference_TH is on {reference_TH.device} and hidden_TH on {hidden_TH.device}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    temperatures = (temperature, temperature if reference_temperature is None else reference_temperature)
+    for one in temperatures:
+        if not one > 0:
+            raise ValueError(f"temperature must be positive, got {one}")
+    softcaps = (softcap, reference_softcap)
+    for name, cap in zip(("softcap", "reference_softcap"), softcaps, strict=True):
+        _check_softcap(name, cap)
     default = GPU_CHUNK_BYTES if hidden_TH.is_cuda else CPU_CHUNK_BYTES
     rows = rows_per_chunk(3 * weight_VH.shape[0], _budget(chunk_bytes, default))
     kl_T: Tensor = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
-        hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias, temperature, rows
-    )
+        hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias,
+        temperatures, softcaps, rows,
+    )  # fmt: skip
     return kl_T
 
 
@@ -238,6 +253,11 @@ def _check_targets(
         marks = "" if ignore_index is None else f", and not ignore_index={ignore_index}"
         raise ValueError(f"targets_T holds {int(targets_T[wrong_T][0])}: outside the vocabulary of {vocab}{marks}")
     return (~ignored_T).nonzero()[:, 0]
+
+
+def _check_softcap(name: str, softcap: float | None) -> None:
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{name} must be positive, or None for no cap, got {softcap}")
 
 
 def _inverse_temperature(temperature: float | Tensor, like: Tensor) -> Tensor | None:

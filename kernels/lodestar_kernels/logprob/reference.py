@@ -1,11 +1,13 @@
 """Log-probabilities of given tokens in plain torch: a dense oracle, and the chunked path a CPU runs.
 
 With scores s = (X Wᵀ + b) / τ, row by row:  lse = log Σᵥ exp sᵥ,  logprob = s_y − lse,  entropy = −Σᵥ pᵥ log pᵥ.
+Under a soft cap c (Gemma 2, Gemma Team 2024, section 2) the logits z = X Wᵀ + b become c·tanh(z / c) first.
 Backward, with upstream gradients g (log-prob), h (entropy), l (lse):
 
     ∂L/∂sᵥ = g·1[v = y] + pᵥ·(l − g − h·(log pᵥ + entropy))
 
-The one-hot term never touches a [T, V] tensor: its share of dX is g·W_y and its share of dW is a row added at y.
+The one-hot term never touches a [T, V] tensor: its share of dX is g·W_y and its share of dW is a row added at y. Under
+a soft cap ∂s/∂z = (1 − tanh²(z / c)) / τ multiplies the whole sum.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ class LogProbOutput(NamedTuple):
     lse_T: Tensor | None
 
 
-def dense_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float | Tensor = 1.0) -> LogProbOutput:
+def dense_logprobs(
+    logits_TV: Tensor, targets_T: Tensor, temperature: float | Tensor = 1.0, softcap: float | None = None
+) -> LogProbOutput:
     """The oracle: log-softmax over the whole [T, V] in the dtype of `logits_TV`, differentiable by torch."""
+    if softcap:
+        logits_TV = softcap * torch.tanh(logits_TV / softcap)
     if isinstance(temperature, Tensor):
         temperature = temperature[:, None].to(logits_TV.dtype)
     scores_TV = logits_TV / temperature
@@ -51,7 +57,8 @@ class ChunkedLogProbs(torch.autograd.Function):
     """Log-probabilities from hidden states, `rows` rows of logits at a time.
 
     The probabilities of the first `kept` chunks stay for the backward, those of the others are computed again: a fourth
-    matrix product. Returns logprob, entropy and lse rows; entropy is empty unless asked for.
+    matrix product. Under a soft cap `kept` must be 0: the backward needs the scores. Returns logprob, entropy and lse
+    rows; entropy is empty unless asked for.
     """
 
     @staticmethod
@@ -65,8 +72,9 @@ class ChunkedLogProbs(torch.autograd.Function):
         rows: int,
         want_entropy: bool,
         kept: int,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T)
+        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T, softcap)
         chunks = row_chunks(hidden_TH.shape[0], rows)
         logprobs_T, lse_T = (hidden_TH.new_empty(len(hidden_TH), dtype=scorer.dtype) for _ in range(2))
         entropy_T = hidden_TH.new_empty(len(hidden_TH) if want_entropy else 0, dtype=scorer.dtype)
@@ -86,7 +94,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         ctx.save_for_backward(
             hidden_TH, weight_VH, bias_V, targets_T, inverse_temperature_T, lse_T, entropy_T, *probabilities
         )
-        ctx.chunks = chunks
+        ctx.chunks, ctx.softcap = chunks, softcap
         ctx.set_materialize_grads(False)
         return logprobs_T, entropy_T, lse_T
 
@@ -98,7 +106,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         hidden_TH, weight_VH, bias_V = ctx.saved_tensors[:3]
         targets_T, inverse_temperature_T, lse_T, entropy_T = ctx.saved_tensors[3:7]
         probabilities = ctx.saved_tensors[7:]
-        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T)
+        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T, ctx.softcap)
         one_hot_T = grad_logprobs_T if grad_logprobs_T is not None else torch.zeros_like(lse_T)
         row_T = -one_hot_T if grad_lse_T is None else grad_lse_T - one_hot_T
         gradients = HeadGradients(
@@ -110,8 +118,10 @@ class ChunkedLogProbs(torch.autograd.Function):
         if again:
             buffer_TV = scorer.buffer(again[0].stop - again[0].start)
             for chunk in again:
-                gradients.add(chunk, softmax_(scorer(chunk, buffer_TV)))
-        return *cast_like(gradients.finish(), (hidden_TH, weight_VH, bias_V)), *(None,) * 5
+                scores_TV = scorer(chunk, buffer_TV)
+                slope_TV = scorer.slope(chunk, scores_TV)
+                gradients.add(chunk, softmax_(scores_TV), slope_TV)
+        return *cast_like(gradients.finish(), (hidden_TH, weight_VH, bias_V)), *(None,) * 6
 
 
 class ChunkedLogProbsFromLogits(torch.autograd.Function):

@@ -96,6 +96,7 @@ class RowStatistics:
         inverse_temperature_T: Tensor | None,
         entropy: bool,
         block: int,
+        softcap: float | None = None,
     ) -> None:
         """Fold in a tile of logits whose first column is token `first`."""
         height, width = logits_TV.shape
@@ -108,8 +109,10 @@ class RowStatistics:
             logits_TV.stride(0),
             first,
             width,
+            softcap or 1.0,
             HAS_BIAS=bias_V is not None,
             HAS_TEMPERATURE=inverse_temperature_T is not None,
+            HAS_SOFTCAP=softcap is not None,
             ENTROPY=entropy,
             BLOCK_V=block,
             num_warps=8 if block >= 4096 else 4,
@@ -135,14 +138,24 @@ class ScoreGradients:
     grad_logprobs_T: Tensor | None
     grad_entropy_T: Tensor | None
     grad_lse_T: Tensor | None
+    softcap: float | None = None
 
     @staticmethod
-    def of(ctx: Any, upstream: tuple[Tensor | None, ...]) -> ScoreGradients:
+    def of(ctx: Any, upstream: tuple[Tensor | None, ...], softcap: float | None = None) -> ScoreGradients:
         """From what a forward saved (the last six tensors) and the gradients of its three results."""
         dense = [None if g is None else g.contiguous() for g in upstream]
         bias_V, targets_T, inverse_temperature_T, maximum_T, log_sum_T, entropy_T = ctx.saved_tensors[-6:]
         return ScoreGradients(
-            targets_T, maximum_T, log_sum_T, entropy_T, bias_V, inverse_temperature_T, dense[0], dense[1], dense[2]
+            targets_T,
+            maximum_T,
+            log_sum_T,
+            entropy_T,
+            bias_V,
+            inverse_temperature_T,
+            dense[0],
+            dense[1],
+            dense[2],
+            softcap,
         )
 
     def write(self, logits_TV: Tensor, rows: slice, first: int, out_TV: Tensor, block: int) -> Tensor:
@@ -164,8 +177,10 @@ class ScoreGradients:
             out_TV.stride(0),
             first,
             width,
+            self.softcap or 1.0,
             HAS_BIAS=self.bias_V is not None,
             HAS_TEMPERATURE=self.inverse_temperature_T is not None,
+            HAS_SOFTCAP=self.softcap is not None,
             GRAD_LOGPROB=upstream[0] is not None,
             GRAD_ENTROPY=upstream[1] is not None,
             GRAD_LSE=upstream[2] is not None,
@@ -188,6 +203,7 @@ class SlicedLogProbs(torch.autograd.Function):
         inverse_temperature_T: Tensor | None,
         chunk_bytes: int,
         want_entropy: bool,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         tiling = Tiling.within(hidden_TH.shape[0], weight_VH.shape[0], chunk_bytes, hidden_TH.element_size())
         statistics = RowStatistics.empty(hidden_TH, tiling.tokens)
@@ -197,13 +213,14 @@ class SlicedLogProbs(torch.autograd.Function):
                 logits_TV = tiling.tile(buffer, rows, columns)
                 product(hidden_TH[rows], weight_VH[columns].t(), logits_TV)
                 statistics.add(
-                    logits_TV, rows, columns.start, targets_T, bias_V, inverse_temperature_T, want_entropy, tiling.block
-                )
+                    logits_TV, rows, columns.start, targets_T, bias_V, inverse_temperature_T, want_entropy,
+                    tiling.block, softcap,
+                )  # fmt: skip
         logprobs_T, entropy_T, lse_T, log_sum_T = statistics.results(want_entropy)
         ctx.save_for_backward(
             hidden_TH, weight_VH, bias_V, targets_T, inverse_temperature_T, statistics.maximum_T, log_sum_T, entropy_T
         )
-        ctx.tiling = tiling
+        ctx.tiling, ctx.softcap = tiling, softcap
         ctx.set_materialize_grads(False)
         return logprobs_T, entropy_T, lse_T
 
@@ -212,7 +229,7 @@ class SlicedLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_TH, weight_VH, bias_V = ctx.saved_tensors[:3]
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        gradients = ScoreGradients.of(ctx, upstream)
+        gradients = ScoreGradients.of(ctx, upstream, ctx.softcap)
         tiling: Tiling = ctx.tiling
         scores = hidden_TH.new_empty(tiling.rows * tiling.pitch, dtype=torch.float32)
         tile_gradient = hidden_TH.new_empty(tiling.rows * tiling.pitch)
@@ -240,7 +257,7 @@ class SlicedLogProbs(torch.autograd.Function):
                     grad_V[columns] += d_TV.sum(0, dtype=torch.float32)
             if grad_VH is not None and slice_sums is not None:
                 grad_VH[columns] = slice_sums[: columns.stop - columns.start]
-        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 4
+        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 5
 
 
 class LogProbsFromLogits(torch.autograd.Function):

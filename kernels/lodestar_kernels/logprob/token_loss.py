@@ -34,8 +34,9 @@ class ChunkedTokenLoss(torch.autograd.Function):
         loss: TokenLoss,
         rows: int,
         want_entropy: bool,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T)
+        scorer = Scorer(hidden_TH, weight_VH, bias_V, inverse_temperature_T, softcap)
         tokens = hidden_TH.shape[0]
         logprobs_T, one_hot_T, row_T = (hidden_TH.new_empty(tokens, dtype=scorer.dtype) for _ in range(3))
         entropy_T, grad_entropy_T = (
@@ -49,6 +50,7 @@ class ChunkedTokenLoss(torch.autograd.Function):
         buffer_TV = scorer.buffer(min(rows, tokens))
         for chunk in row_chunks(tokens, rows):
             logp_TV = scorer(chunk, buffer_TV)
+            slope_TV = scorer.slope(chunk, logp_TV)
             logprobs_T[chunk], _, entropy = normalise_(logp_TV, targets_T[chunk], want_entropy)
             if entropy is not None:
                 entropy_T[chunk] = entropy
@@ -58,7 +60,7 @@ class ChunkedTokenLoss(torch.autograd.Function):
             row_T[chunk] = -one_hot_T[chunk]
             total += part
             if any(ctx.needs_input_grad[:3]):
-                gradients.add(chunk, logp_TV.exp_())
+                gradients.add(chunk, logp_TV.exp_(), slope_TV)
         ctx.save_for_backward(*cast_like(gradients.finish(), (hidden_TH, weight_VH, bias_V)))
         ctx.mark_non_differentiable(logprobs_T, entropy_T)
         return total, logprobs_T, entropy_T
@@ -69,7 +71,7 @@ class ChunkedTokenLoss(torch.autograd.Function):
         gradients = ctx.saved_tensors
         if not (grad_loss.device.type == "cpu" and float(grad_loss) == 1.0):
             gradients = [None if g is None else g * grad_loss.to(g.dtype) for g in gradients]
-        return *gradients, *(None,) * 5
+        return *gradients, *(None,) * 6
 
 
 def _derivatives(

@@ -61,6 +61,7 @@ class Gradients:
                 packed.targets_R,
                 lambda _, logprobs_C, __: losses.language_model_loss(logprobs_C, tokens=tokens),
                 temperature=1.0,
+                whole=True,
             )
             (self._config.ptx.coefficient * loss).backward()  # type: ignore[no-untyped-call]
 

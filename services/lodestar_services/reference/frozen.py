@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import device as Device
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar import metrics
 from lodestar.config import ReferenceTask
+from lodestar.model.context import UNLIMITED, context_tokens
 from lodestar.model.loading import load_tokenizer, resolve_device, tensor_digests, tokenizer_hash, weights_digest
+from lodestar.model.logits import sampled_ids
 from lodestar.records import ModelInfo, WeightVersion
 from lodestar.rpc.checks import check_tokenizer_hash
 
@@ -26,7 +27,7 @@ class FrozenModel:
     context_tokens: int
     """Prompt + completion at most."""
     vocab_size: int
-    """Token ids are below it."""
+    """Token ids that have text are below it."""
     device: Device
 
     @classmethod
@@ -38,8 +39,8 @@ class FrozenModel:
         version = WeightVersion("", 0, weights_digest(tensor_digests(model)))
         info = ModelInfo(task.model, version, tokenizer_hash(tokenizer))
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, version.incarnation).set(1)
-        shape: Any = model.config
-        return cls(model, tokenizer, info, shape.max_position_embeddings, shape.vocab_size, device)
+        context = context_tokens(model.config) or UNLIMITED
+        return cls(model, tokenizer, info, context, sampled_ids(model), device)
 
     def check_tokenizer(self, theirs: str) -> None:
         """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""

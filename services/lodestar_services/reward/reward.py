@@ -100,7 +100,7 @@ class Reward:
 
     # --- what arrives ------------------------------------------------------------------------------------------
     def _read(self, items: Sequence[ScoreItem]) -> list[Exchange]:
-        """The items as text; token ids are spelled out without the BOS that leads and the EOS that ends them."""
+        """The items as text; token ids are spelled out without the BOS that leads and the id that ends them."""
         read = []
         for i, item in enumerate(items):
             if isinstance(item.prompt, str) and isinstance(item.completion, str):
@@ -128,7 +128,7 @@ class Reward:
 
     def _spelled(self, reader: ScoringModel, prompt: tuple[int, ...], completion: tuple[int, ...]) -> Exchange:
         tokenizer = reader.tokenizer
-        ended = completion[-1] == tokenizer.eos_token_id
+        ended = completion[-1] in reader.end_ids
         head = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
         tail = completion[:-1] if ended else completion
         texts = [tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in (head, tail)]

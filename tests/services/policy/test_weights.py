@@ -11,11 +11,10 @@ from lodestar_services.policy.policy import Policy
 from torch import Tensor
 
 from lodestar.config import PolicyTask
-from lodestar.engine.sequence import Purpose
 from lodestar.errors import ModelError
 from lodestar.model.loading import load_causal_lm, named_tensors, tensor_digests, weights_digest
 from lodestar.model.packed import PackedBatch, response_logprobs
-from lodestar.records import Probe, SamplingParams, Scored, WeightManifest, WeightVersion
+from lodestar.records import Probe, Purpose, SamplingParams, Scored, WeightManifest, WeightVersion
 
 PROBE = Scored((1, 5, 8, 9, 4, 7, 2), 3)
 

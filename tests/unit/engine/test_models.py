@@ -11,10 +11,10 @@ from torch import nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from lodestar.engine.linear import PackedLinear, padded_rows
-from lodestar.engine.shape import CacheShape
 from lodestar.engine.trunk import FusedTrunk, PlainTrunk
 from lodestar.errors import InvalidArgument, ModelError
 from lodestar.model.attention import NAME
+from lodestar.model.kept import CacheShape
 from lodestar.records import SamplingParams, WeightVersion
 
 SMALL: dict[str, Any] = {
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def test_keys_and_values_of_several_sizes_are_refused(make_engine: Any) -> None:
+def test_values_of_another_size_than_keys_are_served(make_engine: Any, run: Any) -> None:
     config = DeepseekV3Config(
         **SMALL,
         first_k_dense_replace=2,
@@ -40,9 +40,15 @@ def test_keys_and_values_of_several_sizes_are_refused(make_engine: Any) -> None:
         qk_rope_head_dim=8,
         v_head_dim=12,
     )
-    config._attn_implementation = NAME
-    with pytest.raises(ModelError, match=r"DeepseekV3ForCausalLM keeps keys and values of several sizes"):
-        make_engine(model=DeepseekV3ForCausalLM(config).eval())
+    model = DeepseekV3ForCausalLM(config).eval()
+    model.set_attn_implementation(NAME)
+    assert CacheShape.of(model).head_dim == 16
+    (sample,) = run(make_engine(model=model), [([5, 6, 7], SamplingParams(12, seed=1, ignore_eos=True))])[0].sequences
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logp_SV = model(torch.tensor([sample.tokens])).logits[0].log_softmax(-1)
+    expected = [float(logp_SV[place - 1, sample.tokens[place]]) for place in range(3, 15)]
+    assert sample.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_layers_that_mix_sequences_in_another_way_are_refused(models: Any) -> None:

@@ -96,3 +96,22 @@ def test_a_stop_that_ends_in_a_character_of_several_bytes_is_found_with_its_last
     ids = BYTES("日本")["input_ids"]
     checker = StopChecker(BYTES, ["日本"])
     assert [checker.found(ids[:end]) for end in range(1, 7)] == [False] * 5 + [True]
+
+
+def test_bytes_that_never_make_a_character_come_out_as_they_go() -> None:
+    ids = BYTES("日")["input_ids"]
+    stream = TextStream(BYTES)
+    given = [stream.add([ids[0]]) for _ in range(20)]
+    assert "".join(given) == "\ufffd" * 17
+    assert stream.add(ids[1:]) == "\ufffd" * 2 + "日"
+    calls: list[int] = []
+
+    class Counting:
+        def decode(self, tokens: list[int], **options: bool) -> str:
+            calls.append(len(tokens))
+            return str(BYTES.decode(tokens, **options))
+
+    counted = TextStream(Counting())
+    for _ in range(200):
+        counted.add([ids[0]])
+    assert max(calls) <= 16

@@ -13,8 +13,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BloomConfig,
-    Gemma2Config,
-    GraniteConfig,
     MambaConfig,
 )
 
@@ -33,6 +31,7 @@ from lodestar.model.loading import (
     tokenizer_hash,
     weights_digest,
 )
+from lodestar.model.logits import sampled_ids
 from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
 from tests.unit.model.worlds import CONFIGS, PROMPTS, SEQUENCES, VOCAB, plain_model, word_tokenizer
 
@@ -165,17 +164,19 @@ def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
         load_scalar_model(tmp_path / "model")
 
 
-SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+IDS = {"pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1}
+SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **IDS}
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, intermediate_size=48), "softcap"),
-        (GraniteConfig(**SIZES, intermediate_size=48, logits_scaling=2.0), "scales or caps its logits"),
-        (MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), "0 of 2 layers"),
+        (MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, **IDS), "0 of 2 layers"),
         (BertConfig(**SIZES, intermediate_size=48), "not a decoder-only model"),
-        (BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4), "0 of 2 layers"),
+        (
+            BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, **IDS),
+            "adds ALiBi biases",
+        ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -217,13 +218,22 @@ def test_an_unused_special_token_becomes_pad_and_is_reported(
     assert "<reserved_0> is PAD from now on" in caplog.text
 
 
-@pytest.mark.parametrize(("problem", "said"), [({"pad_token": None}, "no PAD"), ({"pad_token": "t1"}, "EOS as PAD")])
-def test_a_tokenizer_without_a_free_token_for_pad_is_refused(
-    problem: dict[str, str], said: str, tmp_path: Path
-) -> None:
-    word_tokenizer(**problem).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=said):
-        load_tokenizer(tmp_path)
+@pytest.mark.parametrize("problem", [{"pad_token": None}, {"pad_token": "t1"}])
+def test_pad_without_a_free_token_gets_an_id_and_a_row_of_its_own(problem: dict[str, str], tmp_path: Path) -> None:
+    plain = plain_model("gpt2")
+    save_model(plain, word_tokenizer(**problem), tmp_path / "model")
+    tokenizer, model = load_tokenizer(tmp_path / "model"), load_causal_lm(tmp_path / "model")
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (VOCAB, 1)
+    assert model.get_input_embeddings().weight.shape[0] == VOCAB + 1
+    assert sampled_ids(model) == VOCAB
+    ours, _ = response_logprobs(model, BATCH, temperature=1.0)
+    plain.set_attn_implementation("lodestar")
+    expected, _ = response_logprobs(plain, BATCH, temperature=1.0)
+    assert torch.allclose(ours, expected, atol=1e-6)
+    assert tokenizer_hash(tokenizer) == tokenizer_hash(word_tokenizer(pad_token=None))
+    scalar = scalar_from_causal_lm(model, tokenizer, seed=0)
+    save_model(scalar, tokenizer, tmp_path / "scalar")
+    assert tensor_digests(load_scalar_model(tmp_path / "scalar")) == tensor_digests(scalar)
 
 
 def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ def plain_model(name: str, seed: int = 0) -> PreTrainedModel:
 
 def word_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     """t0 … t36; PAD t0, EOS t1, UNK t2 unless told otherwise."""
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t2"))
+    return words(VOCAB, **special)
+
+
+def words(vocab: int, **special: str) -> PreTrainedTokenizerFast:
+    """As word_tokenizer, of another size."""
+    inner = Tokenizer(models.WordLevel({f"t{i}": i for i in range(vocab)}, unk_token="t2"))
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, **{"pad_token": "t0", "eos_token": "t1", "unk_token": "t2", **special}
+        tokenizer_object=inner, **{"pad_token": "t0", "eos_token": "t1", "unk_token": "t2", **special}
     )

@@ -1,14 +1,17 @@
-"""What a model's layers keep of a token, and how long a sequence may be: read off the model before it serves."""
+"""What a model's layers keep of a token: read off the model before it serves."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lodestar.errors import ModelError
+from lodestar.model.attention import attending
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class CacheShape:
     kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    plain_scores: bool = True
+    """Whether no layer caps its scores or has sinks, which the fast paths do not compute."""
 
     @property
     def token_bytes(self) -> int:
@@ -39,8 +44,10 @@ class CacheShape:
             raise ModelError(f"{name} has layers of kind {', '.join(unknown)}, which the KV cache cannot hold")
         seen = _SeenAttention()
         ids = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-        with torch.inference_mode():
-            model.base_model(input_ids=ids, position_ids=ids, use_cache=False, attention_context=seen)
+        # Where there are no numbers, transformers is not to look whether positions are those of packed sequences.
+        numberless = FakeTensorMode(allow_non_fake_inputs=True) if ids.is_meta else contextlib.nullcontext()
+        with torch.no_grad(), numberless, attending(seen) as options:
+            model.base_model(input_ids=ids, position_ids=ids, **options)
         if len(seen.kept) != config.num_hidden_layers:
             raise ModelError(
                 f"{len(seen.kept)} of {config.num_hidden_layers} layers of {name} run on Lodestar's attention; "
@@ -54,31 +61,28 @@ class CacheShape:
                 "and the KV cache holds one"
             )
         ((kv_heads, head_dim),) = sizes
-        return cls(config.num_hidden_layers, kv_heads, head_dim, dtypes.pop())
+        return cls(config.num_hidden_layers, kv_heads, head_dim, dtypes.pop(), seen.plain_scores)
 
 
 class _SeenAttention:
     """Attends to nothing and notes what came."""
 
     def __init__(self) -> None:
+        self.plain_scores = True
         self.kept: dict[int, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
 
     def attend(
-        self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, *, scale: float, window: int | None
+        self,
+        layer: int,
+        q_TND: Tensor,
+        k_TMD: Tensor,
+        v_TMD: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
+        self.plain_scores &= softcap is None and sinks_N is None
         self.kept[layer] = (tuple(k_TMD.shape[1:]), tuple(v_TMD.shape[1:]), v_TMD.dtype)
         return v_TMD.new_zeros(*q_TND.shape[:2], v_TMD.shape[2])
-
-
-def context_tokens(model: Any) -> int | None:
-    """Positions that a model knows; None when it does not say.
-
-    LongRoPE turns all rows of a call by other frequencies once one of them is beyond the length of pretraining; up to
-    there a sequence does not depend on its batch.
-    """
-    config = model.config.get_text_config()
-    ropes = getattr(config, "rope_parameters", None) or {}
-    parts = [rope for rope in ropes.values() if isinstance(rope, dict)] or [ropes]
-    known = [getattr(config, "max_position_embeddings", None)]
-    known += [rope["original_max_position_embeddings"] for rope in parts if rope.get("rope_type") == "longrope"]
-    return min((tokens for tokens in known if tokens), default=None)
