@@ -125,6 +125,15 @@ def context_tokens(path: str | Path) -> int | None:
     return cast("int | None", getattr(shape, "max_position_embeddings", None))
 
 
+def vocabulary_size(path: str | Path) -> int:
+    """How many token ids the model at the path knows.
+
+    Raises:
+        ModelError: there is no configuration that can be read.
+    """
+    return int(_shape(path).get_text_config().vocab_size)
+
+
 def _shape(path: str | Path) -> Any:
     with quiet_transformers():
         try:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,9 +18,9 @@ import torch
 from lodestar.config import RunConfig, ServeOptions, deciding_options
 from lodestar.data.files import DataFiles, read_prompts
 from lodestar.data.rows import encode_prompts
-from lodestar.errors import ConfigError, FailedPrecondition
+from lodestar.errors import ConfigError, FailedPrecondition, QueueUnavailable
 from lodestar.layout import RunFolder
-from lodestar.model.loading import load_tokenizer
+from lodestar.model.loading import load_tokenizer, vocabulary_size
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model, sync
 from lodestar.queue.redis import RedisLearnerQueue
@@ -59,6 +60,7 @@ class Learner:
         self._open = ExitStack()
         self._orders: Orders
         self._loop: LearnerLoop
+        self._queue: RedisLearnerQueue
         self.over = False
         """Whether the run has ended, and not this start of the learner alone."""
 
@@ -84,16 +86,15 @@ class Learner:
         state = self._saved(checkpoints, digests)
         incarnation = self._begin_incarnation()
 
-        queue = RedisLearnerQueue(self._redis_url(), tls=self._options.tls)
-        self._open.callback(queue.close)
-        queue.open(config.name, incarnation)
+        self._queue = self._open_queue(incarnation)
         schedule = TicketSchedule(prompts, ppo, run=config.name, seed=config.seed)
         collector = Collector(
-            queue,
+            self._queue,
             schedule,
             incarnation=incarnation,
             max_failed_fraction=ppo.max_failed_fraction,
             reconcile_seconds=config.queue.reconcile_seconds,
+            vocabulary=vocabulary_size(path),
         )
         self._trainer = self._make_trainer(path, state)
         watch = OverOptimisationWatch(ppo.watch, config.watched_source)
@@ -136,6 +137,8 @@ class Learner:
             self._loop.run()
             self._orders.give(None)
             self.over = self._loop.over
+            if self.over:
+                self._leave_queue()
         finally:
             self.close()
 
@@ -151,6 +154,33 @@ class Learner:
     def close(self) -> None:
         """Gives back the queue, the weights server and the lock."""
         self._open.close()
+
+    def _open_queue(self, incarnation: str) -> RedisLearnerQueue:
+        """Reaches Redis and takes the run's name there; while that takes time, the status says why."""
+        section = self._config.queue
+        queue = RedisLearnerQueue(
+            self._redis_url(),
+            section.outage_seconds,
+            password=section.password(),
+            tls=self._options.tls,
+            waiting=self._waits_for_queue,
+        )
+        self._open.callback(queue.close)
+        first = (self._folder.root / "incarnations.txt").read_text(encoding="utf-8").split()[0]
+        queue.open(self._config.name, incarnation, owner=first, where=f"{socket.gethostname()}:{self._folder.root}")
+        return queue
+
+    def _waits_for_queue(self, reason: str) -> bool:
+        """Called while Redis does not serve us; False when this process is to end."""
+        self._board.update(reason=reason)
+        return not self._controls.stopping
+
+    def _leave_queue(self) -> None:
+        """A run that is over leaves nothing in Redis."""
+        try:
+            self._queue.erase()
+        except QueueUnavailable as error:
+            log.warning("what the run holds in Redis could not be deleted: %s", error)
 
     def _redis_url(self) -> str:
         url = self._options.endpoints.redis or self._config.queue.url

@@ -79,6 +79,8 @@ class RolloutService:
             claim_seconds=queue_section.claim_seconds,
             max_attempts=section.max_attempts,
             max_deliveries=section.max_deliveries,
+            outage_seconds=queue_section.outage_seconds,
+            password=queue_section.password(),
             tls=self._tls,
         )
         self._open.push_async_callback(queue.close)
