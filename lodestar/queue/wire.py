@@ -100,11 +100,10 @@ def names(fields: Iterable[bytes]) -> str:
 
 def _parse(kind: type[M], data: bytes) -> M:
     try:
-        message = kind()
-        message.ParseFromString(data)
-        return message
+        message: M = kind.FromString(data)
     except DecodeError:
         raise ValueError(f"holds {len(data)} bytes that are no {kind.DESCRIPTOR.full_name}") from None
+    return message
 
 
 def _ticket_to_proto(ticket: Ticket) -> rollout_pb2.Ticket:
