@@ -19,7 +19,7 @@ class ServerConfig(Section):
     """Processes on one machine."""
     threads: int = Field(default=1, ge=1)
     """Threads of the one model that computes in the process."""
-    max_message_bytes: int = Field(default=16 * 2**20, ge=2**16)
+    max_message_bytes: int = Field(default=4 * 2**20, ge=2**16)
     """Largest message accepted or sent."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """After SIGTERM, calls in flight may take this long."""

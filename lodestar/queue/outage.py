@@ -153,7 +153,7 @@ class Outage:
         if now + self._pause - self._since > self._seconds:
             raise QueueUnavailable(
                 f"Redis at {self._address} did not serve us for {self._seconds:.0f} s ({reason}); is it running, and "
-                "is queue.url right? Once it serves, --resume goes on; queue.outage_seconds says how long it is waited for"
+                "is queue.url right? Once it serves, --resume goes on; queue.outage_seconds is how long it is waited on"
             ) from error
         if not self._waiting(f"waits for Redis at {self._address}: {reason}"):
             raise QueueUnavailable(

@@ -21,6 +21,7 @@ from lodestar.errors import ModelError, Unavailable
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import convert
 from lodestar.v1 import weights_pb2
+from lodestar.weights.checks import check_manifest
 
 _POLL_SECONDS = 0.05
 
@@ -78,6 +79,8 @@ class DirectorySource:
         for file in manifest.files:
             source = self._directory.folder(manifest.version) / file.name
             try:
+                if source.stat().st_size != file.bytes:
+                    raise Unavailable(f"{source} has {source.stat().st_size} bytes, and {file.bytes} were announced")
                 await asyncio.to_thread(shutil.copyfile, source, folder / file.name)
             except FileNotFoundError:
                 raise Unavailable(f"weights {manifest.version.step} are gone from {source.parent}") from None
@@ -99,10 +102,10 @@ def read_manifest(path: Path) -> WeightManifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ModelError: it is damaged.
+        ModelError: it is damaged, or names what a manifest may not (lodestar.weights.checks).
     """
     try:
         message = json_format.Parse(path.read_bytes(), weights_pb2.WeightManifest())
     except json_format.ParseError as error:
         raise ModelError(f"{path} is no weight manifest: {error}") from error
-    return convert.weight_manifest_from_proto(message)
+    return check_manifest(convert.weight_manifest_from_proto(message))

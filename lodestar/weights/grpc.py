@@ -43,6 +43,8 @@ class GrpcSource:
                 async for chunk in self._connection.stream("Fetch", request, self._fetch_seconds, _as_it_is):
                     if chunk.offset != written or zlib.crc32(chunk.data) != chunk.crc32:
                         raise Unavailable(f"{file.name}: a chunk at {chunk.offset} arrived damaged or out of order")
+                    if written + len(chunk.data) > file.bytes:
+                        raise Unavailable(f"{file.name}: more than the announced {file.bytes} bytes arrived")
                     out.write(chunk.data)
                     written += len(chunk.data)
             if written != file.bytes:

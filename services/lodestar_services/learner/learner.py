@@ -31,7 +31,6 @@ from lodestar_services.learner.checkpoint import (
     Checkpoints,
     check_weights,
     folder_digest,
-    load_checkpoint,
     refuse_changes,
 )
 from lodestar_services.learner.collector import Collector
@@ -209,15 +208,16 @@ class Learner:
         return digests
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
-        newest = checkpoints.latest()
-        if newest is None:
-            return None
-        if not self._options.resume:
+        there = checkpoints.latest()
+        if there is not None and not self._options.resume:
             raise FailedPrecondition(
-                f"{newest.parent} holds checkpoints, the newest {newest.name}: --resume goes on from it; "
+                f"{there.parent} holds checkpoints, the newest {there.name}: --resume goes on from it; "
                 "to start over, give the run another name, or delete them"
             )
-        state = load_checkpoint(newest)
+        found = checkpoints.load_newest()
+        if found is None:
+            return None
+        newest, state = found
         refuse_changes(state["digests"], digests)
         log.info("resuming from %s", newest)
         return state
