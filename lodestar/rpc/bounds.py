@@ -1,8 +1,8 @@
 """What a message may hold, looked at before anything is done with it: no refusal costs more than counting.
 
-Lengths of a text are bounded by the model's context: real text has 3 to 5 bytes per token, and what has more than
-BYTES_PER_TOKEN for every token of the context cannot be shortened to fit. Tokens themselves are checked afterwards,
-by lodestar.rpc.checks and the engine.
+Lengths of a text are bounded by the model's context: real text has 3 to 5 characters per token, so what has more than
+CHARACTERS_PER_TOKEN for every token of the context does not fit. Tokens themselves are checked afterwards, by
+lodestar.rpc.checks and the engine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lodestar.errors import InvalidArgument
 from lodestar.rpc.checks import check_count
 from lodestar.v1 import policy_pb2
 
-BYTES_PER_TOKEN = 32
+CHARACTERS_PER_TOKEN, ALWAYS_CHARACTERS = 32, 8192
+"""The latter are let through whatever the context: reading them costs nothing."""
 MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1024
 """Stop strings, and the length of each."""
 MAX_STOP_TOKEN_IDS = 1024
@@ -24,8 +25,8 @@ MAX_MESSAGES = 1024
 
 
 def check_text(text: str, field: str, context_tokens: int) -> None:
-    """Raises InvalidArgument for a text that no tokenizer brings into the context."""
-    most = BYTES_PER_TOKEN * context_tokens
+    """Raises InvalidArgument for a text that is too long to fit into the context."""
+    most = _most(context_tokens)
     if len(text) > most:
         raise InvalidArgument(
             field, f"holds {len(text)} characters; at most {most} for this model's context of {context_tokens} tokens"
@@ -35,7 +36,7 @@ def check_text(text: str, field: str, context_tokens: int) -> None:
 def check_chat(messages: Sequence[Any], field: str, context_tokens: int) -> None:
     """Raises InvalidArgument for a chat of too many messages, or whose texts together are too long."""
     _check_length(messages, field, MAX_MESSAGES, "messages")
-    most, held = BYTES_PER_TOKEN * context_tokens, sum(len(message.content) + len(message.role) for message in messages)
+    most, held = _most(context_tokens), sum(len(message.content) + len(message.role) for message in messages)
     if held > most:
         raise InvalidArgument(
             field, f"holds {held} characters; at most {most} for this model's context of {context_tokens} tokens"
@@ -93,6 +94,10 @@ def slices(sizes: Iterable[int], most: int) -> list[slice]:
             begin, held = end, 0
         held, end = held + size, end + 1
     return [*cuts, slice(begin, end)] if end else cuts
+
+
+def _most(context_tokens: int) -> int:
+    return max(ALWAYS_CHARACTERS, CHARACTERS_PER_TOKEN * context_tokens)
 
 
 def _check_length(what: Sized, field: str, most: int, of: str) -> None:
