@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from lodestar.config import RunConfig, load_config
 from lodestar.errors import FailedPrecondition
@@ -56,7 +57,7 @@ def report(root: Path) -> None:
     from lodestar.report import write_report
 
     write_report(folder)
-    Console().print(f"[green]✓[/] {folder.report}")
+    Console().print(f"[green]✓[/] {escape(str(folder.report))}")
 
 
 def _run(config: RunConfig, *, resume: bool, fresh: bool, plain: bool, budgets: dict[str, float] | None) -> None:
@@ -93,9 +94,9 @@ def _tell(folder: RunFolder) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(
         f"[bold green]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
-        f"judge: {rate['judge']})[/] against the SFT model after {summary['steps']} PPO steps"
+        f"judge: {escape(str(rate['judge']))})[/] against the SFT model after {summary['steps']} PPO steps"
     )
     best = ", ".join(f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items())
     accuracy = f" · reward model accuracy {model['accuracy']:.1%}" if model else ""
     console.print(f"[dim]{best}{accuracy} · {summary['wall_seconds']:.0f} s[/]")
-    console.print(f"report: {folder.report}")
+    console.print(f"report: {escape(str(folder.report))}")

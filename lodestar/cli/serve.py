@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lodestar.config import Endpoints, ServeOptions, load_config
 from lodestar.errors import ConfigError
+from lodestar.queue.address import redacted
 from lodestar.local.jobs import service_main
 
 
@@ -35,5 +36,5 @@ def serve(
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(flag, f"{first['msg']} (got {first['input']!r})") from None
+        raise ConfigError(flag, f"{first['msg']} (got {redacted(repr(first['input']))})") from None
     return service_main(role)(told)

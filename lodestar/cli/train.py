@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from lodestar.config import RunConfig, dump, load_config
@@ -67,4 +68,4 @@ def train(stage: str, path: Path, overrides: Sequence[str]) -> None:
         for step in ([] if complete else ["data"]) + [stage]:
             run_stage(step, config, folder, Bars(progress))
     made = {"pretrain": folder.pretrained, "sft": folder.sft, "reward": folder.reward_model}[stage]
-    Console(highlight=False).print(f"[green]✓[/] {made}")
+    Console(highlight=False).print(f"[green]✓[/] {escape(str(made))}")

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.queue.address import redacted
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -36,6 +37,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             node[leaf] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(key, f"{value!r} is not YAML: {error}") from error
+        except RecursionError:
+            raise ConfigError(key, "is nested too deeply to be options") from None
     return tree
 
 
@@ -56,6 +59,8 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(str(path), f"is not YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(str(path), "is nested too deeply to be options") from None
     if not isinstance(tree, dict):
         raise ConfigError(str(path), "holds no mapping of options; start with name: my-run")
     try:
@@ -89,7 +94,7 @@ def _complaint(details: ErrorDetails) -> str:
         hint = f"; did you mean {'.'.join([*location[:-1], nearest[0]])}?" if nearest else ""
         return f"{dotted}: unknown option{hint}"
     message = details["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(details["input"], dict | BaseModel) else f" (got {details['input']!r})"
+    got = "" if isinstance(details["input"], dict | BaseModel) else f" (got {redacted(repr(details['input']))})"
     return f"{dotted}: {message}{got}" if dotted else message
 
 

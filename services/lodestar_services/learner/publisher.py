@@ -58,12 +58,12 @@ class WeightPublisher:
         """
         told = options.model_copy(update={"port": options.weights_port, "endpoints": Endpoints()})
         for _ in range(STARTS):
-            self.server = self._start(told)
-            assert self.server.stdout is not None
-            line = self.server.stdout.readline()
+            server = self._start(told)
+            assert server.stdout is not None
+            line = server.stdout.readline()
             if line:
                 break
-            code = self.server.wait()
+            code = server.wait()
             self.close()
             if code >= 0:  # it ended by itself, and would again
                 break
@@ -75,7 +75,7 @@ class WeightPublisher:
             )
         port = int(json.loads(line)["port"])
         self._options = options.model_copy(update={"weights_port": port})
-        self._listener = threading.Thread(target=_count, args=(self.server.stdout,), name="weights", daemon=True)
+        self._listener = threading.Thread(target=_count, args=(server.stdout,), name="weights", daemon=True)
         self._listener.start()
         return port
 

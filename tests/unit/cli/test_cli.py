@@ -99,6 +99,8 @@ def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path
         ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),
         ("- a\n- b\n", (), "holds no mapping of options"),
         ("name: [a\n", (), "is not YAML"),
+        ("name: " + "[" * 3000 + "]" * 3000, (), "is nested too deeply to be options"),
+        ("name: a\nqueue: {url: 'redis://u:hun@ter2@h/0'}\n", (), "redis://u:***@h/0"),
     ],
 )
 def test_a_bad_value_is_explained_without_a_traceback(
@@ -147,3 +149,21 @@ def test_the_schema_documents_every_option() -> None:
         if not option.get("description")
     ]
     assert not undocumented
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = _config(tmp_path, "name: demo\nqueue: {url: 'redis://u:hunter2@h/0'}\n")
+    done = lodestar_("config", "check", path)
+    assert done.returncode == 2
+    assert "queue.password_file" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    served = lodestar_("serve", "rollout", _config(tmp_path, "name: demo\n"), "--redis", "redis://u:hunter2@h/0")
+    assert served.returncode == 2
+    assert "LODESTAR_REDIS_PASSWORD" in served.stderr
+    assert "hunter2" not in served.stdout + served.stderr
+
+
+def test_foreign_text_is_no_markup(tmp_path: Path) -> None:
+    done = lodestar_("report", str(tmp_path / "r[/x]"))
+    assert done.returncode == 2
+    assert "r[/x] is not a run's folder" in done.stderr
