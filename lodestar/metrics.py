@@ -117,6 +117,10 @@ QUEUE_FINISHED = Gauge("lodestar_queue_finished", "Rollouts that wait for the le
 QUEUE_OLDEST_SECONDS = Gauge(
     "lodestar_queue_oldest_seconds", "Age of the oldest unfinished ticket. Old: look at the workers' logs."
 )
+QUEUE_AWAY_SECONDS = Gauge(
+    "lodestar_queue_away_seconds",
+    "How long this process has waited for Redis; 0 while it serves. The log and the run's status say why.",
+)
 TICKETS_ISSUED = Counter("lodestar_tickets_issued", "Tickets issued, re-issues included.")
 TICKETS_SETTLED = Counter("lodestar_tickets_settled", "Tickets settled, by outcome.", ["outcome"])
 DEAD_LETTERS = Counter(

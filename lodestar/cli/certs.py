@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from lodestar.rpc.access import Role, add_token
 from lodestar.rpc.certificates import LOOPBACK, Authority
@@ -25,8 +26,10 @@ def write_development(folder: Path, hosts: Sequence[str], days: float) -> None:
     for name, role in HOLDERS.items():
         authority.issue(folder / name, role, name, hosts=[*LOOPBACK, name, *hosts], days=days)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{folder}: {', '.join(HOLDERS)}; good for {days:g} days, for {', '.join([*LOOPBACK, *hosts])}")
-    console.print(f"[dim]lodestar serve reward run.yaml --host 0.0.0.0 --tls {folder}/reward[/]")
+    console.print(
+        escape(f"{folder}: {', '.join(HOLDERS)}; good for {days:g} days, for {', '.join([*LOOPBACK, *hosts])}")
+    )
+    console.print(f"[dim]lodestar serve reward run.yaml --host 0.0.0.0 --tls {escape(str(folder))}/reward[/]")
 
 
 def write_token(file: Path, name: str, role: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from lodestar.cli.serve import served_model
 from lodestar.config import PolicyConfig
@@ -123,7 +124,7 @@ def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int, s
 
     async def work() -> None:
         turns: list[ChatMessage] = []
-        console.print(f"[dim]{model} · /new starts over, /quit leaves[/]")
+        console.print(f"[dim]{escape(str(model))} · /new starts over, /quit leaves[/]")
         async with opening as source:
             while (line := await asyncio.to_thread(_ask, console)) not in (None, "/quit"):
                 if line == "/new":
@@ -133,7 +134,7 @@ def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int, s
                     try:
                         turns = [*asked, ChatMessage("assistant", await reply(source, asked))]
                     except InvalidArgument as error:  # a chat beyond the model's context, say
-                        console.print(f"[red]{error}[/]")
+                        console.print(f"[red]{escape(str(error))}[/]")
 
     asyncio.run(work())
 

@@ -14,6 +14,7 @@ from lodestar.config.serve import TASK, LearnerTask, RewardTask, RolloutTask, Ta
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
+from lodestar.queue.address import redacted
 
 ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
@@ -89,4 +90,4 @@ def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
         key = (
             "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
         )
-        raise ConfigError(key, f"{first['msg']} (got {first['input']!r})") from None
+        raise ConfigError(key, f"{first['msg']} (got {redacted(repr(first['input']))})") from None

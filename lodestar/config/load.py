@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.queue.address import redacted
 from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe
 
 
@@ -37,6 +38,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             node[leaf] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(key, f"{value!r} is not YAML: {error}") from error
+        except RecursionError:
+            raise ConfigError(key, "is nested too deeply to be options") from None
     return tree
 
 
@@ -61,6 +64,8 @@ def read_tree(path: Path) -> dict[str, Any]:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(str(path), f"is not YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(str(path), "is nested too deeply to be options") from None
     if not isinstance(tree, dict):
         raise ConfigError(str(path), "holds no mapping of options; start with name: my-run")
     return tree
@@ -130,7 +135,7 @@ def _complaint(details: ErrorDetails, of: type[BaseModel], elsewhere: Mapping[st
             hint = f": that is an option of stage {elsewhere[dotted]}"
         return f"{dotted}: unknown option{hint}"
     message = details["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(details["input"], dict | BaseModel) else f" (got {details['input']!r})"
+    got = "" if isinstance(details["input"], dict | BaseModel) else f" (got {redacted(repr(details['input']))})"
     return f"{dotted}: {message}{got}" if dotted else message
 
 

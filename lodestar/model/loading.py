@@ -140,6 +140,15 @@ def context_tokens(path: str | Path) -> int | None:
     return context_of(read_config(path))
 
 
+def vocabulary_size(path: str | Path) -> int:
+    """How many token ids the model at the path knows.
+
+    Raises:
+        ModelError: there is no configuration that can be read.
+    """
+    return int(read_config(path).get_text_config().vocab_size)
+
+
 def _is_encoder(path: str | Path) -> bool:
     """Whether the architecture's classifier keeps its head elsewhere than in a linear map named score."""
     shape = read_config(path)

@@ -1,100 +1,34 @@
-"""Connections to Redis, and patience while it is away."""
+"""redis-py's clients for what a URL names: a server, a socket, the master that Sentinels know, or a Cluster.
+
+They are told to try nothing again by themselves: that is lodestar.queue.outage's part. All speak RESP2.
+"""
 
 from __future__ import annotations
 
-import logging
-import re
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.sentinel
 from redis.backoff import NoBackoff
 
-from lodestar.errors import ConfigError, QueueUnavailable
+from lodestar.errors import ConfigError
+from lodestar.queue.address import RedisAddress
 from lodestar.rpc.certificates import AUTHORITY, CERTIFICATE, KEY
 from lodestar.rpc.tls import TlsFolder
 
-log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 30.0
-"""How long Redis may be away before QueueUnavailable."""
 SOCKET_SECONDS = 10.0
 """A reply slower than this counts as a lost connection; blocking reads stay well below."""
 BLOCK_SECONDS = 1.0
 """Longest blocking read; also how often, at least, a worker looks for abandoned claims and a new incarnation."""
 WORKER_CONNECTIONS = 16
-"""Sockets of one worker; its calls queue for them."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
-
-_OPTIONS: dict[str, Any] = {
-    "protocol": 2,
-    "socket_timeout": SOCKET_SECONDS,
-    "socket_connect_timeout": 3.0,
-    "socket_keepalive": True,
-}
-_WRONG_PASSWORD = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
-_AWAY = (redis.ConnectionError, redis.TimeoutError)
-_TEMPORARY = (
-    "READONLY", "OOM command", "MISCONF", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY Redis",
-)  # fmt: skip
-"""Replies of a Redis that fails over, starts, or is full."""
-
-
-class Outage:
-    """The time Redis is away, told apart from a mistake of ours: pauses that double until the budget is spent."""
-
-    def __init__(self, url: str, budget_seconds: float) -> None:
-        self._url = redacted(url)
-        self._budget = budget_seconds
-        self._since: float | None = None
-        self._pause = FIRST_PAUSE_SECONDS
-
-    def pause_after(self, error: redis.RedisError) -> float:
-        """Seconds to wait before the next try.
-
-        Raises:
-            QueueUnavailable: the budget is spent, or trying again cannot help (a wrong password).
-            redis.RedisError: the error itself, when it is not about Redis being away.
-        """
-        if isinstance(error, _WRONG_PASSWORD):
-            raise QueueUnavailable(f"Redis at {self._url} refuses us: {error}; check the user and password") from error
-        if not isinstance(error, _AWAY) and not any(word in str(error) for word in _TEMPORARY):
-            raise error
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-            log.warning("Redis at %s does not serve us (%s); trying for %.0f s", self._url, error, self._budget)
-        if now + self._pause - self._since > self._budget:
-            raise QueueUnavailable(
-                f"Redis at {self._url} did not serve us for {self._budget:.0f} s: {error}; "
-                "is it running, and is queue.url right?"
-            ) from error
-        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        return pause
-
-    def over(self) -> None:
-        """Redis answered."""
-        if self._since is not None:
-            log.info("Redis at %s is back after %.1f s", self._url, time.monotonic() - self._since)
-            self._since, self._pause = None, FIRST_PAUSE_SECONDS
-
-
-def tls_options(url: str, tls: Path | None) -> dict[str, Any]:
-    """redis-py's options for a rediss:// URL: our authority and, where there is one, our certificate.
-
-    Raises:
-        ConfigError: the folder is missing something.
-    """
-    if tls is None or not url.startswith("rediss://"):
-        return {}
-    TlsFolder(tls)  # says what is wrong with the files; OpenSSL would not
-    options = {"ssl_ca_certs": str(tls / AUTHORITY)}
-    if (tls / CERTIFICATE).exists():
-        options |= {"ssl_certfile": str(tls / CERTIFICATE), "ssl_keyfile": str(tls / KEY)}
-    return options
+"""Commands that one worker has under way at once, each on a connection; its calls queue for them."""
+REDIRECTIONS = 5
+"""How often a Cluster's client follows keys that moved, within one command."""
 
 
 class _FollowingConnection(redis.asyncio.SSLConnection):
@@ -105,40 +39,101 @@ class _FollowingConnection(redis.asyncio.SSLConnection):
         return super()._connection_arguments()
 
 
-def connect(url: str, tls: Path | None = None) -> Any:
-    """A client that leaves trying again to us; a rediss:// URL speaks TLS with the files in ``tls``.
+class _FollowingSentinelConnection(redis.asyncio.sentinel.SentinelManagedConnection, _FollowingConnection):
+    """The same for the master that Sentinels name."""
+
+
+def connect(address: RedisAddress, tls: Path | None = None) -> Any:
+    """A blocking client. That of a Cluster asks its nodes at once, the others connect on first use.
 
     Raises:
-        ConfigError: the URL cannot be one of Redis.
+        ConfigError: the TLS files cannot be used.
     """
+    options = _options(address, tls)
+    retry = redis.retry.Retry(NoBackoff(), 0)
+    match address.kind:
+        case "server":
+            ((host, port),) = address.hosts
+            return redis.Redis(host, port, db=address.database, retry=retry, ssl=address.tls, **options)
+        case "socket":
+            return redis.Redis(unix_socket_path=address.path, db=address.database, retry=retry, **options)
+        case "sentinel":
+            sentinel = redis.sentinel.Sentinel(address.hosts, sentinel_kwargs=_sentinel_options(address, options))
+            return sentinel.master_for(address.service, db=address.database, retry=retry, ssl=address.tls, **options)
+        case "cluster":
+            nodes = [redis.cluster.ClusterNode(*host) for host in address.hosts]
+            follow = redis.retry.Retry(NoBackoff(), REDIRECTIONS)
+            return redis.cluster.RedisCluster(startup_nodes=nodes, retry=follow, ssl=address.tls, **options)
+
+
+def connect_async(address: RedisAddress, tls: Path | None = None) -> Any:
+    """An asyncio client, which connects on first use; otherwise as :func:`connect`."""
+    options = _options(address, tls)
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    match address.kind:
+        case "server":
+            ((host, port),) = address.hosts
+            kind = _FollowingConnection if address.tls else redis.asyncio.Connection
+            options |= {"connection_class": kind, "host": host, "port": port, "db": address.database}
+            return redis.asyncio.Redis(connection_pool=redis.asyncio.ConnectionPool(retry=retry, **options))
+        case "socket":
+            return redis.asyncio.Redis(unix_socket_path=address.path, db=address.database, retry=retry, **options)
+        case "sentinel":
+            told = _sentinel_options(address, options)
+            sentinel = redis.asyncio.sentinel.Sentinel(address.hosts, sentinel_kwargs=told)
+            if address.tls:
+                options["connection_class"] = _FollowingSentinelConnection
+            return sentinel.master_for(address.service, db=address.database, retry=retry, **options)
+        case "cluster":
+            nodes = [redis.asyncio.cluster.ClusterNode(*host) for host in address.hosts]
+            follow = redis.asyncio.retry.Retry(NoBackoff(), REDIRECTIONS)
+            return redis.asyncio.RedisCluster(startup_nodes=nodes, retry=follow, ssl=address.tls, **options)
+
+
+def run_script(client: Any, script: tuple[str, str], keys: Sequence[str], words: Sequence[Any]) -> Any:
+    """EVALSHA, and EVAL where the server does not know the script (yet, or any more). ``script`` is text and SHA-1."""
+    text, sha = script
     try:
-        options = {**_OPTIONS, **tls_options(url, tls)}
-        return redis.Redis.from_url(url, retry=redis.retry.Retry(NoBackoff(), 0), **options)
-    except ValueError as error:
-        raise ConfigError("queue.url", f"{redacted(url)}: {error}") from error
+        return client.evalsha(sha, len(keys), *keys, *words)
+    except redis.exceptions.NoScriptError:
+        return client.eval(text, len(keys), *keys, *words)
 
 
-def connect_async(url: str, tls: Path | None = None) -> Any:
-    """An asyncio client with a bounded pool; otherwise as :func:`connect`."""
+async def run_script_async(client: Any, script: tuple[str, str], keys: Sequence[str], words: Sequence[Any]) -> Any:
+    """As :func:`run_script`."""
+    text, sha = script
     try:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=WORKER_CONNECTIONS,
-            timeout=None,
-            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-            **_OPTIONS,
-            **tls_options(url, tls),
-        )
-    except ValueError as error:
-        raise ConfigError("queue.url", f"{redacted(url)}: {error}") from error
-    if pool.connection_class is redis.asyncio.SSLConnection:
-        pool.connection_class = _FollowingConnection
-    return redis.asyncio.Redis(connection_pool=pool)
+        return await client.evalsha(sha, len(keys), *keys, *words)
+    except redis.exceptions.NoScriptError:
+        return await client.eval(text, len(keys), *keys, *words)
 
 
-def no_group(error: redis.ResponseError) -> bool:
-    """The streams are gone; UNBLOCKED is what Redis 7 tells a reader that waits while they go."""
-    return "NOGROUP" in str(error) or "UNBLOCKED" in str(error)
+def give_up_idle(client: Any) -> Any:
+    """Ends the connections that no command uses; the asyncio client's coroutine is returned. Clusters look after
+    theirs themselves."""
+    pool = getattr(client, "connection_pool", None)
+    return pool.disconnect(inuse_connections=False) if pool is not None else None
+
+
+def close(client: Any) -> None:
+    """Ends a client's connections, those to Sentinels too."""
+    client.close()
+    for sentinel in _sentinels(client):
+        sentinel.close()
+
+
+async def close_async(client: Any) -> None:
+    """As :func:`close`."""
+    await client.aclose()
+    if (pool := getattr(client, "connection_pool", None)) is not None:
+        await pool.disconnect()
+    for sentinel in _sentinels(client):
+        await sentinel.aclose()
+
+
+def _sentinels(client: Any) -> Sequence[Any]:
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return manager.sentinels if manager is not None else ()
 
 
 def milliseconds(seconds: float) -> int | None:
@@ -146,6 +141,45 @@ def milliseconds(seconds: float) -> int | None:
     return round(1000 * seconds) or None
 
 
-def redacted(url: str) -> str:
-    """The URL without its password: ``redis://user:***@host:6379/0``."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+def _options(address: RedisAddress, tls: Path | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": SOCKET_SECONDS,
+    }
+    if address.kind != "socket":
+        options |= {"socket_connect_timeout": 3.0, "socket_keepalive": True}
+    if address.username:
+        options["username"] = address.username
+    if address.password:
+        options["password"] = address.password
+    return options | _tls_options(address, tls)
+
+
+def _sentinel_options(address: RedisAddress, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the connections to the Sentinels themselves, which have no password of their own here."""
+    told = {name: value for name, value in options.items() if name not in ("username", "password")}
+    return {**told, "socket_timeout": 3.0, "ssl": address.tls}
+
+
+def _tls_options(address: RedisAddress, tls: Path | None) -> dict[str, Any]:
+    """Our authority and, where there is one, our certificate; what the URL says goes over them.
+
+    Raises:
+        ConfigError: the folder is missing something.
+    """
+    if not address.tls:
+        if any(name.startswith("ssl") for name, _ in address.options):
+            raise ConfigError("queue.url", f"{address}: has ssl options and no TLS; rediss:// is the scheme with TLS")
+        return {}
+    options: dict[str, Any] = {}
+    if tls is not None:
+        TlsFolder(tls)  # says what is wrong with the files; OpenSSL would not
+        options |= {"ssl_ca_certs": str(tls / AUTHORITY)}
+        if (tls / CERTIFICATE).exists():
+            options |= {"ssl_certfile": str(tls / CERTIFICATE), "ssl_keyfile": str(tls / KEY)}
+    told: dict[str, Any] = dict(address.options)
+    if told.get("ssl_cert_reqs", "required") != "required":
+        told.setdefault("ssl_check_hostname", "false")
+    if "ssl_check_hostname" in told:
+        told["ssl_check_hostname"] = told["ssl_check_hostname"] == "true"
+    return options | told

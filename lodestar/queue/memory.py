@@ -57,6 +57,8 @@ class MemoryBroker:
         """Incarnation by run."""
         self.streams: dict[tuple[str, str], _Streams] = {}
         """Contents by run and incarnation."""
+        self.owners: dict[str, tuple[str, str]] = {}
+        """Whose a run is, and where that is, by run."""
         self.restarts = 0
         self._receipts = 0
 
@@ -90,8 +92,18 @@ class MemoryLearnerQueue:
         self._restarts = 0
         self._lost = False
 
-    def open(self, run: str, incarnation: str) -> None:
-        """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations."""
+    def open(self, run: str, incarnation: str, owner: str = "", where: str = "") -> None:
+        """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations.
+
+        Raises:
+            FailedPrecondition: a run of that name and another owner is open.
+        """
+        with self._broker.lock:
+            holder = self._broker.owners.get(run)
+            if holder is not None and holder[0] != owner:
+                raise FailedPrecondition(f"another run named {run} is alive on this queue ({holder[1]})")
+            if owner:
+                self._broker.owners[run] = (owner, where)
         self._run, self._incarnation = run, incarnation
         self._broker.open(run, incarnation)
         self._restarts = self._broker.restarts
@@ -121,7 +133,7 @@ class MemoryLearnerQueue:
             streams = self._streams()
             for receipt in receipts:
                 item = streams.done.pop(receipt, None)
-                if item is not None:
+                if item is not None and item.ticket is not None:
                     streams.held.discard(item.ticket.id)
 
     def withdraw(self, ticket_ids: Iterable[str]) -> None:
@@ -158,12 +170,27 @@ class MemoryLearnerQueue:
                 duplicates_refused=streams.duplicates,
             )
 
+    def erase(self) -> None:
+        """Deletes everything that the run has in the queue, its name included: the run is over."""
+        with self._broker.lock:
+            if self._broker.present.get(self._run) == self._incarnation:
+                del self._broker.present[self._run]
+                self._broker.streams.pop((self._run, self._incarnation), None)
+                self._broker.owners.pop(self._run, None)
+
     def close(self) -> None:
-        """Nothing to end; the contents stay."""
+        """Ends our hold on the run's name; the contents stay."""
+        with self._broker.lock:
+            if self._broker.present.get(self._run) == self._incarnation:
+                self._broker.owners.pop(self._run, None)
 
     def _fresh(self) -> list[Delivery]:
         done = self._streams().done
-        return [Delivery(receipt, item) for receipt, item in done.items() if receipt not in self._received]
+        return [
+            Delivery(receipt, item.ticket.id if item.ticket else "", item)
+            for receipt, item in done.items()
+            if receipt not in self._received
+        ]
 
     def _streams(self) -> _Streams:
         """This incarnation's contents, made again when they were lost."""

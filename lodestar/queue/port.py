@@ -15,9 +15,10 @@ from lodestar.records import Rollout, Ticket
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A ticket that was given up: its own errors reached the limit."""
+    """A ticket that was given up: its own errors reached the limit, or what the queue holds of it cannot be used."""
 
-    ticket: Ticket
+    ticket: Ticket | None
+    """None when it could not be read."""
     error: str
     attempts: int
     worker: str
@@ -28,6 +29,8 @@ class Delivery:
     """What the learner receives: a rollout or a dead letter, with the receipt that settles it."""
 
     receipt: str
+    ticket_id: str
+    """Ticket.id as the queue has it; "" when it has none."""
     item: Rollout | DeadLetter
 
 
@@ -52,11 +55,17 @@ class Depth:
 class LearnerQueue(Protocol):
     """The learner's side. Synchronous: the learner's loop owns it.
 
-    Every method raises QueueUnavailable when the queue cannot be reached within its retry budget.
+    Every method raises QueueUnavailable when the queue cannot be reached for as long as it is to be waited for.
     """
 
-    def open(self, run: str, incarnation: str) -> None:
-        """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations."""
+    def open(self, run: str, incarnation: str, owner: str = "", where: str = "") -> None:
+        """Makes the incarnation's streams, points workers at it and deletes those of dead incarnations.
+
+        ``owner`` is the same for every start of one run, and of no other run; ``where`` tells people whose it is.
+
+        Raises:
+            FailedPrecondition: a run of that name and another owner is alive on this queue.
+        """
 
     def issue(self, tickets: Sequence[Ticket]) -> int:
         """Offers tickets to the workers; one that the queue already holds is left alone. Returns how many were new.
@@ -68,8 +77,9 @@ class LearnerQueue(Protocol):
     def receive(self, timeout_seconds: float) -> list[Delivery]:
         """Finished rollouts and dead letters not received before, waiting up to the timeout for the first.
 
-        Returns nothing, and waits no longer than the timeout, while the queue is away but within its retry budget.
-        What is not settled arrives again after lost_contents was true, with the same receipt.
+        Returns nothing, and waits no longer than the timeout, while the queue is away and still waited for. What
+        cannot be read arrives as a dead letter that says why. What is not settled arrives again after lost_contents
+        was true, with the same receipt.
         """
 
     def settle(self, receipts: Iterable[str]) -> None:
@@ -87,6 +97,9 @@ class LearnerQueue(Protocol):
 
     def depth(self) -> Depth:
         """How full the queue is now."""
+
+    def erase(self) -> None:
+        """Deletes everything that the run has in the queue, its name included: the run is over."""
 
     def close(self) -> None:
         """Ends the connection; the contents stay."""
@@ -106,7 +119,10 @@ class WorkerQueue(Protocol):
     """A rollout worker's side. Asynchronous: a worker holds many tickets at once."""
 
     async def take(self, count: int, timeout_seconds: float) -> list[Claim]:
-        """Up to count tickets of the present incarnation: abandoned ones first, then new ones; waits for the first."""
+        """Up to count tickets of the present incarnation: abandoned ones first, then new ones; waits for the first.
+
+        What is no ticket becomes a dead letter that says why.
+        """
 
     async def heartbeat(self, claims: Iterable[Claim]) -> list[Claim]:
         """Keeps claims from being taken over. Returns those that are not this worker's any more: stop their work."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
 from lodestar.queue.port import DeadLetter
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket
 from lodestar.rpc import convert
 from lodestar.v1 import rollout_pb2
+
+M = TypeVar("M", bound=Message)
 
 
 def ticket_bytes(ticket: Ticket) -> bytes:
@@ -15,8 +22,12 @@ def ticket_bytes(ticket: Ticket) -> bytes:
 
 
 def ticket_from(data: bytes) -> Ticket:
-    """The ticket of :func:`ticket_bytes`."""
-    return _ticket_from_proto(rollout_pb2.Ticket.FromString(data))
+    """The ticket of :func:`ticket_bytes`.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return _ticket_from_proto(_parse(rollout_pb2.Ticket, data))
 
 
 def rollout_bytes(rollout: Rollout) -> bytes:
@@ -34,8 +45,12 @@ def rollout_bytes(rollout: Rollout) -> bytes:
 
 
 def rollout_from(data: bytes) -> Rollout:
-    """The rollout of :func:`rollout_bytes`."""
-    message = rollout_pb2.Rollout.FromString(data)
+    """The rollout of :func:`rollout_bytes`.
+
+    Raises:
+        ValueError: they are none.
+    """
+    message = _parse(rollout_pb2.Rollout, data)
     return Rollout(
         ticket=_ticket_from_proto(message.ticket),
         version=convert.weight_version_from_proto(message.version),
@@ -48,17 +63,47 @@ def rollout_from(data: bytes) -> Rollout:
 
 def dead_letter_bytes(letter: DeadLetter) -> bytes:
     """A serialized lodestar.v1.DeadLetter."""
-    message = rollout_pb2.DeadLetter(
-        ticket=_ticket_to_proto(letter.ticket), error=letter.error, attempts=letter.attempts, worker=letter.worker
-    )
+    ticket = None if letter.ticket is None else _ticket_to_proto(letter.ticket)
+    message = rollout_pb2.DeadLetter(ticket=ticket, error=letter.error, attempts=letter.attempts, worker=letter.worker)
     data: bytes = message.SerializeToString()
     return data
 
 
 def dead_letter_from(data: bytes) -> DeadLetter:
-    """The dead letter of :func:`dead_letter_bytes`."""
-    message = rollout_pb2.DeadLetter.FromString(data)
-    return DeadLetter(_ticket_from_proto(message.ticket), message.error, message.attempts, message.worker)
+    """The dead letter of :func:`dead_letter_bytes`.
+
+    Raises:
+        ValueError: they are none.
+    """
+    message = _parse(rollout_pb2.DeadLetter, data)
+    ticket = _ticket_from_proto(message.ticket) if message.HasField("ticket") else None
+    return DeadLetter(ticket, message.error, message.attempts, message.worker)
+
+
+def check_is(ticket: Ticket, run: str, incarnation: str, ticket_id: str) -> None:
+    """Whether an entry's ticket belongs where it was found.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if (ticket.run, ticket.incarnation, ticket.id) != (run, incarnation, ticket_id):
+        raise ValueError(
+            f"has the id {ticket_id!r} and holds ticket {ticket.id} of run {ticket.run!r}, incarnation "
+            f"{ticket.incarnation!r}"
+        )
+
+
+def names(fields: Iterable[bytes]) -> str:
+    """An entry's fields for a message to people, cut to a line."""
+    return ", ".join(name.decode(errors="replace") for name in sorted(fields))[:100] or "none"
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    try:
+        message: M = kind.FromString(data)
+    except DecodeError:
+        raise ValueError(f"holds {len(data)} bytes that are no {kind.DESCRIPTOR.full_name}") from None
+    return message
 
 
 def _ticket_to_proto(ticket: Ticket) -> rollout_pb2.Ticket:

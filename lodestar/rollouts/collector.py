@@ -7,14 +7,16 @@ rollout for every place of the step's batch, or the ``watch`` callback giving th
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from lodestar import metrics
-from lodestar.errors import NonFinite, RunPaused
+from lodestar.errors import NonFinite, QueueUnavailable, RunPaused
 from lodestar.queue.port import DeadLetter, Delivery, LearnerQueue
 from lodestar.records import LedgerEntry, Outcome, Prompt, Rollout, Ticket
+from lodestar.rollouts.acceptance import fault_of
 from lodestar.rollouts.tickets import TicketSchedule
 
 log = logging.getLogger(__name__)
@@ -86,14 +88,17 @@ class Collector:
         outcome: Outcome = "trained",
         max_failed_fraction: float = 0.05,
         reconcile_seconds: float = 15.0,
+        vocabulary: int | None = None,
     ) -> None:
-        """The queue must have been opened for the incarnation. ``outcome``: how a rollout that is settled ends."""
+        """The queue must have been opened for the incarnation. ``outcome``: how a rollout that is settled
+        ends; ``vocabulary`` bounds the token ids that are taken."""
         self._queue = queue
         self._schedule = schedule
         self._incarnation = incarnation
         self._outcome: Outcome = outcome
         self._max_failed_fraction = max_failed_fraction
         self._reconcile_seconds = reconcile_seconds
+        self._vocabulary = vocabulary
         self._steps: dict[int, _Step] = {}
         self._settled = Totals()
         self._queue_duplicates = 0
@@ -151,8 +156,11 @@ class Collector:
         return sorted(entries, key=lambda entry: [int(part) for part in entry.id.split(".")])
 
     def withdraw(self) -> None:
-        """Takes back every ticket that is still out: the run ends, and workers need not go on."""
-        self._queue.withdraw(ticket.id for ticket in self._outstanding())
+        """Takes back every ticket that is still out: workers need not go on. A queue that is away keeps them."""
+        try:
+            self._queue.withdraw(ticket.id for ticket in self._outstanding())
+        except QueueUnavailable as error:
+            log.warning("tickets that are out could not be taken back: %s", error)
 
     def totals(self) -> dict[str, int]:
         """Tickets ``issued`` (those under way too), and by outcome as in Totals, over the lineage of checkpoints."""
@@ -174,36 +182,44 @@ class Collector:
 
     def _take_in(self, delivery: Delivery) -> None:
         """Keeps a rollout for its place, or ends its ticket another way."""
-        ticket = delivery.item.ticket
-        place = self._place_of(ticket)
+        place = self._place_of(delivery)
         if place is None or place.receipt not in ("", delivery.receipt):
             self._refuse(delivery)
         elif place.receipt == delivery.receipt:
             pass  # the queue lost its place and tells us again what we hold
         elif isinstance(delivery.item, DeadLetter):
             self._bury(place, delivery, delivery.item)
+        elif fault := fault_of(delivery.item, place.ticket, self._vocabulary, trains=self._outcome == "trained"):
+            self._bury(place, delivery, DeadLetter(place.ticket, fault, 1, delivery.item.worker))
         elif self._is_too_stale(delivery.item):
             self._supersede(place, delivery, delivery.item)
         else:
             place.rollout, place.receipt = delivery.item, delivery.receipt
-            metrics.ROLLOUT_STALENESS.observe(ticket.step - delivery.item.version.step)
+            metrics.ROLLOUT_STALENESS.observe(place.ticket.step - delivery.item.version.step)
 
-    def _place_of(self, ticket: Ticket) -> _Place | None:
+    def _place_of(self, delivery: Delivery) -> _Place | None:
         """The place that waits for, or holds, this very ticket."""
-        state = self._steps.get(ticket.step)
-        if state is None or ticket.incarnation != self._incarnation or ticket.index >= len(state.places):
+        ticket = delivery.item.ticket
+        if ticket is not None and ticket.incarnation != self._incarnation:
             return None
-        place = state.places[ticket.index]
-        return place if place.ticket.id == ticket.id else None
+        found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})\.\d{1,9}", delivery.ticket_id)
+        state = self._steps.get(int(found[1])) if found else None
+        if found is None or state is None or int(found[2]) >= len(state.places):
+            return None
+        place = state.places[int(found[2])]
+        return place if place.ticket.id == delivery.ticket_id else None
 
     def _refuse(self, delivery: Delivery) -> None:
-        log.info("refused a second rollout for ticket %s", delivery.item.ticket.id)
-        self._settled.duplicates_refused += 1
-        metrics.DUPLICATES_REFUSED.inc()
+        if isinstance(delivery.item, DeadLetter):
+            log.warning("removed from the queue: %s", delivery.item.error)
+        else:
+            log.info("refused a second rollout for ticket %s", delivery.ticket_id)
+            self._settled.duplicates_refused += 1
+            metrics.DUPLICATES_REFUSED.inc()
         self._queue.settle([delivery.receipt])
 
     def _bury(self, place: _Place, delivery: Delivery, letter: DeadLetter) -> None:
-        log.warning("ticket %s failed after %d attempts: %s", letter.ticket.id, letter.attempts, letter.error)
+        log.warning("ticket %s failed after %d attempts: %s", place.ticket.id, letter.attempts, letter.error)
         metrics.DEAD_LETTERS.inc()
         state = self._steps[place.ticket.step]
         prompt = self._schedule.reserve(place.ticket.step, state.failed)

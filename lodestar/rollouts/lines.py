@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -20,12 +21,14 @@ class JsonLines:
         """Opens the file and cuts it at ``offset`` bytes: 0 begins anew, a checkpoint's offset resumes.
 
         Raises:
-            ResumeRefused: the file is shorter than the checkpoint says.
+            ResumeRefused: the file is shorter than the checkpoint says, or a line before that is damaged.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         size = path.stat().st_size if path.exists() else 0
         if size < offset:
             raise ResumeRefused(f"{path} has {size} bytes, but the checkpoint was written when it had {offset}")
+        if offset:
+            _check_lines(path, offset)
         self._file = path.open("ab")
         self._file.truncate(offset)
 
@@ -45,3 +48,26 @@ class JsonLines:
         """Syncs and closes."""
         self.sync()
         self._file.close()
+
+
+def _check_lines(path: Path, offset: int) -> None:
+    """Whether what the checkpoint counts on is there line by line.
+
+    Raises:
+        ResumeRefused: names the first line that is not.
+    """
+    with path.open("rb") as file:
+        lines = file.read(offset).split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines):
+            whole = not line  # what follows the last newline
+        else:
+            try:
+                whole = isinstance(json.loads(line), dict)
+            except ValueError:
+                whole = False
+        if not whole:
+            raise ResumeRefused(
+                f"{path}:{number} is damaged, and the checkpoint counts on it: put the line back from a copy, or start "
+                "the run again under another name"
+            )

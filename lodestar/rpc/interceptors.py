@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from lodestar import metrics
-from lodestar.errors import LodestarError, PermissionDenied, Unauthenticated, Unavailable
+from lodestar.errors import InvalidArgument, LodestarError, PermissionDenied, Unauthenticated, Unavailable
 from lodestar.rpc.access import Gate
 from lodestar.rpc.status import abort
 
@@ -43,32 +44,35 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return handler
         if handler.request_streaming:
             raise NotImplementedError(f"{method}: no Lodestar service streams requests")
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        # No deserializer for gRPC: it would parse the message of a caller who is not let in.
+        read, write = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
-            behaviour = self._stream(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(behaviour, **codecs)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **codecs)
+            behaviour = self._stream(method, read, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(behaviour, response_serializer=write)
+        unary = self._unary(method, read, handler.unary_unary)
+        return grpc.unary_unary_rpc_method_handler(unary, response_serializer=write)
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Any]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _unary(
+        self, method: str, read: Callable[[bytes], Any], behaviour: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[Any, Any], Any]:
+        async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with _counted(method, context):
                 try:
                     self._admit(method, context)
-                    return await behaviour(request, context)
+                    return await behaviour(_parsed(read, data), context)
                 except Exception as error:
                     await _convert(method, context, error)
 
         return call
 
-    def _stream(self, method: str, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], Any]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _stream(
+        self, method: str, read: Callable[[bytes], Any], behaviour: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], Any]:
+        async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             with _counted(method, context):
                 try:
                     self._admit(method, context)
-                    async for response in behaviour(request, context):
+                    async for response in behaviour(_parsed(read, data), context):
                         yield response
                 except Exception as error:
                     await _convert(method, context, error)
@@ -83,6 +87,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise
         if not self._ready():
             raise Unavailable("the server is loading its model, or stopping; ask again or ask another replica")
+
+
+def _parsed(read: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return read(data)
+    except DecodeError:
+        raise InvalidArgument("", f"the request's {len(data)} bytes are no message of this call") from None
 
 
 async def _convert(method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:

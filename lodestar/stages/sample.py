@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,8 +70,10 @@ class Sample(Stage):
         """Writes samples/samples.jsonl, a line per prompt in the order of tickets, and the ledger to the figures."""
         from lodestar.data.files import read_prompts
         from lodestar.errors import ConfigError
+        from lodestar.model.loading import vocabulary_size
         from lodestar.queue.redis import RedisLearnerQueue
         from lodestar.rollouts.collector import Collector
+        from lodestar.rollouts.incarnation import Incarnation
         from lodestar.rollouts.record import Record
         from lodestar.rollouts.tickets import TicketSchedule
 
@@ -83,20 +84,24 @@ class Sample(Stage):
                 f"is {self.prompts}, and there are {len(prompts)}: ask for fewer, or keep more (data.prompt_rows)",
             )
         bench.progress.start(bench.step.name, self.prompts)
-        incarnation = secrets.token_hex(4)
-        queue = RedisLearnerQueue(str(bench.endpoints.redis), tls=bench.listening.tls)
+        begun = Incarnation.begin(bench.unfinished, bench.root)
+        section = bench.config.services.queue
+        queue = RedisLearnerQueue(
+            str(bench.endpoints.redis), section.outage_seconds, password=section.password(), tls=bench.listening.tls
+        )
         schedule = TicketSchedule(
             prompts, self, run=bench.config.name, seed=bench.seed_of(bench.step.name), total=self.prompts, fixed=True
         )
         record = Record(bench.unfinished / "record.json", bench.make("samples"), bench.make("figures"))
         try:
-            queue.open(bench.config.name, incarnation)
+            queue.open(bench.config.name, begun.id, owner=begun.owner, where=begun.where)
             collector = Collector(
                 queue,
                 schedule,
-                incarnation=incarnation,
+                incarnation=begun.id,
                 outcome="sampled",
-                reconcile_seconds=bench.config.services.queue.reconcile_seconds,
+                reconcile_seconds=section.reconcile_seconds,
+                vocabulary=vocabulary_size(bench.take("policy")),
             )
             bench.progress.advance(min(self.prompts, record.steps * self.batch))
             for number in range(record.steps, self.steps):
@@ -104,6 +109,7 @@ class Sample(Stage):
                 assert rollouts is not None  # nobody gives a batch up
                 record.keep([_row(rollout) for rollout in rollouts], collector.settle(number))
                 bench.progress.advance(len(rollouts))
+            queue.erase()
         finally:
             record.close()
             queue.close()

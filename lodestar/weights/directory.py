@@ -19,6 +19,7 @@ from lodestar.files import remove_leftovers, write_atomically
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.rpc import convert
 from lodestar.v1 import weights_pb2
+from lodestar.weights.checks import check_manifest
 
 
 class WeightDirectory:
@@ -65,10 +66,10 @@ def read_manifest(path: Path) -> WeightManifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ModelError: it is damaged.
+        ModelError: it is damaged, or names what a manifest may not (lodestar.weights.checks).
     """
     try:
         message = json_format.Parse(path.read_bytes(), weights_pb2.WeightManifest())
     except json_format.ParseError as error:
         raise ModelError(f"{path} is no weight manifest: {error}") from error
-    return convert.weight_manifest_from_proto(message)
+    return check_manifest(convert.weight_manifest_from_proto(message))

@@ -19,6 +19,7 @@ from lodestar import metrics
 from lodestar.errors import LodestarError, ModelError, Unavailable
 from lodestar.files import remove_leftovers, replacing
 from lodestar.records import WeightManifest, WeightVersion
+from lodestar.weights.checks import check_manifest
 from lodestar.weights.directory import read_manifest, write_manifest
 from lodestar.weights.port import WeightSource
 from lodestar.weights.tensors import load_verified
@@ -96,6 +97,7 @@ class WeightFollower:
             try:
                 if manifest.run != self._run:
                     raise LodestarError(f"announced by run {manifest.run!r}, but this server belongs to {self._run!r}")
+                check_manifest(manifest)
                 if manifest.version.digest == self._held.digest:
                     await self._serve(manifest, None)
                 else:

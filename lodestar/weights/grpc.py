@@ -32,6 +32,8 @@ class GrpcSource:
             written = 0
             with (folder / file.name).open("wb") as out:
                 async for data in self._client.fetch(manifest.version, file.name, timeout=self._fetch_seconds):
+                    if written + len(data) > file.bytes:
+                        raise Unavailable(f"{file.name}: more than the announced {file.bytes} bytes arrived")
                     written += out.write(data)
             if written != file.bytes:
                 raise Unavailable(f"{file.name}: {written} of {file.bytes} bytes arrived")

@@ -152,11 +152,11 @@ def redis_over_tls(workloads: Workloads, repository: Path, tmp_path_factory: pyt
 
 async def test_the_queue_works_over_tls_as_the_one_user(redis_over_tls: Redis) -> None:
     run, url, tls = f"r{uuid.uuid4().hex[:6]}", redis_over_tls.url(), redis_over_tls.certificates / "rollout"
-    learner = RedisLearnerQueue(url, retry_seconds=3, tls=tls)
+    learner = RedisLearnerQueue(url, outage_seconds=3, tls=tls)
     learner.open(run, "aaaa")
     ticket = Ticket(run, "aaaa", 0, 0, Prompt("p", "what ?", (1, 2)), 1, 7, 0, 16, 1.0)
     learner.issue([ticket])
-    worker = RedisWorkerQueue(url, run, "w", retry_seconds=3, tls=tls)
+    worker = RedisWorkerQueue(url, run, "w", outage_seconds=3, tls=tls)
     (claim,) = await worker.take(1, 2.0)
     assert claim.ticket == ticket
     assert await worker.heartbeat([claim]) == []
@@ -176,7 +176,7 @@ async def test_the_queue_works_over_tls_as_the_one_user(redis_over_tls: Redis) -
 )
 def test_redis_refuses_other_users(redis_over_tls: Redis, user: str, password: str, reason: str) -> None:
     tls = redis_over_tls.certificates / "rollout"
-    queue = RedisLearnerQueue(redis_over_tls.url(user, password), retry_seconds=3, tls=tls)
+    queue = RedisLearnerQueue(redis_over_tls.url(user, password), outage_seconds=3, tls=tls)
     with pytest.raises(QueueUnavailable, match=reason):
         queue.open("r", "a")
     queue.close()
@@ -184,7 +184,7 @@ def test_redis_refuses_other_users(redis_over_tls: Redis, user: str, password: s
 
 def test_redis_refuses_plaintext_and_certificates_of_others(redis_over_tls: Redis) -> None:
     for url, holder in ((redis_over_tls.url(scheme="redis"), "rollout"), (redis_over_tls.url(), "stranger")):
-        queue = RedisLearnerQueue(url, retry_seconds=0.2, tls=redis_over_tls.certificates / holder)
+        queue = RedisLearnerQueue(url, outage_seconds=0.2, tls=redis_over_tls.certificates / holder)
         with pytest.raises(QueueUnavailable):
             queue.open("r", "a")
         queue.close()

@@ -3,27 +3,36 @@
     checkpoints/step-000020/
       state.json            everything but tensors; {"$tensor": name} stands where one belongs
       tensors.safetensors
+      digests.json          sha256 of the two
 
-A folder named ``step-…`` is whole (lodestar.files). Tensors are safetensors and the rest is JSON, so that reading
+A checkpoint is written under a temporary name, fsynced, renamed, and its folder fsynced: a folder named
+``step-…`` was written whole. Disks fail all the same: what is read must have its digest, and what has not is renamed to
+``damaged-step-…`` and the checkpoint before it is taken. Tensors are safetensors and the rest is JSON, so that reading
 one runs no code.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lodestar import metrics
 from lodestar.errors import LodestarError, ResumeRefused
-from lodestar.files import remove, remove_leftovers, replacing
+from lodestar.files import digest, remove, remove_leftovers, replacing
 from lodestar.model.weights import tensor_digests, weights_digest
 
+log = logging.getLogger(__name__)
+
+FILES, DIGESTS = ("state.json", "tensors.safetensors"), "digests.json"
 _NAME = re.compile(r"step-\d+")
 
 
@@ -42,13 +51,14 @@ class Checkpoints:
         """
         target = self._folder / f"step-{step:06d}"
         try:
-            remove_leftovers(self._folder)
+            self.sweep()
             with replacing(target) as partial:
                 partial.mkdir()
                 tensors: dict[str, Tensor] = {}
                 tree = _without_tensors(state, "", tensors)
                 save_file(tensors, partial / "tensors.safetensors")
                 (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+                (partial / DIGESTS).write_text(json.dumps({name: digest(partial / name) for name in FILES}))
         except Exception as error:  # safetensors raises its own type for a full disk
             kept = self.latest()
             raise LodestarError(
@@ -61,6 +71,35 @@ class Checkpoints:
             remove(old)
         return target
 
+    def sweep(self) -> None:
+        """Deletes what a start that was killed left half-written."""
+        remove_leftovers(self._folder)
+
+    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and its state; those that are damaged are set aside, and it says so.
+
+        Raises:
+            ResumeRefused: there are checkpoints, and every one is damaged.
+        """
+        self.sweep()
+        damaged: list[str] = []
+        for path in reversed(self.all()):
+            try:
+                state = load_checkpoint(path)
+            except ResumeRefused as error:
+                aside = path.with_name(f"damaged-{path.name}-{time.time_ns()}")
+                path.rename(aside)
+                damaged.append(str(error))
+                log.error("%s; it is %s now, and the checkpoint before it is tried", error, aside)
+            else:
+                return path, state
+        if damaged:
+            raise ResumeRefused(
+                f"no checkpoint in {self._folder} is whole: {'; '.join(damaged)}. Restore one from a copy, or start "
+                "the run again under another name"
+            )
+        return None
+
     def all(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         steps = {path: _NAME.fullmatch(path.name) for path in self._folder.glob("step-*")}
@@ -72,9 +111,22 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that Checkpoints.save was given (tuples come back as lists)."""
-    tree = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    state: dict[str, Any] = _with_tensors(tree, load_file(path / "tensors.safetensors"))
+    """The state that Checkpoints.save was given (tuples come back as lists).
+
+    Raises:
+        ResumeRefused: a file is missing, cut, or not what was written; the message names it.
+    """
+    try:
+        digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        wrong = [name for name in FILES if digest(path / name) != digests[name]]
+        if wrong:
+            raise ResumeRefused(f"{path / wrong[0]} is damaged: its digest is not that of what was written")
+        tree = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = _with_tensors(tree, load_file(path / "tensors.safetensors"))
+    except FileNotFoundError as error:
+        raise ResumeRefused(f"{error.filename} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ResumeRefused(f"{path} is damaged: {type(error).__name__}: {error}") from error
     return state
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,20 +15,20 @@ import torch
 from lodestar.config import LearnerTask, flat
 from lodestar.data.files import read_prompts
 from lodestar.data.rows import encode_prompts
-from lodestar.errors import ConfigError, FailedPrecondition
-from lodestar.files import append, digest
-from lodestar.model.loading import load_tokenizer
+from lodestar.errors import ConfigError, FailedPrecondition, QueueUnavailable
+from lodestar.files import digest
+from lodestar.model.loading import load_tokenizer, vocabulary_size
 from lodestar.model.tokenizers import tokenizer_hash
 from lodestar.model.weights import save_model
 from lodestar.queue.redis import RedisLearnerQueue
 from lodestar.records import Prompt
 from lodestar.rollouts.collector import Collector
+from lodestar.rollouts.incarnation import Incarnation
 from lodestar.rollouts.tickets import TicketSchedule
 from lodestar_services.learner.calibration import calibration_offset
 from lodestar_services.learner.checkpoint import (
     Checkpoints,
     check_weights,
-    load_checkpoint,
     refuse_changes,
 )
 from lodestar_services.learner.journal import Journal
@@ -54,6 +53,7 @@ class Learner:
         self._open = ExitStack()
         self._orders: Orders
         self._loop: LearnerLoop
+        self._queue: RedisLearnerQueue
         self.over = False
         """Whether the run has ended, and not this start of the learner alone."""
 
@@ -76,17 +76,17 @@ class Learner:
         digests = self._digests()
         checkpoints = Checkpoints(task.state / "checkpoints", task.section.keep_checkpoints)
         state = self._saved(checkpoints, digests)
-        incarnation = self._begin_incarnation()
+        begun = Incarnation.begin(task.state, task.folder)
+        incarnation = begun.id
 
-        queue = RedisLearnerQueue(self._redis_url(), tls=task.listening.tls)
-        self._open.callback(queue.close)
-        queue.open(task.run, incarnation)
+        self._queue = self._open_queue(begun)
         collector = Collector(
-            queue,
+            self._queue,
             TicketSchedule(prompts, ppo, run=task.run, seed=task.seed),
             incarnation=incarnation,
             max_failed_fraction=ppo.max_failed_fraction,
             reconcile_seconds=task.queue.reconcile_seconds,
+            vocabulary=vocabulary_size(task.policy),
         )
         self._trainer = self._make_trainer(prompts, state)
         watch = OverOptimisationWatch(ppo.watch, task.watched)
@@ -129,6 +129,8 @@ class Learner:
             self._loop.run()
             self._orders.give(None)
             self.over = self._loop.over
+            if self.over:
+                self._leave_queue()
         finally:
             self.close()
 
@@ -144,6 +146,32 @@ class Learner:
     def close(self) -> None:
         """Gives back the queue, the weights server and the lock."""
         self._open.close()
+
+    def _open_queue(self, begun: Incarnation) -> RedisLearnerQueue:
+        """Reaches Redis and takes the run's name there; while that takes time, the status says why."""
+        section = self._task.queue
+        queue = RedisLearnerQueue(
+            self._redis_url(),
+            section.outage_seconds,
+            password=section.password(),
+            tls=self._task.listening.tls,
+            waiting=self._waits_for_queue,
+        )
+        self._open.callback(queue.close)
+        queue.open(self._task.run, begun.id, owner=begun.owner, where=begun.where)
+        return queue
+
+    def _waits_for_queue(self, reason: str) -> bool:
+        """Called while Redis does not serve us; False when this process is to end."""
+        self._board.update(reason=reason)
+        return not self._controls.stopping
+
+    def _leave_queue(self) -> None:
+        """A run that is over leaves nothing in Redis."""
+        try:
+            self._queue.erase()
+        except QueueUnavailable as error:
+            log.warning("what the run holds in Redis could not be deleted: %s", error)
 
     def _redis_url(self) -> str:
         url = self._task.endpoints.redis or self._task.queue.url
@@ -173,19 +201,13 @@ class Learner:
         }
 
     def _saved(self, checkpoints: Checkpoints, digests: dict[str, str]) -> dict[str, Any] | None:
-        newest = checkpoints.latest()
-        if newest is None:
+        found = checkpoints.load_newest()
+        if found is None:
             return None
-        state = load_checkpoint(newest)
+        newest, state = found
         refuse_changes(state["digests"], digests)
         log.info("resuming from %s", newest)
         return state
-
-    def _begin_incarnation(self) -> str:
-        """Draws this start's random id and makes it durable before anything carries it."""
-        incarnation = secrets.token_hex(4)
-        append(self._task.state / "incarnations.txt", incarnation + "\n")
-        return incarnation
 
     def _make_trainer(self, prompts: list[Prompt], state: dict[str, Any] | None) -> Trainer:
         task = self._task

@@ -39,6 +39,7 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
+from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.checks import check_scored, check_tokenizer_hash
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.port import WeightSource
@@ -60,6 +61,8 @@ class Policy:
         self._follower: WeightFollower | None = None
         self._description: ModelDescription
         threads = 1 if task.deterministic else task.section.threads
+        self._tokenizing = ComputeThread("tokenizer")
+        """The event loop answers health, too: no text is read on it."""
         self.engine = AsyncEngine(self._make_engine, name=task.model, threads=threads)
 
     async def load(self) -> None:
@@ -103,6 +106,7 @@ class Policy:
     def stop(self) -> None:
         """End the engine's thread; nothing is answered afterwards."""
         self.engine.stop()
+        self._tokenizing.close()
 
     # --- what callers ask --------------------------------------------------------------------------------------
     @property
@@ -119,22 +123,28 @@ class Policy:
         """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""
         check_tokenizer_hash(self.tokenizer_hash, theirs)
 
-    def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and completion at most."""
+        return self.engine.engine.limits.context_tokens
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """Token ids of plain text."""
-        return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        encoded = await self._tokenizing.run(self._tokenizer, text, add_special_tokens=add_special_tokens)
+        return tuple(encoded["input_ids"])
 
-    def prompt_ids(self, text: str) -> tuple[int, ...]:
+    async def prompt_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled."""
-        return encode_prompts(self._tokenizer, [text])[0]
+        return (await self._tokenizing.run(encode_prompts, self._tokenizer, [text]))[0]
 
-    def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
         """Token ids of a chat in the model's template, up to where the assistant's answer begins.
 
         Raises:
             InvalidArgument: no messages, or roles that the template does not take.
             ModelError: the tokenizer has no chat template.
         """
-        return chat_ids(self._tokenizer, messages, field)
+        return await self._tokenizing.run(chat_ids, self._tokenizer, messages, field)
 
     async def generate(
         self,

@@ -11,6 +11,7 @@ import grpc
 
 from lodestar.errors import InvalidArgument
 from lodestar.rpc import convert
+from lodestar.rpc.bounds import check_chat, check_ids, check_sampling, check_sequences, check_text
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
 from lodestar_services.policy.policy import MAX_WAIT_SECONDS, Policy
 
@@ -27,9 +28,10 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[policy_pb2.GenerateResponse]:
         self._policy.check_tokenizer(request.tokenizer_hash)
+        check_sampling(request.sampling)
         wanted = convert.weight_version_from_proto(request.min_version) if request.HasField("min_version") else None
         chunks = self._policy.generate(
-            self._prompt_ids(request),
+            await self._prompt_ids(request),
             convert.sampling_from_proto(request.sampling),
             min_version=wanted,
             wait_seconds=request.wait_seconds,
@@ -43,6 +45,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.PolicyServiceLogProbsRequest, context: Context
     ) -> policy_pb2.PolicyServiceLogProbsResponse:
         self._policy.check_tokenizer(request.tokenizer_hash)
+        check_sequences(request.sequences, "sequences", self._policy.context_tokens)
         answers = await self._policy.logprobs(
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,
@@ -55,9 +58,11 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
 
     async def Tokenize(self, request: policy_pb2.TokenizeRequest, context: Context) -> policy_pb2.TokenizeResponse:
         if request.WhichOneof("input") == "chat":
-            ids = self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "chat")
+            check_chat(request.chat.messages, "chat", self._policy.context_tokens)
+            ids = await self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "chat")
         else:
-            ids = self._policy.tokenize(request.text, add_special_tokens=request.add_special_tokens)
+            check_text(request.text, "text", self._policy.context_tokens)
+            ids = await self._policy.tokenize(request.text, add_special_tokens=request.add_special_tokens)
         return policy_pb2.TokenizeResponse(model=convert.model_info_to_proto(self._policy.info), token_ids=ids)
 
     async def GetModel(
@@ -65,14 +70,17 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.PolicyServiceGetModelResponse:
         return convert.description_to_policy(replace(self._policy.description, model=self._policy.info))
 
-    def _prompt_ids(self, request: policy_pb2.GenerateRequest) -> tuple[int, ...]:
-        kind = request.WhichOneof("prompt")
+    async def _prompt_ids(self, request: policy_pb2.GenerateRequest) -> tuple[int, ...]:
+        kind, context = request.WhichOneof("prompt"), self._policy.context_tokens
         if kind == "tokens":
+            check_ids(request.tokens.ids, "prompt.tokens", context)
             return tuple(request.tokens.ids)
         if kind == "chat":
-            return self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "prompt.chat")
+            check_chat(request.chat.messages, "prompt.chat", context)
+            return await self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "prompt.chat")
         if kind == "text":
-            return self._policy.prompt_ids(request.text)
+            check_text(request.text, "prompt.text", context)
+            return await self._policy.prompt_ids(request.text)
         raise InvalidArgument("prompt", "is missing; set text, chat or tokens")
 
 

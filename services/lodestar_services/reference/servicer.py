@@ -8,6 +8,7 @@ import grpc
 
 from lodestar.records import ModelDescription
 from lodestar.rpc import convert
+from lodestar.rpc.bounds import check_sequences
 from lodestar.v1 import reference_pb2, reference_pb2_grpc
 from lodestar_services.reference.reference import Reference
 
@@ -25,6 +26,7 @@ class ReferenceServicer(reference_pb2_grpc.ReferenceServiceServicer):
     ) -> reference_pb2.ReferenceServiceLogProbsResponse:
         frozen = self._reference.frozen
         frozen.check_tokenizer(request.tokenizer_hash)
+        check_sequences(request.sequences, "sequences", frozen.context_tokens)
         answers = await self._reference.logprobs(
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,

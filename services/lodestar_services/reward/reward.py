@@ -15,11 +15,14 @@ from lodestar.rewards.combine import Judgement, combine
 from lodestar.rewards.models import Encoded, ScoringModel
 from lodestar.rewards.rules import Exchange
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
+from lodestar.rpc.bounds import slices
 from lodestar.rpc.checks import check_count, check_tokenizer_hash, check_tokens
 from lodestar_services.reward.sources import ModelSource, PythonSource, Work
 
 MAX_CHARACTERS = 2**20
 """Of a prompt or completion given to sources that have no context of their own."""
+TURN_CHARACTERS = 2**16
+"""Read at a stretch; a call with more gives others their turn in between."""
 
 
 class Reward:
@@ -78,8 +81,12 @@ class Reward:
             SourceFailed: a function raised or returned what is no reward.
         """
         check_count(items, "items")
-        exchanges = await self._tokenizing.run(self._read, items)
-        works = await self._tokenizing.run(self._encode, items, exchanges)
+        exchanges: list[Exchange] = []
+        works: list[Work] = []
+        for part in slices((len(item.prompt) + len(item.completion) for item in items), TURN_CHARACTERS):
+            read, encoded = await self._tokenizing.run(self._read_and_encode, items[part], part.start)
+            exchanges += read
+            works += encoded
         self._check(items, works)
         metrics.TOKENS_IN.inc(sum(work.tokens for work in works if work.encoded))
         modelled = self._batcher.submit(works) if self._models else _nothing(len(items))
@@ -99,10 +106,20 @@ class Reward:
         return found
 
     # --- what arrives ------------------------------------------------------------------------------------------
-    def _read(self, items: Sequence[ScoreItem]) -> list[Exchange]:
+    @property
+    def context_tokens(self) -> int | None:
+        """The smallest context among the models; None without one."""
+        members = (member for source in self._models for member in source.members)
+        return min((member.context_tokens for member in members), default=None)
+
+    def _read_and_encode(self, items: Sequence[ScoreItem], first: int) -> tuple[list[Exchange], list[Work]]:
+        exchanges = self._read(items, first)
+        return exchanges, self._encode(items, exchanges)
+
+    def _read(self, items: Sequence[ScoreItem], first: int) -> list[Exchange]:
         """The items as text; token ids are spelled out without the BOS that leads and the id that ends them."""
         read = []
-        for i, item in enumerate(items):
+        for i, item in enumerate(items, first):
             if isinstance(item.prompt, str) and isinstance(item.completion, str):
                 read.append(Exchange(item.prompt, item.completion, item.cut_off))
                 continue

@@ -74,6 +74,8 @@ class RolloutService:
             task.run,
             self._name,
             claim_seconds=task.queue.claim_seconds,
+            outage_seconds=task.queue.outage_seconds,
+            password=task.queue.password(),
             max_attempts=section.max_attempts,
             max_deliveries=section.max_deliveries,
             tls=task.listening.tls,

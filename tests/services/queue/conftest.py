@@ -16,6 +16,7 @@ from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorker
 from lodestar.queue.port import LearnerQueue, WorkerQueue
 from lodestar.queue.redis import RedisLearnerQueue, RedisWorkerQueue
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from tests.services.queue.servers import PROGRAMS, program
 
 CLAIM_SECONDS = 0.05
 _names = itertools.count()
@@ -91,24 +92,32 @@ class RedisBench(Bench):
         self.url = url
 
     def learner(self) -> LearnerQueue:
-        return RedisLearnerQueue(self.url, retry_seconds=5)
+        return RedisLearnerQueue(self.url, outage_seconds=5)
 
     def _worker(self, name: str, options: dict[str, Any]) -> WorkerQueue:
-        return RedisWorkerQueue(self.url, self.run, name, **{"retry_seconds": 5, **options})
+        return RedisWorkerQueue(self.url, self.run, name, **{"outage_seconds": 5, **options})
 
     def lose_everything(self) -> None:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    """Both adapters, one after the other."""
-    run = f"run-{next(_names)}"
+@pytest.fixture(scope="session", params=["memory", *PROGRAMS])
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | None]:
+    """Where a queue is kept: in memory (None), or on each of the programs that are here."""
     if request.param == "memory":
-        made: Bench = MemoryBench(run)
-    else:
-        made = RedisBench(run, request.getfixturevalue("redis_server").url)
+        yield None
+        return
+    folder = tmp_path_factory.mktemp(request.param)
+    with RedisServer(folder, append_only=False, executable=program(request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+async def bench(kind: RedisServer | None) -> AsyncIterator[Bench]:
+    """Both adapters, on every kind of server."""
+    run = f"run-{next(_names)}"
+    made = MemoryBench(run) if kind is None else RedisBench(run, kind.url)
     yield made
     for worker in made.workers:
         await worker.close()

@@ -174,7 +174,7 @@ async def test_work_is_taken_over_from_a_worker_that_was_killed(redis_server: Re
 
 
 def test_an_unreachable_redis_is_named_without_its_password() -> None:
-    queue = RedisLearnerQueue("redis://lodestar:hunter2@127.0.0.1:1/0", retry_seconds=0.2)
+    queue = RedisLearnerQueue("redis://lodestar:hunter2@127.0.0.1:1/0", outage_seconds=0.2)
     with pytest.raises(QueueUnavailable, match=r"redis://lodestar:\*\*\*@127\.0\.0\.1:1/0 did not serve us") as caught:
         queue.open("demo", "a")
     assert "is it running, and is queue.url right?" in str(caught.value)
@@ -182,14 +182,14 @@ def test_an_unreachable_redis_is_named_without_its_password() -> None:
 
 
 async def test_a_worker_says_the_same_of_an_unreachable_redis() -> None:
-    queue = RedisWorkerQueue("redis://127.0.0.1:1/0", "demo", "w", retry_seconds=0.2)
+    queue = RedisWorkerQueue("redis://127.0.0.1:1/0", "demo", "w", outage_seconds=0.2)
     with pytest.raises(QueueUnavailable, match="did not serve us for 0 s"):
         await queue.take(1, 1.0)
     await queue.close()
 
 
 def test_a_learner_that_waits_for_rollouts_gives_up_on_redis_after_the_budget(own_redis: RedisServer) -> None:
-    queue = RedisLearnerQueue(own_redis.url, retry_seconds=0.5)
+    queue = RedisLearnerQueue(own_redis.url, outage_seconds=0.5)
     queue.open("demo", "a")
     own_redis.kill()
     began = time.monotonic()
@@ -202,8 +202,8 @@ def test_a_learner_that_waits_for_rollouts_gives_up_on_redis_after_the_budget(ow
 
 
 def test_a_wrong_password_is_said_at_once(own_redis: RedisServer) -> None:
-    queue = RedisLearnerQueue(own_redis.url.replace("//", "//nobody:wrong@"), retry_seconds=30)
-    with pytest.raises(QueueUnavailable, match=r"refuses us: .*check the user and password"):
+    queue = RedisLearnerQueue(own_redis.url.replace("//", "//nobody:wrong@"), outage_seconds=30)
+    with pytest.raises(QueueUnavailable, match=r"refuses us: .*check the user in queue.url and the password"):
         queue.open("demo", "a")
 
 

@@ -100,6 +100,8 @@ def test_a_misspelt_option_is_one_sentence_that_names_the_nearest(tmp_path: Path
         ("name: a\n", ("ppo.steps",), "ppo.steps: an override is written key=value"),
         ("- a\n- b\n", (), "holds no mapping of options"),
         ("name: [a\n", (), "is not YAML"),
+        ("name: " + "[" * 3000 + "]" * 3000, (), "is nested too deeply to be options"),
+        ("name: a\nqueue: {url: 'redis://u:hun@ter2@h/0'}\n", (), "redis://u:***@h/0"),
     ],
 )
 def test_a_bad_value_is_explained_without_a_traceback(
@@ -156,3 +158,17 @@ def test_a_stages_options_can_be_printed_alone() -> None:
     assert "learning_rate" in json.loads(lodestar_("config", "schema", "sft").stdout)["properties"]
     done = lodestar_("config", "schema", "stf")
     assert (done.returncode, "did you mean sft?" in done.stderr) == (2, True)
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = _config(tmp_path, "name: demo\nqueue: {url: 'redis://u:hunter2@h/0'}\n")
+    done = lodestar_("config", "check", path)
+    assert done.returncode == 2
+    assert "queue.password_file" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_foreign_text_is_no_markup(tmp_path: Path) -> None:
+    done = lodestar_("report", str(tmp_path / "r[/x]"))
+    assert done.returncode == 2
+    assert "r[/x] is not a run's folder" in done.stderr

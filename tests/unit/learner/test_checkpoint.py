@@ -100,3 +100,48 @@ def test_every_change_since_the_checkpoint_is_named():
         refuse_changes(saved, saved | {"config ppo.clip": "0.3", "reward model": "c" * 64})
     with pytest.raises(ResumeRefused, match=r"config ppo.new \(unset → 1\)"):
         refuse_changes(saved, saved | {"config ppo.new": "1"})
+
+
+def damage(path: Path, how: str) -> None:
+    """What disks and people do to a file."""
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+        return
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": bytes(content[: len(content) // 2]), "empty": b"", "flipped": bytes(content)}[how])
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "digests.json"])
+@pytest.mark.parametrize("how", ["missing", "cut", "empty", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_it_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, how: str
+):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(5, STATE | {"step": 5})
+    damage(checkpoints.save(10, STATE | {"step": 10}) / name, how)
+    found = checkpoints.load_newest()
+    assert found is not None
+    assert (found[0].name, found[1]["step"]) == ("step-000005", 5)
+    (aside,) = tmp_path.glob("damaged-step-000010-*")
+    assert str(aside) in caplog.text
+    assert "step-000010" in caplog.text
+    assert checkpoints.latest() == tmp_path / "step-000005"
+    checkpoints.save(10, STATE | {"step": 10})
+    assert aside.exists()
+
+
+def test_when_every_checkpoint_is_damaged_each_is_named(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10):
+        damage(checkpoints.save(step, STATE) / "state.json", "cut")
+    with pytest.raises(ResumeRefused, match=r"(?s)no checkpoint.*step-000010/state.json is damaged.*step-000005"):
+        checkpoints.load_newest()
+
+
+def test_what_a_killed_start_left_is_swept_before_anything_is_read(tmp_path: Path):
+    (tmp_path / ".step-000003.partial").mkdir()
+    (tmp_path / ".step-000002.old").mkdir()
+    assert Checkpoints(tmp_path, keep=2).load_newest() is None
+    assert list(tmp_path.iterdir()) == []

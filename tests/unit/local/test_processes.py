@@ -20,6 +20,10 @@ from lodestar.errors import ConfigError, NonFinite
 def code(argument): return argument["code"]
 def refuse(argument): raise ConfigError("ppo.steps", "must be positive")
 def crash(argument): raise KeyError("missing")
+def crash_noisily(argument):
+    import atexit
+    atexit.register(lambda: print("nanobind: leaked 3!\\nSee https://nanobind.invalid/refleaks", file=sys.stderr))
+    raise KeyError("missing")
 def sleep(argument): time.sleep(100)
 def niceness(argument): return os.nice(0)
 def imports(argument): return 0 if argument["module"] in sys.modules else 9
@@ -84,6 +88,14 @@ def test_a_crash_names_the_exception_and_the_log(processes: Processes) -> None:
     assert child.wait(10) == 1
     assert "KeyError: 'missing'" in str(child.error())
     assert "crashed.log" in str(child.error())
+
+
+def test_what_libraries_write_as_a_child_goes_is_not_the_reason(processes: Processes) -> None:
+    child = processes.start("noisy", "jobs_for_tests:crash_noisily", {})
+    assert child.wait(10) == 1
+    assert "KeyError: 'missing'" in str(child.error())
+    assert "nanobind" not in str(child.error())
+    assert "Traceback" in child.tail(50)
 
 
 def test_a_child_takes_what_it_started_with_it(processes: Processes) -> None:
