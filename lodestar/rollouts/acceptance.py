@@ -15,13 +15,14 @@ LOGPROB_SLACK = 1e-3
 """A log-prob may be this much above 0 by rounding."""
 
 
-def fault_of(rollout: Rollout, ticket: Ticket, vocabulary: int | None = None) -> str:
+def fault_of(rollout: Rollout, ticket: Ticket, vocabulary: int | None = None, *, trains: bool = True) -> str:
     """Why the rollout does not answer the ticket, for a dead letter; "" when it does.
 
     Args:
         rollout: as it came from the queue.
         ticket: as it was issued.
         vocabulary: how many token ids the policy's model knows; None leaves ids unchecked.
+        trains: PPO will learn from it, so scores and reference log-probs must be there.
     """
     if wire.ticket_bytes(rollout.ticket) != wire.ticket_bytes(ticket):  # as the queue has it: a temperature is float32
         return f"the rollout names ticket {ticket.id} and holds another one than was issued"

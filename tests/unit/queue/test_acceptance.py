@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from lodestar_services.learner import collector as module
-from lodestar_services.learner.acceptance import fault_of
+from lodestar.rollouts.acceptance import fault_of
 
 from lodestar.errors import NonFinite
 from lodestar.queue.port import DeadLetter
