@@ -7,11 +7,11 @@ Doubts are sequential: they may be looked at after every judgement, and an annot
 any time at all with probability ``ALARM`` at most per test (Ville's inequality: a likelihood ratio, or a mixture of
 ratios, is a martingale under the hypothesis in its denominator). What "honestly" means is the denominator:
 
-    side      picks of the first-shown reply are Bernoulli ½, as replies are shuffled; against Beta(½, ½) over other rates
-              (Robbins 1970)
+    side      picks of the first-shown reply are Bernoulli ½, as replies are shuffled; against a mixture of other rates
+              by Beta(½, ½) (Robbins 1970)
     chance    agrees with what others (or gold) say at least at the rate p₀ = ½ + KEEN·(p − ½), where p is the others'
               rate; against ½, what random clicks give (Wald 1945). Who is honest but agrees less than p₀ is doubted too
-    run       the same answer, as shown, L times in a row at the n-th judgement, where qᴸ⁻¹ < ALARM·6/(π²n²) and q is the
+    run       the same answer, as shown, L times in a row at the n-th judgement, qᴸ⁻¹ < ALARM·6/(π²n²), where q is the
               others' share of their commonest answer; the bounds add up to ALARM over all n
 """
 

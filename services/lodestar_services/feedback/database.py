@@ -32,6 +32,7 @@ from lodestar import metrics
 from lodestar.errors import ConfigError, FailedPrecondition, Unavailable
 
 log = logging.getLogger(__name__)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -57,7 +58,7 @@ class Database:
         url = _url(where)
         self.sqlite = url.get_backend_name() == "sqlite"
         self.name = url.render_as_string(hide_password=True)
-        options: dict[str, Any] = {"pool_pre_ping": True}
+        options: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
         if self.sqlite:
             options |= {"connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False}}
         else:
@@ -93,6 +94,7 @@ class Database:
                             "restore a backup of before"
                         )
                     connection.commit()
+                    log.info("migrating %s from %s", self.name, found or "nothing")
                     config.attributes["connection"] = connection
                     alembic.command.upgrade(config, "head")
                     connection.commit()
