@@ -20,8 +20,8 @@ class PairVerdict(Section):
     """``PairVerdict(label=1.0, strength=2)``: the first is better."""
 
     form: Literal["pair"] = "pair"
-    label: Literal[0.0, 0.5, 1.0]
-    """Whether the first is better; 0.5 is a tie."""
+    label: float
+    """Whether the first is better: 1, 0, or 0.5 for a tie."""
     strength: int = Field(default=0, ge=0, le=3)
     """1 slightly better, 2 better, 3 much better; 0 of ties, and where it was not asked."""
     both_bad: bool = False
@@ -29,6 +29,8 @@ class PairVerdict(Section):
 
     @model_validator(mode="after")
     def _ties_have_no_strength(self) -> Self:
+        if self.label not in (0.0, 0.5, 1.0):
+            raise ValueError(f"label: must be 1, 0 or 0.5, is {self.label}")
         if self.label == 0.5 and self.strength:
             raise ValueError("strength: a tie has none")
         if self.both_bad and self.label != 0.5:

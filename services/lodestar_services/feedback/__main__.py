@@ -13,13 +13,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
-import uvicorn
 
 from lodestar.errors import ConfigError, Unavailable
 from lodestar.rpc.binding import is_loopback
@@ -32,7 +29,7 @@ from lodestar_services.feedback.options import FeedbackOptions
 from lodestar_services.feedback.servicer import FeedbackServicer, measure
 from lodestar_services.feedback.site import Site
 from lodestar_services.feedback.tables import people as people_table
-from lodestar_services.feedback.web.app import build
+from lodestar_services.feedback.web.server import page_server
 
 log = logging.getLogger(__name__)
 NAME = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
@@ -43,7 +40,6 @@ MEASURE_SECONDS = 15.0
 def main(options: FeedbackOptions) -> int:
     """Serves until SIGTERM; the exit code."""
     configure_logging(f"feedback-{options.replica}")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     listening = listen(options)
     site = Site(Database(options.database or options.folder), link_of(options, listening))
     add = partial(feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, FeedbackServicer(site))
@@ -154,25 +150,7 @@ def _write(path: Path, text: str) -> None:
 
 
 async def _serve_page(site: Site, options: FeedbackOptions, listening: socket.socket, stopping: asyncio.Event) -> None:
-    files = {}
-    if options.page_tls is not None:
-        files = {
-            "ssl_certfile": str(options.page_tls / "tls.crt"),
-            "ssl_keyfile": str(options.page_tls / "tls.key"),
-        }
-    config = uvicorn.Config(
-        build(site),
-        log_config=None,
-        access_log=False,  # an invitation's address is its token
-        proxy_headers=options.proxy is not None,
-        forwarded_allow_ips=options.proxy,
-        server_header=False,
-        timeout_graceful_shutdown=int(options.drain_seconds),
-        lifespan="off",
-        **files,
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = _signals_are_ours  # type: ignore[method-assign]  # lodestar.rpc.server hears them
+    server = page_server(site, tls=options.page_tls, proxy=options.proxy, drain_seconds=options.drain_seconds)
     page = asyncio.ensure_future(server.serve([listening]))
     measuring = asyncio.ensure_future(_measure(site))
     stopped = asyncio.ensure_future(stopping.wait())
@@ -183,11 +161,6 @@ async def _serve_page(site: Site, options: FeedbackOptions, listening: socket.so
     finally:
         measuring.cancel()
         stopped.cancel()
-
-
-@contextmanager
-def _signals_are_ours() -> Iterator[None]:
-    yield
 
 
 async def _measure(site: Site) -> None:

@@ -127,9 +127,16 @@ class Database:
     ) -> Result:
         """:meth:`run` for work that only reads, and may read much: it holds nobody up."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers, lambda: self._attempt(self._reading, work, *arguments, **options)
-        )
+        return await loop.run_in_executor(self._readers, lambda: self.snapshot(work, *arguments, **options))
+
+    def snapshot(
+        self,
+        work: Callable[Concatenate[sa.Connection, P], Result],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> Result:
+        """:meth:`read` in the caller's thread."""
+        return self._attempt(self._reading, work, *arguments, **options)
 
     def transact(
         self,

@@ -16,7 +16,7 @@ def export(connection: sa.Connection, name: str) -> list[Row]:
         InvalidArgument: there is no campaign of this name.
     """
     opened = campaigns.find(connection, name)
-    said = sorted(campaigns.judgements(connection, opened), key=lambda one: (one.judged_at, one.id))
+    said = sorted(campaigns.judgements(connection, opened), key=lambda one: (one.judged_at, one.position))
     return rows_of(opened.settings, campaigns.all_items(connection, opened), said)
 
 

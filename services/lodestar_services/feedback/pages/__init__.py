@@ -16,28 +16,33 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 _FILES = resources.files(__name__)
-STATIC = {"page.css": "text/css", "work.js": "text/javascript"}
+STATIC = {"page.css": "text/css", "work.js": "text/javascript", "star.svg": "image/svg+xml"}
 _INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 _PLAIN = frozenset("\n\t\u200d\ufe0f")
 """Shown by the browser as they are meant: line and tabulator, and what joins emoji."""
 
 
 def shown(text: str) -> Markup:
-    """Text of a model or a person: ``\\x1b[31m`` becomes a visible ␛[31m, a right-to-left override its code point."""
+    """Text of a model or a person: ``\\x1b[31m`` is seen as these characters, a right-to-left override as its number."""
     pieces: list[str] = []
     for character in text.replace("\r\n", "\n"):
         if character in _PLAIN or unicodedata.category(character) not in _INVISIBLE:
             pieces.append(str(escape(character)))
             continue
-        code = ord(character)
-        sign = chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"U+{code:04X}"
-        pieces.append(f'<span class="odd" title="U+{code:04X}">{sign}</span>')
+        pieces.append(f'<span class="odd" title="U+{ord(character):04X}">{_sign(character)}</span>')
     return Markup("".join(pieces))
 
 
 def markdown(text: str) -> Markup:
     """Instructions: CommonMark with tables; HTML in it is text, images are not loaded."""
-    return Markup(_MARKDOWN.render(text))
+    plain = (one if one in _PLAIN or unicodedata.category(one) not in _INVISIBLE else _sign(one) for one in text)
+    return Markup(_MARKDOWN.render("".join(plain)))
+
+
+def _sign(character: str) -> str:
+    """What stands for a character that must not be obeyed."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"U+{code:04X}"
 
 
 def clock(seconds: float) -> str:
