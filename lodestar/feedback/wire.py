@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -43,6 +43,7 @@ _STYLE: dict[PromptStyle, Any] = {
     "few_shot": pb.PROMPT_STYLE_FEW_SHOT,
     "use_case": pb.PROMPT_STYLE_USE_CASE,
 }
+Made = TypeVar("Made")
 _STYLE_BACK: dict[Any, PromptStyle] = {number: name for name, number in _STYLE.items()}
 
 
@@ -129,7 +130,7 @@ def verdict_to_proto(verdict: Verdict) -> pb.Verdict:
         case RankingVerdict():
             return pb.Verdict(ranking=_ranking_to_proto(verdict))
         case RatingVerdict(overall=overall, marks=marks, ranking=ranking):
-            rated = pb.RatingVerdict(overall=overall, ranking=ranking and _ranking_to_proto(ranking))
+            rated = pb.RatingVerdict(overall=overall, ranking=None if ranking is None else _ranking_to_proto(ranking))
             for name, yes in marks.items():
                 rated.marks[name].completions.extend(yes)
             return pb.Verdict(rating=rated)
@@ -229,8 +230,11 @@ def progress_to_proto(progress: Progress) -> pb.FeedbackProgress:
 def progress_from_proto(message: pb.FeedbackProgress) -> Progress:
     """The other way."""
     optional = ("alpha", "alpha_low", "alpha_high")
-    known = {name: getattr(message, name) for name in Progress.__slots__ if name not in optional}
-    return Progress(**known, **{name: getattr(message, name) if message.HasField(name) else None for name in optional})
+    values: dict[str, Any] = {
+        name: None if name in optional and not message.HasField(name) else getattr(message, name)  # type: ignore[arg-type]
+        for name in Progress.__slots__
+    }
+    return Progress(**values)
 
 
 def _ranking_to_proto(ranking: RankingVerdict) -> pb.RankingVerdict:
@@ -241,7 +245,7 @@ def _ranking_from_proto(message: pb.RankingVerdict) -> RankingVerdict:
     return RankingVerdict(order=tuple(tuple(tied.completions) for tied in message.order))
 
 
-def _validated(make: Callable[[], Any], where: str) -> Any:
+def _validated(make: Callable[[], Made], where: str) -> Made:
     try:
         return make()
     except ValidationError as error:

@@ -36,9 +36,9 @@ def progress(connection: sa.Connection, name: str, site: Site) -> Progress:
         open=counts.open,
         people=counts.people,
         set_aside=counts.set_aside,
-        alpha=agreed and agreed.alpha,
-        alpha_low=agreed and agreed.low,
-        alpha_high=agreed and agreed.high,
+        alpha=agreed.alpha if agreed else None,
+        alpha_low=agreed.low if agreed else None,
+        alpha_high=agreed.high if agreed else None,
         closed=opened.closed,
         position=opened.position,
     )

@@ -15,7 +15,7 @@ from lodestar.feedback.verdicts import (
     RatingVerdict,
     Verdict,
 )
-from lodestar.preference.agreement import alpha_interval, krippendorff_alpha
+from lodestar.preference.agreement import Level, alpha_interval, krippendorff_alpha
 from lodestar.preference.annotators import Assessment, Mark, assess
 
 
@@ -118,7 +118,7 @@ def disagreements(campaign: Campaign, judgements: Sequence[Judgement]) -> list[D
 
 
 def _agreement(campaign: Campaign, units: Mapping[str, Sequence[float]], name: str) -> Agreement | None:
-    level = "ordinal" if campaign.form in ("pair", "ranking") else "interval"
+    level: Level = "ordinal" if campaign.form in ("pair", "ranking") else "interval"
     several = [values for values in units.values() if len(values) > 1]
     alpha = krippendorff_alpha(several, level)
     interval = alpha_interval(several, level)
@@ -145,6 +145,7 @@ def _side(one: Judgement) -> int:
     if len(one.shown) < 2:
         return 0
     first, last = one.shown[0], one.shown[-1]
+    above: float
     match one.verdict:
         case PairVerdict(label=label):
             above = (label - 0.5) if first == 0 else (0.5 - label)
@@ -155,7 +156,7 @@ def _side(one: Judgement) -> int:
             above = ratings[first] - ratings[last]
         case _:
             above = 0
-    return (above > 0) - (above < 0)
+    return int(above > 0) - int(above < 0)
 
 
 def _as_shown(one: Judgement) -> str:

@@ -23,7 +23,7 @@ _PLAIN = frozenset("\n\t\u200d\ufe0f")
 
 
 def shown(text: str) -> Markup:
-    """Text of a model or a person: ``\\x1b[31m`` is seen as these characters, a right-to-left override as its number."""
+    """Text of a model or a person: ``\\x1b[31m`` is seen as such, a right-to-left override as its number."""
     pieces: list[str] = []
     for character in text.replace("\r\n", "\n"):
         if character in _PLAIN or unicodedata.category(character) not in _INVISIBLE:

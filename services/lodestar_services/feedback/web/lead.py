@@ -14,7 +14,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from lodestar.errors import InvalidArgument
 from lodestar.feedback.campaign import MARKS
 from lodestar.feedback.records import Item, Judgement
-from lodestar_services.feedback import campaigns, export, pages, people, quality
+from lodestar.feedback.rows import Row
+from lodestar_services.feedback import campaigns, pages, people, quality
+from lodestar_services.feedback import export as export_
 from lodestar_services.feedback.campaigns import Counts, Opened
 from lodestar_services.feedback.errors import Forbidden, NotFound, PageError
 from lodestar_services.feedback.people import Person
@@ -93,9 +95,9 @@ class LeadPages:
         """The rows as JSONL, of one moment, while people go on answering."""
         name = request.path_params["campaign"]
 
-        def work(connection: sa.Connection, person: Person) -> list[export.Row]:
+        def work(connection: sa.Connection, person: Person) -> list[Row]:
             _opened(connection, name)
-            return export.export(connection, name)
+            return export_.export(connection, name)
 
         rows = await self._read(request, work)
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

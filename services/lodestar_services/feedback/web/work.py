@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from lodestar import metrics
 from lodestar.errors import InvalidArgument
 from lodestar.feedback.campaign import MARKS
+from lodestar.feedback.verdicts import MAX_TEXT
 from lodestar_services.feedback import assignment, campaigns, forms, pages, people
 from lodestar_services.feedback.assignment import Form, Nothing
 from lodestar_services.feedback.campaigns import Opened
@@ -271,7 +272,7 @@ class WorkPages:
             aspect=forms.aspect_of(campaign, form) if campaign.form == "aspects" else None,
             seconds=self._site.clock() - form.shown_at,
             most_examples=forms.MAX_EXAMPLES,
-            max_text=forms.MAX_TEXT,
+            max_text=MAX_TEXT,
             max_note=forms.MAX_NOTE,
         )
         return HTMLResponse(page, code)

@@ -1,5 +1,7 @@
 """The first tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -7,7 +9,7 @@ revision = "0001"
 down_revision = None
 
 
-def _where(clause: str) -> dict[str, sa.TextClause]:
+def _where(clause: str) -> dict[str, Any]:
     return {"sqlite_where": sa.text(clause), "postgresql_where": sa.text(clause)}
 
 
