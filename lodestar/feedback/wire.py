@@ -231,7 +231,7 @@ def progress_from_proto(message: pb.FeedbackProgress) -> Progress:
     """The other way."""
     optional = ("alpha", "alpha_low", "alpha_high")
     values: dict[str, Any] = {
-        name: None if name in optional and not message.HasField(name) else getattr(message, name)  # type: ignore[arg-type]
+        name: None if name in optional and not message.HasField(name) else getattr(message, name)
         for name in Progress.__slots__
     }
     return Progress(**values)
