@@ -146,7 +146,7 @@ ROLLOUT_RETRIES = Counter(
 # --- people's feedback ---------------------------------------------------------------------------------------------
 FEEDBACK_JUDGEMENTS = Counter(
     "lodestar_feedback_judgements",
-    "Answers received, by what became of them. Many set aside: leases are too short, or a campaign was closed too soon.",
+    "Answers received, by what became of them. Many late: leases are too short, or a campaign was closed too soon.",
     ["outcome"],
 )
 FEEDBACK_PAGES = Histogram(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -87,11 +88,21 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         one.process.wait()
 
 
-def join(link: str) -> httpx.Client:
-    base, _, token = link.rpartition("/join/")
-    client = httpx.Client(base_url=base, timeout=20, follow_redirects=True)
-    assert client.post("/join", data={"token": token}).status_code == 200
-    return client
+Join = Callable[[str], httpx.Client]
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    """Comes in by a link."""
+    with contextlib.ExitStack() as clients:
+
+        def come_in(link: str) -> httpx.Client:
+            base, _, token = link.rpartition("/join/")
+            client = clients.enter_context(httpx.Client(base_url=base, timeout=20, follow_redirects=True))
+            assert client.post("/join", data={"token": token}).status_code == 200
+            return client
+
+        yield come_in
 
 
 def answer(client: httpx.Client, campaign: str, choice: str) -> httpx.Response:
@@ -106,7 +117,7 @@ def answer(client: httpx.Client, campaign: str, choice: str) -> httpx.Response:
 PAIRS = [Item(str(i), f"question {i}", (f"good {i}", f"bad {i}")) for i in range(4)]
 
 
-async def test_a_program_asks_people_and_takes_their_answers_home(start: Callable[..., Running]) -> None:
+async def test_a_program_asks_people_and_takes_their_answers_home(start: Callable[..., Running], join: Join) -> None:
     running = start()
     campaign = Campaign(name="r1.label", form="pair", strength=False)
     async with running.client() as people:
@@ -143,7 +154,7 @@ async def _first(people: AsyncFeedbackClient, campaign: str, count: int) -> list
     return found
 
 
-async def test_a_kill_loses_no_answer_and_a_waiting_stage_waits_on(start: Callable[..., Running]) -> None:
+async def test_a_kill_loses_no_answer_and_a_waiting_stage_waits_on(start: Callable[..., Running], join: Join) -> None:
     running = start()
     async with running.client() as people:
         await people.add_items(Campaign(name="p", form="pair"), PAIRS)
@@ -160,7 +171,7 @@ async def test_a_kill_loses_no_answer_and_a_waiting_stage_waits_on(start: Callab
         assert len({row["id"] for row in await people.rows("p")}) == 4
 
 
-async def test_a_watcher_hears_that_work_was_set_aside(start: Callable[..., Running]) -> None:
+async def test_a_watcher_hears_that_work_was_set_aside(start: Callable[..., Running], join: Join) -> None:
     running = start()
     async with running.client() as people:
         await people.add_items(Campaign(name="p", form="pair"), PAIRS[:1])
@@ -177,7 +188,9 @@ async def test_a_watcher_hears_that_work_was_set_aside(start: Callable[..., Runn
         assert (await people.progress("p")).done == 2, "taken back in: one more than was wanted"
 
 
-def test_the_first_leads_link_is_in_a_file_for_its_owner_and_in_no_log(start: Callable[..., Running]) -> None:
+def test_the_first_leads_link_is_in_a_file_for_its_owner_and_in_no_log(
+    start: Callable[..., Running], join: Join
+) -> None:
     running = start()
     path = running.options.folder / "lead.link"
     assert path.stat().st_mode & 0o777 == 0o600
