@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def agreement(campaign: Campaign, judgements: Sequence[Judgement], name: str = "
     units: dict[str, list[float]] = defaultdict(list)
     for one in counted(judgements):
         for unit, value in values_of(one.verdict, campaign, one.item_id).items():
-            units[unit].append(value)
+            units[unit].append(1 - value if campaign.form in ("pair", "ranking") and _turned(unit) else value)
     return _agreement(campaign, units, name)
 
 
@@ -115,6 +116,12 @@ def disagreements(campaign: Campaign, judgements: Sequence[Judgement]) -> list[D
         if (spread := max(max(values) - min(values) for values in parts.values())) > 0
     ]
     return sorted(found, key=lambda one: (-one.spread, one.item_id))
+
+
+def _turned(unit: str) -> bool:
+    """Half of all pairs: which completion is the first is nobody's judgement, and where callers put the better one
+    first all answers would be alike, and alpha could not tell agreement from chance."""
+    return hashlib.sha256(unit.encode()).digest()[0] % 2 == 1
 
 
 def _agreement(campaign: Campaign, units: Mapping[str, Sequence[float]], name: str) -> Agreement | None:
