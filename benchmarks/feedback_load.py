@@ -5,8 +5,8 @@
 The synthetic world's annotators read the page, choose by their own liking and wait about a second, as somebody very
 fast would; a request that fails because the process is gone is sent again until it is answered. At the end the database
 must hold every answer that was acknowledged, once, and every item as often as it was asked for. Times are of all
-requests that were answered, seen from the client, on the same two cores; connections refused while the process is away are
-counted apart. PostgreSQL is a cluster of the benchmark's own (Debian's package).
+requests that were answered, seen from the client, on the same two cores; connections refused while the process is away
+are counted apart. PostgreSQL is a cluster of the benchmark's own (Debian's package).
 """
 
 from __future__ import annotations

@@ -173,3 +173,9 @@ async def _measure(site: Site) -> None:
         except Unavailable as error:
             log.warning("the campaigns are not counted now: %s", error)
         await asyncio.sleep(MEASURE_SECONDS)
+
+
+if __name__ == "__main__":
+    from lodestar_services.feedback.cli import run as run_command_line
+
+    run_command_line()
