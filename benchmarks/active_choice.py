@@ -3,7 +3,7 @@
     python benchmarks/active_choice.py --runs 5
 
 The synthetic world, a linear reward on features of request and reply (below), fitted by penalised logistic regression
-after every batch of 100; an ensemble of 16 draws from its Laplace posterior says what each of 12,000 candidate pairs
+after every batch of 200; an ensemble of 16 draws from its Laplace posterior says what each of 12,000 candidate pairs
 would teach. Labels are one vote each of an annotator of known noise (lodestar.data.world). Accuracy is against gold on
 4,000 other pairs whose requests are in none of the candidates. The ratio of comparisons is paired by seed.
 """
@@ -25,7 +25,7 @@ from lodestar.preference.ranking.table import Floats
 from lodestar.preference.statistics import mean_with_interval
 
 ANNOTATOR = Annotator("one", noise=0.5, length_liking=0.0, flattery_liking=0.0)
-CANDIDATES, TESTED, BUDGET, BATCH, MEMBERS, PENALTY = 12_000, 4_000, 4_000, 100, 16, 1.0
+CANDIDATES, TESTED, BUDGET, BATCH, MEMBERS, PENALTY = 12_000, 4_000, 4_000, 200, 16, 1.0
 METHODS = ("random", "disagreement", "bald", "volume_removal", "bald, diverse", "volume_removal, diverse")
 
 
@@ -88,7 +88,7 @@ class World:
                 phi_NF[i, place] += count
             for place, count in second_of.items():
                 phi_NF[i, place] -= count
-        common = (phi_NF[:candidates] != 0).sum(axis=0) >= 20
+        common = (phi_NF[:candidates] != 0).sum(axis=0) >= 40
         phi_NF = phi_NF[:, common]
         self.phi_NF, self.tested_NF = phi_NF[:candidates], phi_NF[candidates:]
         self.votes_N = np.array(votes[:candidates])
@@ -112,14 +112,15 @@ def fit(phi_NF: Floats, votes_N: Floats, weight_F: Floats) -> tuple[Floats, Floa
     for _ in range(30):
         p_N = np.exp(-np.logaddexp(0, -phi_NF @ weight_F))
         gradient_F = phi_NF.T @ (p_N - votes_N) + PENALTY * weight_F
-        curvature_FF = (phi_NF * (p_N * (1 - p_N))[:, None]).T @ phi_NF + PENALTY * identity_FF
+        half_NF = (phi_NF * np.sqrt(p_N * (1 - p_N))[:, None]).astype(np.float32)
+        curvature_FF = (half_NF.T @ half_NF).astype(np.float64) + PENALTY * identity_FF
         factor_FF = np.linalg.cholesky(curvature_FF)
         step_F = np.linalg.solve(factor_FF.T, np.linalg.solve(factor_FF, gradient_F))
         before, scale = loss(weight_F), 1.0
         while loss(weight_F - scale * step_F) > before and scale > 1e-6:
             scale /= 2
         weight_F = weight_F - scale * step_F
-        if np.abs(step_F).max() < 1e-3:
+        if np.abs(step_F).max() < 2e-2:
             break
     return weight_F, factor_FF
 
@@ -171,12 +172,12 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
             goal = goal or float(np.mean(accuracies[-3:]))
             counts[method].append(needed(accuracies, goal))
             ends[method].append(float(np.mean(accuracies[-3:])))
-            halves[method].append(accuracies[len(accuracies) // 4 - 1])
+            halves[method].append(accuracies[max(1, len(accuracies) // 4) - 1])
             print(
                 seed,
                 world.phi_NF.shape[1],
                 method,
-                [round(x, 4) for x in accuracies[::5]],
+                [round(x, 4) for x in accuracies[::4]],
                 counts[method][-1],
                 flush=True,
             )
