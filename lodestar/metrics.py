@@ -147,6 +147,39 @@ ROLLOUT_RETRIES = Counter(
     ["service"],
 )
 
+# --- people's feedback ---------------------------------------------------------------------------------------------
+FEEDBACK_JUDGEMENTS = Counter(
+    "lodestar_feedback_judgements",
+    "Answers received, by what became of them. Many late: leases are too short, or a campaign was closed too soon.",
+    ["outcome"],
+)
+FEEDBACK_PAGES = Histogram(
+    "lodestar_feedback_page_seconds",
+    "Time to answer a page, by page. When it grows, look at the database.",
+    ["page"],
+    buckets=SHORT,
+)
+FEEDBACK_REFUSED = Counter(
+    "lodestar_feedback_refused",
+    "Requests refused, by reason. Many of invitation or rate: somebody guesses links.",
+    ["reason"],
+)
+FEEDBACK_DATABASE_ERRORS = Counter(
+    "lodestar_feedback_database_errors",
+    "Transactions that the database did not take: away, locked or full. Nothing is lost, and people wait.",
+)
+FEEDBACK_WANTED = Gauge("lodestar_feedback_wanted", "Judgements asked for.", ["campaign"])
+FEEDBACK_DONE = Gauge(
+    "lodestar_feedback_done",
+    "Judgements that count. Not moving while people are there: look at what their page says.",
+    ["campaign"],
+)
+FEEDBACK_ALPHA = Gauge(
+    "lodestar_feedback_alpha",
+    "Krippendorff's alpha. Low: look at the disagreements, and at the instructions.",
+    ["campaign"],
+)
+
 # --- learner: the design's section 5 -------------------------------------------------------------------------------
 STEP = Gauge("lodestar_step", "PPO steps done. Not moving: see lodestar_run_state and the queue.")
 RUN_STATE = Gauge("lodestar_run_state", "1 for the run's present state.", ["state"])

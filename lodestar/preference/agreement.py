@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from lodestar.preference.pairs import choices
 from lodestar.records import Feedback, Ratings
 
@@ -39,6 +41,42 @@ def krippendorff_alpha(units: Iterable[Sequence[float]], level: Level) -> float 
         return None
     observed = sum(weight * distance[pair] for pair, weight in together.items())
     return 1 - (n - 1) * observed / expected
+
+
+def alpha_interval(
+    units: Iterable[Sequence[float]], level: Level, *, seed: int = 0, resamples: int = 1000
+) -> tuple[float, float] | None:
+    """95% percentile bootstrap over units of :func:`krippendorff_alpha`; None where that is None.
+
+    Values of few kinds (a scale's steps) are assumed: a unit is kept as its counts of pairs of values.
+    """
+    pairable = [list(unit) for unit in units if len(unit) > 1]
+    if krippendorff_alpha(pairable, level) is None:
+        return None
+    values = sorted({value for unit in pairable for value in unit})
+    place = {value: i for i, value in enumerate(values)}
+    together_UVV = np.zeros((len(pairable), len(values), len(values)))
+    for u, unit in enumerate(pairable):
+        for i, one in enumerate(unit):
+            for j, other in enumerate(unit):
+                if i != j:
+                    together_UVV[u, place[one], place[other]] += 1 / (len(unit) - 1)
+    drawn_RU = np.random.default_rng(seed).multinomial(
+        len(pairable), np.full(len(pairable), 1 / len(pairable)), resamples
+    )
+    together_RVV = np.tensordot(drawn_RU, together_UVV, axes=1)
+    found = []
+    for together_VV in together_RVV:
+        totals_V = together_VV.sum(1)
+        apart = _distances(dict(zip(values, totals_V.tolist(), strict=True)), level)
+        apart_VV = np.array([[apart[a, b] for b in values] for a in values])
+        expected = totals_V @ apart_VV @ totals_V
+        if expected:
+            found.append(1 - (totals_V.sum() - 1) * float((together_VV * apart_VV).sum()) / float(expected))
+    if not found:
+        return None
+    low, high = np.quantile(found, [0.025, 0.975]).tolist()
+    return low, high
 
 
 def _distances(totals: Mapping[float, float], level: Level) -> dict[tuple[float, float], float]:

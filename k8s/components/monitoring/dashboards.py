@@ -199,11 +199,24 @@ QUEUE_AND_WEIGHTS = [
     Panel("Weights sent", rate("lodestar_weight_bytes_sent", "run"), "Bps"),
 ]  # fmt: skip
 
+PEOPLE = [
+    Panel("Judgements that count", {
+        "{{campaign}}": "max by (campaign) (lodestar_feedback_done{SEL})",
+        "{{campaign}} wanted": "max by (campaign) (lodestar_feedback_wanted{SEL})",
+    }),
+    Panel("Agreement: Krippendorff's α", latest("lodestar_feedback_alpha", "campaign")),
+    Panel("Answers", rate("lodestar_feedback_judgements", "outcome"), "reqps"),
+    Panel("Time to answer a page", quantiles("lodestar_feedback_page_seconds", "page"), "s", limit=0.1),
+    Panel("Requests refused", rate("lodestar_feedback_refused", "reason"), "reqps"),
+    Panel("Transactions that the database did not take", rate("lodestar_feedback_database_errors", "pod"), "reqps"),
+]  # fmt: skip
+
 DASHBOARDS = {
     "overview": ("Lodestar: overview", OVERVIEW),
     "training": ("Lodestar: training", TRAINING),
     "serving": ("Lodestar: serving", SERVING),
     "queue-and-weights": ("Lodestar: queue and weights", QUEUE_AND_WEIGHTS),
+    "people": ("Lodestar: people", PEOPLE),
 }
 
 

@@ -91,6 +91,44 @@ def rank(
     rank(file, ties=ties.value, penalty=penalty, as_json=as_json)
 
 
+class DuelMethod(enum.StrEnum):
+    """How pairs are chosen."""
+
+    double_thompson = "double_thompson"
+    rucb = "rucb"
+    copeland = "copeland"
+    uniform = "uniform"
+
+
+def duel(
+    replies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]FILE", help='JSONL of {"prompt", "completion"}, one file per contestant.'),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Who judges: table:FILE (recorded comparisons), gold (the synthetic world), reward:ADDRESS (a reward "
+            "server) or people:ADDRESS (a feedback server)."
+        ),
+    ] = "gold",
+    method: Annotated[
+        DuelMethod, typer.Option(help="copeland: where the best may beat each other in a circle.")
+    ] = DuelMethod.double_thompson,
+    error: Annotated[float, typer.Option(help="Probability of naming a wrong winner.")] = 0.05,
+    tolerance: Annotated[
+        float, typer.Option(help="Those who win against each other within 0.5 ± this are equally good.")
+    ] = 0.0,
+    limit: Annotated[int, typer.Option(min=1, help="Duels at most.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="CSV of what was judged; unset is duels.csv.")] = None,
+) -> None:
+    """Which of several policies, checkpoints or decoding settings is best, with as few judgements as it takes."""
+    from lodestar.cli.duel import Contest, duel
+
+    duel(replies or [], by, Contest(method.value, error, tolerance, limit, seed, output))
+
+
 def card(
     path: Annotated[
         Path,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from lodestar_services.learner import collector as module
-from lodestar.rollouts.acceptance import fault_of
 
 from lodestar.errors import NonFinite
 from lodestar.queue.port import DeadLetter
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from lodestar.rollouts.acceptance import fault_of
 from tests.unit.queue.fleet import Fleet, collector, rollout, schedule
 
 TICKET = Ticket("demo", "a", 0, 0, Prompt("p", "what ?", (5, 6)), 2, 7, 0, 4, 0.7)

@@ -1,0 +1,1 @@
+"""Alembic's migrations; a change of tables.py is a new file in versions/."""

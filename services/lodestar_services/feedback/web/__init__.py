@@ -1,0 +1,1 @@
+"""The pages: work (annotators), lead (leads), and what all requests pass (security)."""

@@ -1,0 +1,88 @@
+"""The component feedback: the page, its volume, its backup and who reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(params=[("feedback", "networkpolicies"), ("feedback", "networkpolicies", "tls")])
+def objects(request: pytest.FixtureRequest, compose: Callable[[tuple[str, ...]], list[Manifest]]) -> list[Manifest]:
+    return compose(request.param)
+
+
+def of(objects: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = [one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name]
+    return found
+
+
+def pods(objects: list[Manifest]) -> dict[str, Manifest]:
+    page = of(objects, "Deployment", "feedback")["spec"]["template"]
+    backup = of(objects, "CronJob", "feedback-backup")["spec"]["jobTemplate"]["spec"]["template"]
+    return {"page": page, "backup": backup}
+
+
+def test_both_pods_meet_the_restricted_standard(objects: list[Manifest]) -> None:
+    for name, pod in pods(objects).items():
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["image"].startswith("lodestar:"), name
+            assert {"requests", "limits"} <= container["resources"].keys(), name
+
+
+def test_one_process_at_a_time_writes_the_sqlite_file(objects: list[Manifest]) -> None:
+    page = of(objects, "Deployment", "feedback")["spec"]
+    assert (page["replicas"], page["strategy"]["type"]) == (1, "Recreate")
+    backup = pods(objects)["backup"]["spec"]
+    term = backup["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+    labels = page["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items(), "a ReadWriteOnce volume is one node's"
+
+
+def test_the_database_is_a_secret_that_is_written_nowhere(objects: list[Manifest]) -> None:
+    assert not [one for one in objects if one["kind"] == "Secret"]
+    for pod in pods(objects).values():
+        (environment,) = [one for one in pod["spec"]["containers"][0]["env"] if "DATABASE" in one["name"]]
+        assert environment["valueFrom"]["secretKeyRef"] == {"name": "feedback", "key": "database", "optional": True}
+
+
+def test_services_budgets_and_policies_select_the_page(objects: list[Manifest]) -> None:
+    pod = pods(objects)["page"]
+    labels, (container,) = pod["metadata"]["labels"], pod["spec"]["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    service = of(objects, "Service", "feedback")["spec"]
+    assert service["selector"].items() <= labels.items()
+    assert {port["targetPort"] for port in service["ports"]} <= ports
+    budget = of(objects, "PodDisruptionBudget", "feedback")["spec"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+    policy = of(objects, "NetworkPolicy", "feedback")["spec"]
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == {"page", "grpc", "metrics"}
+    assert not any("from" not in rule for rule in policy["ingress"]), "nobody comes from everywhere"
+    assert policy["egress"] == [{"ports": [{"port": 5432}]}]
+    grace = pod["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + 20 + 10
+
+
+def test_the_command_line_is_the_services_own(objects: list[Manifest]) -> None:
+    from lodestar_services.feedback.cli import app
+    from typer.testing import CliRunner
+
+    for name, pod in pods(objects).items():
+        (container,) = pod["spec"]["containers"]
+        assert container["command"] == ["python3", "-m", "lodestar_services.feedback"]
+        said = CliRunner().invoke(app, [container["args"][0], "--help"], terminal_width=300).output
+        for argument in container["args"]:
+            flag = argument.partition("=")[0]
+            assert not flag.startswith("--") or flag in said, (name, flag)

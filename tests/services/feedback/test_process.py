@@ -1,0 +1,225 @@
+"""The process as it is started: gRPC beside the page, a lead's link, leaving and coming back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from lodestar_services.feedback.__main__ import invite, listen
+from lodestar_services.feedback.options import FeedbackOptions
+
+from lodestar.errors import ConfigError, FailedPrecondition, InvalidArgument
+from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, PairVerdict
+from lodestar.records import Choice, Feedback
+from lodestar.rpc.channel import serving
+from lodestar.rpc.state import ServiceState
+
+START = """
+import sys
+from lodestar_services.feedback.__main__ import main
+from lodestar_services.feedback.options import FeedbackOptions
+sys.exit(main(FeedbackOptions.model_validate_json(sys.argv[1])))
+"""
+
+
+class Running:
+    """One process of the service, which can be killed and started again on its ports."""
+
+    def __init__(self, options: FeedbackOptions) -> None:
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        state = self.options.folder / "services" / "feedback-0.json"
+        state.unlink(missing_ok=True)
+        with (self.options.folder / "log").open("ab") as log:
+            argument = self.options.model_dump_json()
+            self.process = subprocess.Popen([sys.executable, "-c", START, argument], stderr=log, stdout=log)
+        deadline = time.monotonic() + 60
+        while not (state.exists() and serving(ServiceState.read(state).address)):
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+        self.address = ServiceState.read(state).address
+        self.link = json.loads((self.options.folder / "page.json").read_text())["link"]
+        port = int(self.link.rpartition(":")[2])
+        self.options = self.options.model_copy(update={"page_port": port, "port": int(self.address.rpartition(":")[2])})
+
+    @property
+    def log(self) -> str:
+        return (self.options.folder / "log").read_text()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def client(self) -> AsyncFeedbackClient:
+        return AsyncFeedbackClient(self.address, timeout=20)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def begin(**options: Any) -> Running:
+        folder = tmp_path / f"feedback{len(started)}"
+        folder.mkdir()
+        started.append(Running(FeedbackOptions(folder=folder, **options)))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+Join = Callable[[str], httpx.Client]
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    """Comes in by a link."""
+    with contextlib.ExitStack() as clients:
+
+        def come_in(link: str) -> httpx.Client:
+            base, _, token = link.rpartition("/join/")
+            client = clients.enter_context(httpx.Client(base_url=base, timeout=20, follow_redirects=True))
+            assert client.post("/join", data={"token": token}).status_code == 200
+            return client
+
+        yield come_in
+
+
+def answer(client: httpx.Client, campaign: str, choice: str) -> httpx.Response:
+    html = client.get(f"/c/{campaign}").text
+    hidden = dict(
+        part.split('" value="')
+        for part in (one.split('">')[0] for one in html.split('<input type="hidden" name="')[1:])
+    )
+    return client.post(f"/c/{campaign}", data=hidden | {"do": "send", "choice": choice})
+
+
+PAIRS = [Item(str(i), f"question {i}", (f"good {i}", f"bad {i}")) for i in range(4)]
+
+
+async def test_a_program_asks_people_and_takes_their_answers_home(start: Callable[..., Running], join: Join) -> None:
+    running = start()
+    campaign = Campaign(name="r1.label", form="pair", strength=False)
+    async with running.client() as people:
+        added = await people.add_items(campaign, PAIRS)
+        assert (added.added, added.known, added.link) == (4, 0, f"{running.link}/c/r1.label")
+        assert (await people.add_items(campaign, PAIRS)).known == 4
+        with pytest.raises(FailedPrecondition, match="other content"):
+            await people.add_items(campaign, [Item("1", "another", ("x", "y"))])
+        with pytest.raises(InvalidArgument, match=r"items\[0\].completions"):
+            await people.add_items(campaign, [Item("9", "q", ("x",))])
+        with pytest.raises(InvalidArgument, match="no campaign 'none'"):
+            await people.progress("none")
+        seen = asyncio.ensure_future(_first(people, "r1.label", 4))
+        waiting = asyncio.ensure_future(people.finished("r1.label"))
+        ada = join(await people.invite("ada"))
+        for _ in range(4):
+            await asyncio.to_thread(answer, ada, "r1.label", "a")
+        progress = await asyncio.wait_for(waiting, 30)
+        assert (progress.done, progress.wanted, progress.people, progress.finished) == (4, 4, 1, True)
+        assert "4 of 4 judgements by 1 person" in str(progress)
+        assert [one.position for one in await asyncio.wait_for(seen, 30)] == [1, 2, 3, 4]
+        found = await people.feedback("r1.label")
+        assert all(isinstance(one, Feedback) and isinstance(one.verdict[0], Choice) for one in found)
+        assert (await people.close_campaign("r1.label")).closed
+        assert [one.position async for one in people.watch("r1.label", after=2)] == [3, 4]
+
+
+async def _first(people: AsyncFeedbackClient, campaign: str, count: int) -> list[Any]:
+    found = []
+    async for one in people.watch(campaign):
+        found.append(one)
+        if len(found) == count:
+            break
+    return found
+
+
+async def test_a_kill_loses_no_answer_and_a_waiting_stage_waits_on(start: Callable[..., Running], join: Join) -> None:
+    running = start()
+    async with running.client() as people:
+        await people.add_items(Campaign(name="p", form="pair"), PAIRS)
+        waiting = asyncio.ensure_future(people.finished("p"))
+        ada = join(await people.invite("ada"))
+        for _ in range(2):
+            assert (await asyncio.to_thread(answer, ada, "p", "a2")).status_code == 200
+            running.kill()
+            await asyncio.to_thread(running.start)
+        assert not waiting.done()
+        for _ in range(2):
+            await asyncio.to_thread(answer, ada, "p", "b2")
+        assert (await asyncio.wait_for(waiting, 30)).done == 4
+        assert len({row["id"] for row in await people.rows("p")}) == 4
+
+
+async def test_a_watcher_hears_that_work_was_set_aside(start: Callable[..., Running], join: Join) -> None:
+    running = start()
+    async with running.client() as people:
+        await people.add_items(Campaign(name="p", form="pair"), PAIRS[:1])
+        ada, lead = join(await people.invite("ada")), join((running.options.folder / "lead.link").read_text().strip())
+        await asyncio.to_thread(answer, ada, "p", "a2")
+        csrf = lead.get("/lead/c/p").text.split('name="csrf" value="')[1].split('"')[0]
+        lead.post("/lead/c/p/aside", data={"csrf": csrf, "name": "ada", "reason": "tired"})
+        changes = await _first(people, "p", 1)
+        assert [(one.set_aside, one.verdict.form) for one in changes] == [("tired (lead)", "pair")]
+        assert (await people.progress("p")).done == 0
+        bob = join(await people.invite("bob"))
+        await asyncio.to_thread(answer, bob, "p", "b2")
+        lead.post("/lead/c/p/restore", data={"csrf": csrf, "name": "ada"})
+        assert (await people.progress("p")).done == 2, "taken back in: one more than was wanted"
+
+
+def test_the_first_leads_link_is_in_a_file_for_its_owner_and_in_no_log(
+    start: Callable[..., Running], join: Join
+) -> None:
+    running = start()
+    path = running.options.folder / "lead.link"
+    assert path.stat().st_mode & 0o777 == 0o600
+    link = path.read_text().strip()
+    assert join(link).get("/lead").status_code == 200
+    another = invite(running.options, "eve", "annotator")
+    assert another.startswith(f"{running.link}/join/")
+    join(another)
+    token = link.rpartition("/")[2]
+    assert running.stop() == 0
+    assert token not in running.log
+    assert "/join/" not in running.log
+    assert os.environ.get("LODESTAR_LOG", "INFO") == "INFO", "what this test means to look at"
+
+
+def test_an_open_address_needs_tls(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--page-tls"):
+        listen(FeedbackOptions(folder=tmp_path, host="0.0.0.0"))
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with listen(FeedbackOptions(folder=tmp_path)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--page-port: cannot listen on 127.0.0.1:{port}"):
+            listen(FeedbackOptions(folder=tmp_path, page_port=port))
+
+
+def test_gold_answers_travel(tmp_path: Path) -> None:
+    from lodestar.feedback import wire
+
+    item = Item("g", "q", ("x", "y"), ("m", "n"), 2.5, "gold", PairVerdict(label=0.0, strength=3), "why", "few_shot")
+    assert wire.item_from_proto(wire.item_to_proto(item), "items[0]") == item
