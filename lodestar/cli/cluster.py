@@ -5,15 +5,39 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from rich.console import Console
 from rich.table import Table
 
 from lodestar.config import load_config
 from lodestar.errors import LodestarError
-from lodestar.kubernetes import Cluster, FleetStatus, cancel, live, logs, render, status, submit
+from lodestar.kubernetes import FleetStatus, Namespace, cancel, live, logs, render, status, submit
 
 _OUT = Console()
+
+
+def conduct_here(
+    config: Path, overrides: Sequence[str], *, suffix: str, shared: Mapping[str, str], listening: Mapping[str, Any]
+) -> None:
+    """Conducts a run from inside its cluster."""
+    import logging
+
+    from lodestar.config.serve import Listening
+    from lodestar.crew.cluster import Site
+    from lodestar.crew.there import run_there
+    from lodestar.local.signals import Interrupted
+    from lodestar.recipe.plan import plan
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    run = load_config(config, overrides)
+    site = Site(Listening(**listening), suffix, shared)
+    try:
+        run_there(run, plan(run), Namespace.here(), site)
+    except Interrupted as signal:
+        raise typer.Exit(signal.exit_code) from None
 
 
 def submit_run(
@@ -36,7 +60,7 @@ def submit_run(
     if dry_run:
         print(fleet.to_yaml(), end="")
         return
-    cluster = Cluster.connect(namespace, context)
+    cluster = Namespace.connect(namespace, context)
     submit(cluster, fleet)
     _OUT.print(f"run {run.name} is submitted to namespace {namespace}")
     if follow:
@@ -45,7 +69,7 @@ def submit_run(
 
 def show_status(run: str, *, namespace: str, context: str | None, follow: bool, plain: bool, tls: Path | None) -> None:
     """The fleet as a table, or the live view until the run ends."""
-    cluster = Cluster.connect(namespace, context)
+    cluster = Namespace.connect(namespace, context)
     if follow:
         _follow(cluster, run, plain, tls)
     else:
@@ -54,17 +78,17 @@ def show_status(run: str, *, namespace: str, context: str | None, follow: bool, 
 
 def show_logs(run: str, role: str, *, namespace: str, context: str | None, follow: bool) -> None:
     """A role's log lines."""
-    for line in logs(Cluster.connect(namespace, context), run, role, follow=follow):
+    for line in logs(Namespace.connect(namespace, context), run, role, follow=follow):
         print(line)
 
 
 def cancel_run(run: str, *, namespace: str, context: str | None) -> None:
     """Deletes what a submission made."""
-    cancel(Cluster.connect(namespace, context), run)
+    cancel(Namespace.connect(namespace, context), run)
     _OUT.print(f"run {run} is cancelled; its volume, with checkpoints and results, stays")
 
 
-def _follow(cluster: Cluster, run: str, plain: bool, tls: Path | None) -> None:
+def _follow(cluster: Namespace, run: str, plain: bool, tls: Path | None) -> None:
     ended = live.follow(cluster, run, plain=plain or not sys.stdout.isatty(), tls=tls)
     if ended.failed:
         raise LodestarError(f"run {run} failed: {ended.failed}; lodestar logs {run} says why")

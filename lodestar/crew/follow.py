@@ -17,10 +17,10 @@ RETRY_SECONDS = 0.5
 class StatusFollower:
     """Follows a learner's status and running win rates on a thread, over its restarts; a context manager."""
 
-    def __init__(self, board: Board, stage: str, address: str, watched: Path) -> None:
+    def __init__(self, board: Board, stage: str, address: str, watched: Path, *, tls: Path | None = None) -> None:
         self._board = board
         self._stage = stage
-        self._client = LearnerClient(address)
+        self._client = LearnerClient(address, tls=tls)
         self._rates = ProgressReader(watched)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="status-follower", daemon=True)

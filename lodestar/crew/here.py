@@ -55,17 +55,22 @@ def run_here(
     root = Path(run.runs_dir) / run.name
     with interruptible() as hurry, locked(root):
         store = Store(root, run)
-        _open(root, plan, resume=resume, fresh=fresh, begins=begins)
+        opened(root, plan, resume=resume, fresh=fresh, begins=begins)
         accepted(plan, store, wanted, look_only=True)
         write_atomically(root / CONFIG, dump(run))
-        limits = {s.name: getattr(s.stage, "max_seconds", None) for s in plan.steps} | dict(budgets or {})
-        board = Board(run.name, [StageRow(step.name, limits[step.name]) for step in plan.steps])
+        board = board_of(run, plan, budgets)
         with view(board), Local(run, plan, store, board, hurry=hurry) as crew:
             conduct(plan, store, crew, board, wanted)
     return root
 
 
-def _open(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -> None:
+def board_of(run: RunConfig, plan: Plan, budgets: Mapping[str, float] | None = None) -> Board:
+    """A board of a plan's stages, none of which has begun."""
+    limits = {s.name: getattr(s.stage, "max_seconds", None) for s in plan.steps} | dict(budgets or {})
+    return Board(run.name, [StageRow(step.name, limits[step.name]) for step in plan.steps])
+
+
+def opened(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -> None:
     """Empties or checks the run's folder, as asked.
 
     Raises:

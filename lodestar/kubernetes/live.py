@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lodestar.client import LearnerClient
 from lodestar.errors import LodestarError, Unauthenticated, Unavailable
-from lodestar.kubernetes.cluster import Cluster
+from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, watch
 from lodestar.local.board import Board, StageRow, StageState
 from lodestar.local.view import Page, live_view, plain_view, quiet_table
@@ -52,7 +52,7 @@ class FleetPage(Page):
         return table
 
 
-def follow(cluster: Cluster, run: str, *, plain: bool, tls: Path | None) -> FleetStatus:
+def follow(cluster: Namespace, run: str, *, plain: bool, tls: Path | None) -> FleetStatus:
     """Draws the run until it is finished or given up; how it stood then.
 
     Args:
@@ -103,7 +103,7 @@ def _show(stage: StageStatus, row: StageRow) -> None:
 class _Progress:
     """Asks the learner on a thread, over its restarts, while ``pod`` names one that runs."""
 
-    def __init__(self, cluster: Cluster, board: Board, tls: Path | None) -> None:
+    def __init__(self, cluster: Namespace, board: Board, tls: Path | None) -> None:
         self.pod = ""
         self._cluster = cluster
         self._board = board
@@ -155,7 +155,7 @@ class _Progress:
 
 
 @contextmanager
-def forwarded(cluster: Cluster, pod: str, port: int) -> Iterator[int]:
+def forwarded(cluster: Namespace, pod: str, port: int) -> Iterator[int]:
     """A port of this machine that leads to one of a pod, by ``kubectl port-forward``.
 
     Raises:

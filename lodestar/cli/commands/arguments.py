@@ -18,16 +18,6 @@ class Served(enum.StrEnum):
     task = "task"
 
 
-class Role(enum.StrEnum):
-    """The five services."""
-
-    policy = "policy"
-    reward = "reward"
-    reference = "reference"
-    learner = "learner"
-    rollout = "rollout"
-
-
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -45,4 +35,10 @@ Tls = Annotated[
 Token = Annotated[
     str | None,
     typer.Option(envvar="LODESTAR_TOKEN", help="Bearer token, instead of a certificate. Better set the variable."),
+]
+Redis = Annotated[
+    str | None, typer.Option(envvar="LODESTAR_REDIS", help="URL of the rollout queue, over the file's.", show_default=False)
+]
+Digest = Annotated[
+    str | None, typer.Option(envvar="LODESTAR_TASK", help="SHA-256 of the file to wait for.", show_default=False)
 ]
