@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
-from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe
+from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe, whole
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
     """
     try:
         return RunConfig.model_validate(
-            merged(as_stages(tree), as_stages(_in_stages(parse_overrides(overrides), tree)))
+            merged(whole(tree), as_stages(_in_stages(parse_overrides(overrides), tree)))
         )
     except ValidationError as error:
         raise ConfigError(where, complaints(error)) from None

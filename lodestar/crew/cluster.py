@@ -99,8 +99,12 @@ class Cluster:
         self._wanted = {name: self._server(step, name, weights) for name in calls if name not in site.shared}
         self._endpoints = Endpoints()
         if step.stage.rolls_out:
-            known = {role: servers[role] for role in ("policy", "reward", "reference") if role in servers}
-            self._endpoints = Endpoints(weights=weights, **known)
+            self._endpoints = Endpoints(
+                policy=servers.get("policy", ()),
+                reward=servers.get("reward", ()),
+                reference=servers.get("reference", ()),
+                weights=weights,
+            )
             self._wanted[WORKERS] = self._worker()
         while not self._patiently(lambda: self._hold() and self._serving(list(calls))):
             time.sleep(POLL_SECONDS)

@@ -109,7 +109,7 @@ class Namespace:
 
     def manifest(self, found: Any) -> Manifest:
         """An object that was read, as it would be written."""
-        return dict(self._api.sanitize_for_serialization(found))
+        return dict(self._api.sanitize_for_serialization(found))  # type: ignore[no-untyped-call]
 
     def replace(self, kind: str, name: str, body: Any) -> Any:
         """Replaces the object if nobody changed it since ``body`` was read (its resourceVersion)."""

@@ -100,6 +100,18 @@ def as_stages(tree: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def whole(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's tree as it is written now: one of before recipes, which had no list of stages, takes the default recipe.
+
+    Raises:
+        ValueError: as :func:`as_stages`.
+    """
+    new = as_stages(tree)
+    if new.get("stages") and not (tree.get("stages") or tree.get("recipe")):
+        new["recipe"] = DEFAULT
+    return new
+
+
 def _stage(key: str, options: Any) -> Any:
     if options is None:
         return None

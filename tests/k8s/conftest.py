@@ -28,6 +28,7 @@ assert _spec.loader is not None
 api_server = importlib.util.module_from_spec(_spec)
 sys.modules["api_server"] = api_server
 _spec.loader.exec_module(api_server)
+sys.path.insert(0, str(Path(__file__).parent))  # kubelet.py
 
 
 @pytest.fixture
