@@ -37,7 +37,9 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     console = Console(highlight=False)
     console.print(table)
     held = (root / CONFIG).exists()
-    console.print(f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}")
+    console.print(
+        f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}"
+    )
     tree = read_tree(path)
     if old := written_as_before(tree):
         console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")

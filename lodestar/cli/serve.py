@@ -66,7 +66,9 @@ def served_model(what: str, kind: str) -> str:
         return what
     found = RunFolder.open(root).newest(kind)
     if found is None:
-        raise ModelError(f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it")
+        raise ModelError(
+            f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it"
+        )
     return str(found)
 
 
@@ -116,5 +118,7 @@ def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
     except ValidationError as error:
         first = error.errors()[0]
         _, *place = map(str, first["loc"])  # the role stands first
-        key = "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
+        key = (
+            "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
+        )
         raise ConfigError(key, f"{first['msg']} (got {first['input']!r})") from None

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self, Unpack
 
 from lodestar.client import messages
 from lodestar.client.messages import GenerateOptions, ItemLike, PromptLike
+from lodestar.crew.progress import from_proto, take
+from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Generation,
@@ -37,6 +39,8 @@ from lodestar.v1 import (
     reference_pb2_grpc,
     reward_pb2,
     reward_pb2_grpc,
+    run_pb2,
+    run_pb2_grpc,
     weights_pb2,
     weights_pb2_grpc,
 )
@@ -251,6 +255,33 @@ class AsyncLearnerClient(AsyncClient):
     async def stop(self) -> RunStatus:
         """Checkpoints and ends the run."""
         return convert.run_status_from_proto((await self._call("Stop", learner_pb2.StopRequest())).status)
+
+
+class AsyncRunClient(AsyncClient):
+    """See lodestar.client.RunClient."""
+
+    _stub_class = run_pb2_grpc.RunServiceStub
+
+    async def status(self) -> Board:
+        """Where the run is: its stages, services and messages."""
+        return from_proto((await self._call("GetStatus", run_pb2.RunServiceGetStatusRequest())).progress)
+
+    def watch(self, board: Board) -> AsyncGenerator[Board, None]:
+        """Keeps a board true, and yields it after every change, until the conductor goes (Unavailable)."""
+
+        def told(reply: run_pb2.RunServiceWatchResponse) -> Board:
+            take(board, reply.progress)
+            return board
+
+        return self._connection.stream("Watch", run_pb2.RunServiceWatchRequest(), None, told)
+
+    async def pause(self) -> str:
+        """Holds the learner, or ends the run after the stage in progress; which of them, in words."""
+        return str((await self._call("Pause", run_pb2.RunServicePauseRequest())).effect)
+
+    async def stop(self) -> str:
+        """Ends the learner's stage, or the run after the stage in progress; which of them, in words."""
+        return str((await self._call("Stop", run_pb2.RunServiceStopRequest())).effect)
 
 
 class AsyncWeightsClient(AsyncClient):

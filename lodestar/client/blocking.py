@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self, Unpack
 
 from lodestar.client import messages
 from lodestar.client.messages import GenerateOptions, ItemLike, PromptLike
+from lodestar.crew.progress import from_proto, take
+from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Generation,
@@ -36,6 +38,8 @@ from lodestar.v1 import (
     reference_pb2_grpc,
     reward_pb2,
     reward_pb2_grpc,
+    run_pb2,
+    run_pb2_grpc,
     weights_pb2,
     weights_pb2_grpc,
 )
@@ -248,6 +252,33 @@ class LearnerClient(Client):
     def stop(self) -> RunStatus:
         """Checkpoints and ends the run."""
         return convert.run_status_from_proto(self._call("Stop", learner_pb2.StopRequest()).status)
+
+
+class RunClient(Client):
+    """Watches and steers a whole run, by its conductor."""
+
+    _stub_class = run_pb2_grpc.RunServiceStub
+
+    def status(self) -> Board:
+        """Where the run is: its stages, services and messages."""
+        return from_proto(self._call("GetStatus", run_pb2.RunServiceGetStatusRequest()).progress)
+
+    def watch(self, board: Board) -> Generator[Board, None, None]:
+        """Keeps a board true, and yields it after every change, until the conductor goes (Unavailable)."""
+
+        def told(reply: run_pb2.RunServiceWatchResponse) -> Board:
+            take(board, reply.progress)
+            return board
+
+        return self._connection.stream("Watch", run_pb2.RunServiceWatchRequest(), None, told)
+
+    def pause(self) -> str:
+        """Holds the learner, or ends the run after the stage in progress; which of them, in words."""
+        return str(self._call("Pause", run_pb2.RunServicePauseRequest()).effect)
+
+    def stop(self) -> str:
+        """Ends the learner's stage, or the run after the stage in progress; which of them, in words."""
+        return str(self._call("Stop", run_pb2.RunServiceStopRequest()).effect)
 
 
 class WeightsClient(Client):

@@ -73,9 +73,7 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
         ConfigError: as load_config; it names ``where``.
     """
     try:
-        return RunConfig.model_validate(
-            merged(whole(tree), as_stages(_in_stages(parse_overrides(overrides), tree)))
-        )
+        return RunConfig.model_validate(merged(whole(tree), as_stages(_in_stages(parse_overrides(overrides), tree))))
     except ValidationError as error:
         raise ConfigError(where, complaints(error)) from None
     except ValueError as error:

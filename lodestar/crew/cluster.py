@@ -1,5 +1,5 @@
-"""The crew of a Kubernetes cluster. Manifests have deployed a Deployment of no replicas for each fleet, and templates of
-Jobs; this says what each fleet works on and how many it is, and makes a Job of each stage.
+"""The crew of a Kubernetes cluster. Manifests have deployed a Deployment of no replicas for each fleet, and templates
+of Jobs; this says what each fleet works on and how many it is, and makes a Job of each stage.
 
 A conductor may die at any moment: what it began goes on, and its successor finds it by the run's folder and the API.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lodestar import metrics
 from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, Listening
 from lodestar.crew.follow import StatusFollower
@@ -159,6 +160,7 @@ class Cluster:
         """Makes every Deployment what is wanted, whoever has changed it since; a fleet that is so is left alone."""
         for fleet in self._fleets:
             wanted, name = self._wanted.get(fleet), fleet + self._site.suffix
+            metrics.FLEET_WANTED.labels(fleet).set(wanted.replicas if wanted else 0)
             live = self._api.read("Deployment", name)
             if live is None:
                 if wanted:
@@ -237,7 +239,7 @@ class Cluster:
         """
         job = self._api.read("Job", name)
         if job is None:
-            raise FailedPrecondition(f"{step.name}: Job {name} was deleted while it worked; submit the run again to go on")
+            raise FailedPrecondition(f"{step.name}: Job {name} was deleted; submit the run again to go on")
         own = [pod for pod in self._look() if pod.metadata.labels.get(STAGE_LABEL) == step.name]
         if (failed := condition(job, "Failed")) is not None:
             ends = [ended for pod in sorted(own, key=_age) if (ended := ended_by(pod)) and ended.exit_code]
@@ -245,7 +247,7 @@ class Cluster:
             said = failure_of(ends[-1]) if ends else failed.message
             if code in GIVEN_UP:
                 raise GIVEN_UP[code](f"{step.name}: {said}")
-            raise RunPaused(f"{step.name} was tried {len(own)} times ({failed.message}): {said}; submit it again to go on")
+            raise RunPaused(f"{step.name} was tried {len(own)} times ({failed.message}): {said}; submit it again")
         return condition(job, "Complete") is not None
 
     def _look(self) -> list[Any]:
@@ -274,8 +276,12 @@ class Cluster:
             return
         watched = self._store.unfinished(step) / "figures" / "watched.jsonl"
         address = self._site.address(step.stage.serves)
-        with StatusFollower(self._board, step.name, address, watched, tls=self._site.listening.tls):
-            yield
+        metrics.FLEET_WANTED.labels(step.stage.serves).set(1)
+        try:
+            with StatusFollower(self._board, step.name, address, watched, tls=self._site.listening.tls):
+                yield
+        finally:
+            metrics.FLEET_WANTED.labels(step.stage.serves).set(0)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Asks until the API server can be reached: stages and fleets go on without it."""

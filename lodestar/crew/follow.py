@@ -20,6 +20,7 @@ class StatusFollower:
     def __init__(self, board: Board, stage: str, address: str, watched: Path, *, tls: Path | None = None) -> None:
         self._board = board
         self._stage = stage
+        self._address = address
         self._client = LearnerClient(address, tls=tls)
         self._rates = ProgressReader(watched)
         self._ended = threading.Event()
@@ -27,10 +28,12 @@ class StatusFollower:
 
     def __enter__(self) -> Self:
         self._board.status = None
+        self._board.learner = self._address
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._board.learner = None
         self._ended.set()
         self._client.close()
         self._thread.join(5)

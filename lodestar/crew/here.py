@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from lodestar.config import RunConfig, dump
+from lodestar.config import Listening, RunConfig, dump
 from lodestar.crew.local import Local
+from lodestar.crew.status import served
 from lodestar.errors import FailedPrecondition
 from lodestar.files import write_atomically
 from lodestar.local.board import Board, StageRow
@@ -59,7 +60,7 @@ def run_here(
         accepted(plan, store, wanted, look_only=True)
         write_atomically(root / CONFIG, dump(run))
         board = board_of(run, plan, budgets)
-        with view(board), Local(run, plan, store, board, hurry=hurry) as crew:
+        with view(board), Local(run, plan, store, board, hurry=hurry) as crew, served(board, root, Listening()):
             conduct(plan, store, crew, board, wanted)
     return root
 

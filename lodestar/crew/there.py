@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from lodestar.config import RunConfig, dump
-from lodestar.crew.cluster import Cluster, Site, hopeless
+from lodestar.crew.cluster import SCRATCH, Cluster, Site, hopeless
 from lodestar.crew.here import board_of, opened
+from lodestar.crew.status import served
 from lodestar.errors import LodestarError
 from lodestar.files import write_atomically
 from lodestar.kubernetes.namespace import Namespace
@@ -35,7 +37,7 @@ def run_there(run: RunConfig, plan: Plan, api: Namespace, site: Site) -> Path:
         opened(root, plan, resume=True, fresh=False, begins=True)
         board = board_of(run, plan)
         crew = Cluster(run, plan, store, board, api, site)
-        with plain_view(board):
+        with plain_view(board), served(board, SCRATCH, site.listening):
             try:
                 accepted(plan, store, Wanted(), look_only=True)
                 write_atomically(root / CONFIG, dump(run))
@@ -43,5 +45,6 @@ def run_there(run: RunConfig, plan: Plan, api: Namespace, site: Site) -> Path:
             except LodestarError as error:
                 if hopeless(error):
                     crew.release()
+                    time.sleep(site.listening.linger_seconds)  # whoever scrapes or watches sees how it ended
                 raise
     return root

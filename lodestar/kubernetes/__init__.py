@@ -9,15 +9,15 @@ Rendering is kustomize's (``kubectl kustomize``), the API is the official client
 belong to one run, and sentences for what goes wrong.
 """
 
-from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.fleet import Fleet, render
 from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, WorkloadStatus, logs, status, watch
+from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.runs import cancel, submit
 
 __all__ = [
-    "Namespace",
     "Fleet",
     "FleetStatus",
+    "Namespace",
     "StageStatus",
     "WorkloadStatus",
     "cancel",

@@ -21,17 +21,25 @@ def check_run(run: RunConfig, plan: Plan) -> None:
         ConfigError: a path of this machine, a Redis of the run's own, or a stage's name that no label can carry.
     """
     for key, path in _paths(run, plan):
-        if path.startswith((".", "~")) or (path.startswith("/") and not path.startswith(f"{RUNS}/")) or Path(path).exists():
+        if (
+            path.startswith((".", "~"))
+            or (path.startswith("/") and not path.startswith(f"{RUNS}/"))
+            or Path(path).exists()
+        ):
             raise ConfigError(
-                key, f"{path} is a path of this machine, and pods see {RUNS} alone; copy it there (k8s/volume-shell.yaml)"
+                key,
+                f"{path} is a path of this machine, and pods see {RUNS} alone; copy it there (k8s/volume-shell.yaml)",
             )
     if run.services.queue.url is not None:
         raise ConfigError(
-            "services.queue.url", "is said by the overlay on Kubernetes, and its password by the secret redis; leave it out"
+            "services.queue.url",
+            "is said by the overlay on Kubernetes, and its password by the secret redis: leave it out",
         )
     for step in plan.steps:
         if not step.name[-1].isalnum():
-            raise ConfigError(f"stages.{step.name}", "ends in a sign that no label may end in; end it in a letter or digit")
+            raise ConfigError(
+                f"stages.{step.name}", "ends in a sign that no label may end in; end it in a letter or digit"
+            )
 
 
 def check_fleets(
@@ -48,7 +56,8 @@ def check_fleets(
         for kind, name in (*wanted, ("Job", step.stage.serves or "stage")):
             if (kind, f"{name}-{run}") not in there:
                 raise ConfigError(
-                    f"stages.{step.name}", f"needs a {kind} {name}, and {overlay} has none; k8s/base shows how one is made"
+                    f"stages.{step.name}",
+                    f"needs a {kind} {name}, and {overlay} has none; k8s/base shows how one is made",
                 )
 
 

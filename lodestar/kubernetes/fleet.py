@@ -32,6 +32,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LONGEST_NAME = 46
 """Of a run: pods of the StatefulSet ``redis-NAME`` get a label of that name and a hash, which may have 63 letters."""
 
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The objects of one run, in the order in which they are created; the conductor's Job is the last."""

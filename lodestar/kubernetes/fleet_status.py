@@ -1,4 +1,4 @@
-"""How a run's fleet stands: workloads, stages, what is wrong, log lines. What the run itself does, its RunService says."""
+"""How a run's fleet stands: workloads, stages, what is wrong, log lines. The run itself is RunService's to tell."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def status(cluster: Namespace, run: str) -> FleetStatus:
         raise FailedPrecondition(f"there is no run {run} in namespace {cluster.namespace}; lodestar submit starts one")
     pods = cluster.list("Pod", selector)
     workloads = [
-        _workload(cluster, found, _role(found), int(found.status.ready_replicas or 0), int(found.spec.replicas or 0), pods)
+        _workload(
+            cluster, found, _role(found), int(found.status.ready_replicas or 0), int(found.spec.replicas or 0), pods
+        )
         for kind in ("Deployment", "StatefulSet")
         for found in cluster.list(kind, selector)
     ]
@@ -106,7 +108,7 @@ def logs(cluster: Namespace, run: str, what: str = "", *, follow: bool = False) 
     """
     pods = _pods(cluster, run, what)
     if not pods:
-        raise FailedPrecondition(f"run {run} has no pod of {what or 'its own'}; lodestar status {run} says what there is")
+        raise FailedPrecondition(f"run {run} has no pod of {what or 'its own'}; lodestar status {run} says what is")
     pod = pods[-1]
     started = _started(pod)
     if not started:
@@ -154,9 +156,7 @@ def _age(found: Any) -> Any:
     return found.metadata.creation_timestamp
 
 
-def _workload(
-    cluster: Namespace, found: Any, role: str, ready: int, wanted: int, pods: list[Any]
-) -> WorkloadStatus:
+def _workload(cluster: Namespace, found: Any, role: str, ready: int, wanted: int, pods: list[Any]) -> WorkloadStatus:
     own = [pod for pod in pods if (pod.metadata.labels.get(STAGE_LABEL) or _role(pod)) == role]
     if any(pod.status.phase not in OVER for pod in own):
         own = [pod for pod in own if pod.status.phase not in OVER]

@@ -135,7 +135,10 @@ def _unschedulable(message: str) -> str:
 
 
 def _container_problem(status: Any, container: Any) -> str | None:
-    waiting, ended = status.state.waiting, status.state.terminated or (status.last_state and status.last_state.terminated)
+    waiting, ended = (
+        status.state.waiting,
+        status.state.terminated or (status.last_state and status.last_state.terminated),
+    )
     if ended is not None and ended.reason == "OOMKilled":
         limit = (container.resources.limits or {}).get("memory", "none")
         return f"{status.name} ran out of memory (limit {limit}); raise the limit or make batches and cache smaller"

@@ -37,8 +37,7 @@ Token = Annotated[
     typer.Option(envvar="LODESTAR_TOKEN", help="Bearer token, instead of a certificate. Better set the variable."),
 ]
 Redis = Annotated[
-    str | None, typer.Option(envvar="LODESTAR_REDIS", help="URL of the rollout queue, over the file's.", show_default=False)
+    str | None,
+    typer.Option(envvar="LODESTAR_REDIS", help="URL of the rollout queue, over the file's."),
 ]
-Digest = Annotated[
-    str | None, typer.Option(envvar="LODESTAR_TASK", help="SHA-256 of the file to wait for.", show_default=False)
-]
+Digest = Annotated[str | None, typer.Option(envvar="LODESTAR_TASK", help="SHA-256 of the file to wait for.")]

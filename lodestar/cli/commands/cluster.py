@@ -1,4 +1,4 @@
-"""Runs on Kubernetes: submit, status, logs, cancel."""
+"""Runs on Kubernetes: conduct, submit, status, logs, cancel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Config, Overrides, Plain, Role, Tls
+from lodestar.cli.commands.arguments import Config, Overrides, Plain, Tls
 
 SCRAPES_SECONDS = 35.0
 """How long a learner stays after its last step: two scrapes see that it is finished."""
@@ -98,14 +98,14 @@ def submit(
 
 
 def status(
-    run: RunName,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder here, or its name.", show_default=False)],
     namespace: Namespace = "lodestar",
     context: Context = None,
     follow: Follow = False,
     plain: Plain = False,
     tls: Tls = None,
 ) -> None:
-    """What a submitted run's processes are doing, and what is wrong with them; the live view with -f."""
+    """What a run is doing, here or on a cluster, and what is wrong with it; the live view with -f."""
     from lodestar.cli.cluster import show_status
 
     show_status(run, namespace=namespace, context=context, follow=follow, plain=plain, tls=tls)
@@ -113,15 +113,18 @@ def status(
 
 def logs(
     run: RunName,
-    role: Annotated[Role, typer.Argument(help="Whose log.")] = Role.learner,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="[WHAT]", help="A stage (r2.ppo), a fleet, conductor; unset: what runs now."),
+    ] = "",
     namespace: Namespace = "lodestar",
     context: Context = None,
     follow: Follow = False,
 ) -> None:
-    """The log of a submitted run's service."""
+    """The log of a run's stage, of one of its fleets, or of what runs now."""
     from lodestar.cli.cluster import show_logs
 
-    show_logs(run, role.value, namespace=namespace, context=context, follow=follow)
+    show_logs(run, what, namespace=namespace, context=context, follow=follow)
 
 
 def cancel(run: RunName, namespace: Namespace = "lodestar", context: Context = None) -> None:
