@@ -81,7 +81,6 @@ def compose(
             "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
             "configMapGenerator": [
                 {"name": "run", "files": ["run.yaml"]},
-                {"name": "fleet", "behavior": "merge", "literals": ["RUN=composed"]},
             ],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
@@ -94,7 +93,6 @@ POD_PATHS = {
     "Deployment": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
     "Job": ("spec", "template"),
-    "JobSet": ("spec", "replicatedJobs", 0, "template", "spec", "template"),
 }
 
 
