@@ -55,6 +55,8 @@ class ApiServer:
         self.watches: list[str] = []
         """Resource versions that watches asked for."""
         self.log_lines = ["one", "two"]
+        self.logs_read: list[str] = []
+        """Pods whose log was asked for."""
         self.installed: set[str] = set()
         """API groups of operators."""
         self.rights: set[tuple[str, str, str]] = set()
@@ -177,6 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             self._status(*refusal)
         elif found["log"]:
+            self.api.logs_read.append(name)
             self._log()
         elif method == "GET" and found["name"] is None:
             self._watch(plural, query) if query.get("watch") == "true" else self._list(plural, query)

@@ -70,7 +70,9 @@ class Kubelet:
             template = found["spec"]["template"]
             revision = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:8]
             wanted = {f"{name}-{revision}-{i}" for i in range(found["spec"].get("replicas", 1))}
-            there = {pod for plural, pod in self.api.objects if plural == "pods" and pod.rpartition("-")[0][:-9] == name}
+            there = {
+                pod for plural, pod in self.api.objects if plural == "pods" and pod.rpartition("-")[0][:-9] == name
+            }
             for pod in there - wanted:
                 del self.api.objects["pods", pod]
             for pod in wanted - there:

@@ -32,7 +32,9 @@ from lodestar.recipe.store import Store
 
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
-SITE = Site(Listening(host="0.0.0.0", port=50051, weights_port=50052, health_port=50054, metrics_port=9090, insecure=True))
+SITE = Site(
+    Listening(host="0.0.0.0", port=50051, weights_port=50052, health_port=50054, metrics_port=9090, insecure=True)
+)
 PLURALS = {"Deployment": "deployments", "Job": "jobs", "ConfigMap": "configmaps"}
 
 
@@ -40,7 +42,9 @@ PLURALS = {"Deployment": "deployments", "Job": "jobs", "ConfigMap": "configmaps"
 def deployed(api: Any, render: Callable[[str], list[Manifest]], monkeypatch: pytest.MonkeyPatch) -> Any:
     """An API server with what the overlay cpu-dev deploys, of the run `mine`."""
     monkeypatch.setattr("lodestar.crew.cluster.POLL_SECONDS", 0.01)
-    for manifest in json.loads(json.dumps(render("cpu-dev")).replace('"lodestar.dev/run": "dev"', '"lodestar.dev/run": "mine"')):
+    for manifest in json.loads(
+        json.dumps(render("cpu-dev")).replace('"lodestar.dev/run": "dev"', '"lodestar.dev/run": "mine"')
+    ):
         if manifest["kind"] in PLURALS:
             api.put(PLURALS[manifest["kind"]], manifest | {"status": {}})
     return api
@@ -72,7 +76,15 @@ def test_every_stage_of_the_plan_runs_and_evaluation_and_report_are_among_them(
     run = run_of(tmp_path, pretrain={"epochs": 2.0})
     with Kubelet(deployed) as kubelet:
         root = conducted(run, namespace)
-    assert [name for name, _, _ in kubelet.history] == ["data", "pretrain", "sft", "reward", "ppo", "evaluate", "report"]
+    assert [name for name, _, _ in kubelet.history] == [
+        "data",
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+        "evaluate",
+        "report",
+    ]
     for step in plan(run).steps:
         assert (root / step.name / "seal.json").exists(), step.name
     assert {name: set(served) for name, _, served in kubelet.history} == {
@@ -107,7 +119,9 @@ def test_the_fleets_serve_what_the_plan_says(deployed: Any, namespace: Namespace
     assert argument["listening"]["weights_port"] == 50052
 
 
-def test_a_fleet_whose_task_is_the_same_goes_on_between_stages(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+def test_a_fleet_whose_task_is_the_same_goes_on_between_stages(
+    deployed: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     pods: dict[str, set[str]] = {}
 
     def do(argument: Manifest) -> int:
@@ -121,7 +135,9 @@ def test_a_fleet_whose_task_is_the_same_goes_on_between_stages(deployed: Any, na
     assert len(pods["ppo"]) == len(pods["evaluate"]) == 2
 
 
-def test_a_model_that_is_made_anew_where_it_lay_is_served_anew(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+def test_a_model_that_is_made_anew_where_it_lay_is_served_anew(
+    deployed: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     run = run_of(tmp_path)
     text = ["first"]
 
@@ -171,7 +187,9 @@ def test_an_autoscalers_replicas_are_left_alone(deployed: Any, namespace: Namesp
         kubelet._served = lambda job: {}  # type: ignore[method-assign]  # pods that wait for their first task
         conducted(run_of(tmp_path), namespace)
     assert replicas(deployed)["rollout"] == 3
-    assert "lodestar.dev/task" in deployed.objects["deployments", "rollout"]["spec"]["template"]["metadata"]["annotations"]
+    assert (
+        "lodestar.dev/task" in deployed.objects["deployments", "rollout"]["spec"]["template"]["metadata"]["annotations"]
+    )
 
 
 def test_a_conductor_that_comes_after_another_takes_its_job_over(
@@ -199,7 +217,9 @@ def test_a_conductor_that_comes_after_another_takes_its_job_over(
     assert pods
 
 
-def test_a_job_that_nobody_waits_for_any_more_is_ended_first(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+def test_a_job_that_nobody_waits_for_any_more_is_ended_first(
+    deployed: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     stale = {"name": "mine-sft-0000", "labels": {"lodestar.dev/run": "mine", "lodestar.dev/stage": "sft"}}
     template = json.loads(json.dumps(deployed.objects["jobs", "stage"]["spec"]["template"]))
     template["metadata"] = {"labels": stale["labels"], "annotations": {"lodestar.dev/task": "old"}}
@@ -244,7 +264,9 @@ def test_a_job_that_is_deleted_ends_the_run(deployed: Any, namespace: Namespace,
         conducted(run_of(tmp_path), namespace)
 
 
-def test_an_api_server_that_is_away_for_a_while_is_waited_for(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+def test_an_api_server_that_is_away_for_a_while_is_waited_for(
+    deployed: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     calls = [0]
 
     def away(method: str, plural: str, name: str) -> tuple[int, str] | None:
@@ -271,7 +293,9 @@ def test_a_run_without_sft_starts_from_its_model(deployed: Any, namespace: Names
     assert served["ppo"]["policy"]["model"] == served["ppo"]["reference"]["model"] == "org/model"
 
 
-def test_a_reward_of_rules_trains_no_model_and_waits_for_none(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+def test_a_reward_of_rules_trains_no_model_and_waits_for_none(
+    deployed: Any, namespace: Namespace, tmp_path: Path
+) -> None:
     rule = {"name": "ended", "kind": "rule", "rule": "ended"}
     run = run_of(tmp_path, reward={"sources": [rule]}, ppo={"critic": {"init": "policy"}})
     with Kubelet(deployed) as kubelet:
@@ -350,8 +374,14 @@ def told(history: list[Any], root: Path) -> list[Any]:
         (
             step,
             {key: argument[key] for key in ("config", "step")},
-            {fleet: {key: value for key, value in task.items() if key not in here} for fleet, task in sorted(tasks.items())},
-            {fleet: sorted(key for key, value in task["endpoints"].items() if value and key != "redis") for fleet, task in tasks.items()},
+            {
+                fleet: {key: value for key, value in task.items() if key not in here}
+                for fleet, task in sorted(tasks.items())
+            },
+            {
+                fleet: sorted(key for key, value in task["endpoints"].items() if value and key != "redis")
+                for fleet, task in tasks.items()
+            },
             sorted(argument["servers"]),
         )
         for step, argument, tasks in json.loads(json.dumps(history).replace(str(root), "ROOT"))

@@ -134,7 +134,9 @@ def test_only_what_loads_models_and_data_of_a_hub_run_leaves_the_cluster(
         assert [rule["ports"] for rule in spec["egress"]] == [[{"port": 443}]]
 
 
-def test_the_conductor_alone_reaches_the_api_server(policies: list[Manifest], labels: dict[str, dict[str, str]]) -> None:
+def test_the_conductor_alone_reaches_the_api_server(
+    policies: list[Manifest], labels: dict[str, dict[str, str]]
+) -> None:
     for name in labels:
         reached = {port for port in (443, 6443) if allowed(policies, "Egress", labels[name], {}, OTHER, port)}
         assert reached == ({443, 6443} if name == "conductor" else set()), name
