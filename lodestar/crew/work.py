@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,13 @@ def run_stage(
         import torch
 
         torch.set_num_threads(run.services.learner.threads)
-    with ProgressFile(store.root / "logs" / f"{name}.jsonl") as progress:
+    from lodestar.train.progress import Progress, Silent  # its package loads torch
+
+    with ExitStack() as open_:
+        # Ranks of a learner after the first (torchrun) tell nobody of their progress.
+        first = os.environ.get("RANK", "0") == "0"
+        path = store.root / "logs" / f"{name}.jsonl"
+        progress: Progress = open_.enter_context(ProgressFile(path)) if first else Silent()
         step.stage.run(Bench(run, planned, step, store, servers, progress, endpoints, listening))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -33,7 +34,7 @@ def running_win_rate(bench: Bench, options: RunningConfig, ppo: Ppo) -> Iterator
     They go to ``figures/watched.jsonl``, one line each: ``{"step", "value", "low", "high", "n"}``.
     """
     rows = bench.take("prompts") / "evaluation.jsonl"
-    if not options.every or not rows.exists():
+    if not options.every or not rows.exists() or os.environ.get("RANK", "0") != "0":  # the first rank takes them
         yield
         return
     prompts = read_prompts(rows)[: options.prompts]
