@@ -73,7 +73,7 @@ def submit_run(
 
 def show_status(run: str, *, namespace: str, context: str | None, follow: bool, plain: bool, tls: Path | None) -> None:
     """Stages and fleet, or the live view until the run ends: of a folder on this machine, or of a run on a cluster."""
-    if (Path(run) / CONFIG).exists():
+    if "/" in run or (Path(run) / CONFIG).exists():  # else it is a name on a cluster
         _show_here(Path(run), follow, plain)
         return
     cluster = Namespace.connect(namespace, context)
