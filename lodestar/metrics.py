@@ -193,6 +193,19 @@ TOKENS_TRAINED = Counter("lodestar_tokens_trained", "Response tokens that PPO tr
 CHECKPOINTS = Counter("lodestar_checkpoints", "Checkpoints written.")
 CHECKPOINT_STEP = Gauge("lodestar_checkpoint_step", "PPO step of the newest checkpoint: what a crash falls back to.")
 
+# --- conductor: the run's stages, and the fleets that they call ------------------------------------------------------
+RUN_STAGE_PROGRESS = Gauge(
+    "lodestar_run_stage_progress", "Share of a stage's work that is done. Still for long: look at its log.", ["stage"]
+)
+RUN_STAGE_RUNNING = Gauge("lodestar_run_stage_running", "1 for the stage that runs.", ["stage"])
+RUN_STAGE_FAILED = Gauge("lodestar_run_stage_failed", "1 for a stage that ended the run; its log says why.", ["stage"])
+RUN_STAGE_SECONDS = Gauge("lodestar_run_stage_duration_seconds", "Seconds of a stage so far, or in all.", ["stage"])
+FLEET_WANTED = Gauge(
+    "lodestar_fleet_wanted",
+    "Replicas that the present stage wants of a fleet. Fewer are ready: see its pods.",
+    ["fleet"],
+)
+
 _TRAINING = {
     "reward": "Mean reward per sequence, KL penalty included.",
     "score": "Mean reward-model score after offset and clip. Up while gold or disagreement says otherwise: hacking.",

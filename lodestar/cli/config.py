@@ -20,7 +20,7 @@ from lodestar.recipe.folder import CONFIG, refuse_old
 from lodestar.recipe.plan import Step, plan
 from lodestar.recipe.stage import registry
 from lodestar.recipe.store import Store
-from lodestar.recipe.written import as_stages, nearest, written_as_before
+from lodestar.recipe.written import nearest, whole, written_as_before
 
 
 def check(path: Path, overrides: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     tree = read_tree(path)
     if old := written_as_before(tree):
         console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")
-        print(yaml.safe_dump(as_stages(tree), sort_keys=False, width=100), end="")
+        print(yaml.safe_dump(whole(tree), sort_keys=False, width=100), end="")
 
 
 def schema(stage: str | None) -> None:

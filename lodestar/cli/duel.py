@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from lodestar.cli.rank import rank
-from lodestar.data.files import write_text
 from lodestar.errors import InvalidArgument
+from lodestar.files import write_atomically
 from lodestar.preference.ranking.duels import Duels, Method
 from lodestar.preference.ranking.judges import Asked, Judge, Recorded, Replies, Score, Scored, UsedUp, contestants
 from lodestar.preference.ranking.table import read_table
@@ -114,4 +114,4 @@ def _write(path: Path, rows: Sequence[tuple[str, str, float]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("first", "second", "label"), *rows])
-    write_text(path, text.getvalue())
+    write_atomically(path, text.getvalue())

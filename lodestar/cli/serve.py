@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
 
+TOLD_SECONDS = 120.0
 ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
 
@@ -26,6 +29,7 @@ def serve(
     *,
     listening: Mapping[str, Any],
     redis: str | None,
+    digest: str | None,
     device: str,
     dtype: str,
 ) -> int:
@@ -33,7 +37,7 @@ def serve(
     if role == "task":
         if options:
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
-        task = _from_file(Path(what), listening, redis)
+        task = _from_file(Path(what), listening, redis, digest)
         return service_main(task.role)(task)
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
         tree: dict[str, Any] = {
@@ -69,8 +73,36 @@ def served_model(what: str, kind: str) -> str:
     return str(found)
 
 
-def _from_file(path: Path, listening: Mapping[str, Any], redis: str | None) -> RolloutTask | LearnerTask | Any:
-    tree = read_json(path)
+def work(path: Path, *, redis: str | None, digest: str | None) -> int:
+    """Runs the stage that a file says; the exit code."""
+    from lodestar.crew.work import stage
+
+    argument = told(path, digest)
+    if redis:
+        argument["endpoints"]["redis"] = redis
+    return stage(argument)
+
+
+def told(path: Path, digest: str | None = None, patience: float = TOLD_SECONDS) -> dict[str, Any]:
+    """A file's task, once it is the one of this digest: a mounted ConfigMap may be old for a moment.
+
+    Raises:
+        DataError: it is not there, or another one after ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while digest and (not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest):
+        if time.monotonic() > deadline:
+            raise DataError(path, f"is not the task {digest[:12]} that this process was started for")
+        time.sleep(0.2)
+    if not path.exists():
+        raise DataError(path, "no such file; on Kubernetes the conductor writes it")
+    return dict(read_json(path))
+
+
+def _from_file(
+    path: Path, listening: Mapping[str, Any], redis: str | None, digest: str | None
+) -> RolloutTask | LearnerTask | Any:
+    tree = told(path, digest)
     tree["listening"] = {**tree.get("listening", {}), **{key: value for key, value in listening.items() if value}}
     if redis:
         tree["endpoints"] = {**tree.get("endpoints", {}), "redis": redis}

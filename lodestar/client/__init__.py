@@ -17,6 +17,7 @@ from lodestar.client.asynchronous import (
     AsyncPolicyControlClient,
     AsyncReferenceClient,
     AsyncRewardClient,
+    AsyncRunClient,
     AsyncWeightsClient,
 )
 from lodestar.client.blocking import (
@@ -25,6 +26,7 @@ from lodestar.client.blocking import (
     PolicyControlClient,
     ReferenceClient,
     RewardClient,
+    RunClient,
     WeightsClient,
 )
 
@@ -34,11 +36,13 @@ __all__ = [
     "AsyncPolicyControlClient",
     "AsyncReferenceClient",
     "AsyncRewardClient",
+    "AsyncRunClient",
     "AsyncWeightsClient",
     "LearnerClient",
     "PolicyClient",
     "PolicyControlClient",
     "ReferenceClient",
     "RewardClient",
+    "RunClient",
     "WeightsClient",
 ]

@@ -16,6 +16,7 @@ from lodestar.v1 import (
     policy_pb2_grpc,
     reference_pb2_grpc,
     reward_pb2_grpc,
+    run_pb2_grpc,
     weights_pb2_grpc,
 )
 
@@ -131,6 +132,17 @@ class AsyncLearnerClient(AsyncClient):
     resume = _unary(calls.resume_run)
     checkpoint = _unary(calls.checkpoint)
     stop = _unary(calls.stop_run)
+
+
+class AsyncRunClient(AsyncClient):
+    """See lodestar.client.RunClient."""
+
+    _stub_class = run_pb2_grpc.RunServiceStub
+
+    status = _unary(calls.progress_of_run)
+    watch = _stream(calls.watch_progress)
+    pause = _unary(calls.pause_conductor)
+    stop = _unary(calls.stop_conductor)
 
 
 class AsyncWeightsClient(AsyncClient):

@@ -16,6 +16,7 @@ from lodestar.v1 import (
     policy_pb2_grpc,
     reference_pb2_grpc,
     reward_pb2_grpc,
+    run_pb2_grpc,
     weights_pb2_grpc,
 )
 
@@ -127,6 +128,17 @@ class LearnerClient(Client):
     resume = _unary(calls.resume_run)
     checkpoint = _unary(calls.checkpoint)
     stop = _unary(calls.stop_run)
+
+
+class RunClient(Client):
+    """Watches and steers a whole run, by its conductor."""
+
+    _stub_class = run_pb2_grpc.RunServiceStub
+
+    status = _unary(calls.progress_of_run)
+    watch = _stream(calls.watch_progress)
+    pause = _unary(calls.pause_conductor)
+    stop = _unary(calls.stop_conductor)
 
 
 class WeightsClient(Client):

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 from lodestar.client.base import Call
+from lodestar.crew import progress
 from lodestar.errors import InvalidArgument, LodestarError, Unavailable
+from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Completion,
@@ -40,6 +42,7 @@ from lodestar.v1 import (
     policy_pb2,
     reference_pb2,
     reward_pb2,
+    run_pb2,
     weights_pb2,
 )
 
@@ -281,6 +284,33 @@ def stop_run() -> Call[RunStatus]:
 
 def _status(reply: Any) -> RunStatus:
     return convert.run_status_from_proto(reply.status)
+
+
+# --- the whole run -------------------------------------------------------------------------------------------------
+def progress_of_run() -> Call[Board]:
+    """Where the run is: its stages, services and messages."""
+    request = run_pb2.RunServiceGetStatusRequest()
+    return Call("GetStatus", request, lambda reply: progress.from_proto(reply.progress))
+
+
+def watch_progress(board: Board) -> Call[Board]:
+    """Keeps a board true, and yields it after every change, until the conductor goes (Unavailable)."""
+
+    def told(reply: run_pb2.RunServiceWatchResponse) -> Board:
+        progress.take(board, reply.progress)
+        return board
+
+    return Call("Watch", run_pb2.RunServiceWatchRequest(), told, endless=True)
+
+
+def pause_conductor() -> Call[str]:
+    """Holds the learner, or ends the run after the stage in progress; which of them, in words."""
+    return Call("Pause", run_pb2.RunServicePauseRequest(), lambda reply: str(reply.effect))
+
+
+def stop_conductor() -> Call[str]:
+    """Ends the learner's stage, or the run after the stage in progress; which of them, in words."""
+    return Call("Stop", run_pb2.RunServiceStopRequest(), lambda reply: str(reply.effect))
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.queue.address import redacted
-from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe
+from lodestar.recipe.written import DEFAULT, SERVICES, as_stages, merged, recipe, whole
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -78,8 +78,7 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
         ConfigError: as load_config; it names ``where``.
     """
     try:
-        over = as_stages(_in_stages(parse_overrides(overrides), tree), whole=False)
-        return RunConfig.model_validate(merged(as_stages(tree), over))
+        return RunConfig.model_validate(merged(whole(tree), as_stages(_in_stages(parse_overrides(overrides), tree))))
     except ValidationError as error:
         raise ConfigError(where, complaints(error)) from None
     except ValueError as error:

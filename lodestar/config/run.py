@@ -62,9 +62,9 @@ class RunConfig(Section):
     @classmethod
     def _written_as_before(cls, tree: Any) -> Any:
         """Takes the keys of before recipes, and the stages of the recipe that is named."""
-        from lodestar.recipe.written import as_stages, with_recipe
+        from lodestar.recipe.written import whole, with_recipe
 
-        return with_recipe(as_stages(tree)) if isinstance(tree, dict) else tree
+        return with_recipe(whole(tree)) if isinstance(tree, dict) else tree
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:

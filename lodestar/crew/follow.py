@@ -17,20 +17,23 @@ RETRY_SECONDS = 0.5
 class StatusFollower:
     """Follows a learner's status and running win rates on a thread, over its restarts; a context manager."""
 
-    def __init__(self, board: Board, stage: str, address: str, watched: Path) -> None:
+    def __init__(self, board: Board, stage: str, address: str, watched: Path, *, tls: Path | None = None) -> None:
         self._board = board
         self._stage = stage
-        self._client = LearnerClient(address)
+        self._address = address
+        self._client = LearnerClient(address, tls=tls)
         self._rates = ProgressReader(watched)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="status-follower", daemon=True)
 
     def __enter__(self) -> Self:
         self._board.status = None
+        self._board.learner = self._address
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._board.learner = None
         self._ended.set()
         self._client.close()
         self._thread.join(5)

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from lodestar.config import RunConfig, dump
+from lodestar.config import Listening, RunConfig, dump
 from lodestar.crew.local import Local
+from lodestar.crew.status import served
 from lodestar.errors import FailedPrecondition
 from lodestar.files import write_atomically
 from lodestar.local.board import Board, StageRow
@@ -55,17 +56,22 @@ def run_here(
     root = Path(run.runs_dir) / run.name
     with interruptible() as hurry, locked(root):
         store = Store(root, run)
-        _open(root, plan, resume=resume, fresh=fresh, begins=begins)
+        opened(root, plan, resume=resume, fresh=fresh, begins=begins)
         accepted(plan, store, wanted, look_only=True)
         write_atomically(root / CONFIG, dump(run))
-        limits = {s.name: getattr(s.stage, "max_seconds", None) for s in plan.steps} | dict(budgets or {})
-        board = Board(run.name, [StageRow(step.name, limits[step.name]) for step in plan.steps])
-        with view(board), Local(run, plan, store, board, hurry=hurry) as crew:
+        board = board_of(run, plan, budgets)
+        with view(board), Local(run, plan, store, board, hurry=hurry) as crew, served(board, root, Listening()):
             conduct(plan, store, crew, board, wanted)
     return root
 
 
-def _open(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -> None:
+def board_of(run: RunConfig, plan: Plan, budgets: Mapping[str, float] | None = None) -> Board:
+    """A board of a plan's stages, none of which has begun."""
+    limits = {s.name: getattr(s.stage, "max_seconds", None) for s in plan.steps} | dict(budgets or {})
+    return Board(run.name, [StageRow(step.name, limits[step.name]) for step in plan.steps])
+
+
+def opened(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -> None:
     """Empties or checks the run's folder, as asked.
 
     Raises:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
+from lodestar import metrics
 from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, Listening, Task
 from lodestar.crew.fleet import Fleet, Member, figures_of
@@ -156,6 +157,7 @@ class Local:
 
     def _start(self, fleet: str, tasks: list[Task]) -> None:
         ports = iter(free_ports(2 * len(tasks)))
+        metrics.FLEET_WANTED.labels(fleet).set(len(tasks))
         self._tasks[fleet] = [
             task.model_copy(update={"listening": Listening(replica=i, port=next(ports), metrics_port=next(ports))})
             for i, task in enumerate(tasks)
@@ -166,6 +168,7 @@ class Local:
     def _stop(self, fleets: list[str]) -> None:
         self.fleet.stop(fleets, hurry=self._hurry)
         for fleet in fleets:
+            metrics.FLEET_WANTED.labels(fleet).set(0)
             self._tasks.pop(fleet, None)
 
     def _wait(self, step: Step, own: Member, reader: ProgressReader) -> None:

@@ -17,7 +17,6 @@ from lodestar.local.progress import ProgressFile
 from lodestar.recipe.plan import plan
 from lodestar.recipe.stage import Bench
 from lodestar.recipe.store import Store
-from lodestar.train.progress import Silent
 
 
 def serve(argument: dict[str, Any]) -> int:
@@ -51,9 +50,11 @@ def run_stage(
         import torch
 
         torch.set_num_threads(run.services.learner.threads)
+    from lodestar.train.progress import Progress, Silent  # its package loads torch
+
     with ExitStack() as stack:
-        leads = rank_here() == 0
-        progress = stack.enter_context(ProgressFile(store.root / "logs" / f"{name}.jsonl")) if leads else Silent()
+        path = store.root / "logs" / f"{name}.jsonl"
+        progress: Progress = Silent() if rank_here() else stack.enter_context(ProgressFile(path))
         step.stage.run(Bench(run, planned, step, store, servers, progress, endpoints, listening))
 
 

@@ -29,6 +29,9 @@ class AsyncFeedbackClient(AsyncClient):
 
     _stub_class = feedback_pb2_grpc.FeedbackServiceStub
 
+    async def _answer(self, method: str, request: Any) -> Any:
+        return await self._connection.call(method, request, self._timeout)
+
     async def add_items(self, campaign: Campaign, items: Sequence[Item]) -> Added:
         """In calls of 256 items; see People.add_items."""
         added = known = 0
@@ -38,7 +41,7 @@ class AsyncFeedbackClient(AsyncClient):
                 campaign=wire.campaign_to_proto(campaign),
                 items=[wire.item_to_proto(item) for item in items[start : start + ITEMS_PER_CALL]],
             )
-            answer = await self._call("AddItems", request)
+            answer = await self._answer("AddItems", request)
             added, known, link = added + answer.added, known + answer.known, answer.link
         return Added(added, known, link)
 
@@ -53,7 +56,7 @@ class AsyncFeedbackClient(AsyncClient):
 
     async def progress(self, campaign: str) -> Progress:
         """See People.progress."""
-        answer = await self._call("GetProgress", feedback_pb2.GetProgressRequest(campaign=campaign))
+        answer = await self._answer("GetProgress", feedback_pb2.GetProgressRequest(campaign=campaign))
         return wire.progress_from_proto(answer.progress)
 
     async def finished(self, campaign: str) -> Progress:
@@ -80,10 +83,10 @@ class AsyncFeedbackClient(AsyncClient):
 
     async def invite(self, name: str, *, lead: bool = False) -> str:
         """See People.invite."""
-        answer = await self._call("Invite", feedback_pb2.InviteRequest(name=name, lead=lead))
+        answer = await self._answer("Invite", feedback_pb2.InviteRequest(name=name, lead=lead))
         return str(answer.link)
 
     async def close_campaign(self, campaign: str) -> Progress:
         """See People.close_campaign."""
-        answer = await self._call("CloseCampaign", feedback_pb2.CloseCampaignRequest(campaign=campaign))
+        answer = await self._answer("CloseCampaign", feedback_pb2.CloseCampaignRequest(campaign=campaign))
         return wire.progress_from_proto(answer.progress)

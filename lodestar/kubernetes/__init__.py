@@ -1,7 +1,7 @@
 """Runs on Kubernetes: submit a configuration as a fleet of its own, watch it, read its logs, cancel it.
 
     fleet = render(config, Path("k8s/overlays/gpu"), namespace="lodestar")
-    cluster = Cluster.connect("lodestar")
+    cluster = Namespace.connect("lodestar")
     submit(cluster, fleet)
     for status in watch(cluster, config.name): ...
 
@@ -9,15 +9,15 @@ Rendering is kustomize's (``kubectl kustomize``), the API is the official client
 belong to one run, and sentences for what goes wrong.
 """
 
-from lodestar.kubernetes.cluster import Cluster
 from lodestar.kubernetes.fleet import Fleet, render
 from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, WorkloadStatus, logs, status, watch
+from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.runs import cancel, submit
 
 __all__ = [
-    "Cluster",
     "Fleet",
     "FleetStatus",
+    "Namespace",
     "StageStatus",
     "WorkloadStatus",
     "cancel",

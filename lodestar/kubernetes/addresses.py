@@ -10,7 +10,8 @@ Manifest = dict[str, Any]
 
 CALLER_LABEL = "lodestar.dev/caller"
 """Pods that carry it are let in by every fleet's model servers (k8s/components/networkpolicies)."""
-CALLING_ROLES = ("learner", "rollout")
+CALLING = ("learner", "stage", "rollout")
+"""Workloads that call model servers."""
 GRPC_PORT = 50051
 _COMPONENT_LABEL = "app.kubernetes.io/component"
 _SERIES = re.compile(r"\b(lodestar_\w+)\{[^}]*\}")
@@ -44,15 +45,15 @@ def reach(objects: Iterable[Manifest], shared: Mapping[str, str], run: str) -> N
     """Lets the fleet's callers out to shared servers of other fleets, which let them in by the callers' label."""
     if not shared:
         return
-    ours = {f"{role}-{run}" for role in CALLING_ROLES}
+    ours = {f"{name}-{run}" for name in CALLING}
     servers = [
         {"namespaceSelector": {}, "podSelector": {"matchLabels": {_COMPONENT_LABEL: role}}} for role in sorted(shared)
     ]
     for manifest in objects:
         name = manifest["metadata"]["name"]
-        if manifest["kind"] == "NetworkPolicy" and name in ours:
+        if manifest["kind"] == "NetworkPolicy" and name == f"clients-{run}":
             manifest["spec"]["egress"].append({"to": servers, "ports": [{"port": GRPC_PORT}]})
-        elif manifest["kind"] in ("Deployment", "StatefulSet") and name in ours:
+        elif manifest["kind"] in ("Deployment", "Job") and name in ours:
             manifest["spec"]["template"]["metadata"]["labels"][CALLER_LABEL] = "true"
 
 

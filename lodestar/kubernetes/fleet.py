@@ -1,7 +1,7 @@
 """A run's fleet: an overlay's objects, renamed and relabelled so that fleets of several runs live in one namespace.
 
-What an overlay deploys as a long-lived learner becomes a Job here: a submitted run ends. Namespace, volume, secrets
-and the authority that signs certificates are the namespace's and are there before (docs/operations.md).
+Namespace, volume, secrets and the authority that signs certificates are the namespace's and are there before
+(docs/operations.md).
 """
 
 from __future__ import annotations
@@ -17,47 +17,38 @@ from typing import Any
 import yaml
 
 from lodestar.config import RunConfig, dump
-from lodestar.errors import ConfigError, FailedPrecondition, ModelError, NonFinite, RunPaused, Terminated
+from lodestar.errors import ConfigError, FailedPrecondition
 from lodestar.kubernetes.addresses import certify, mounted_secrets, observe, reach
+from lodestar.kubernetes.checks import check_fleets, check_run
+from lodestar.kubernetes.labels import COMPONENT_LABEL, MANAGED_BY, RUN_LABEL
+from lodestar.recipe.plan import plan
 
 Manifest = dict[str, Any]
 
-RUN_LABEL = "lodestar.dev/run"
-COMPONENT_LABEL = "app.kubernetes.io/component"
-MANAGED_BY = {"app.kubernetes.io/managed-by": "lodestar"}
 SHARED_KINDS = frozenset({"Namespace", "PersistentVolumeClaim", "Issuer"})
 """Of the namespace, not of a run: the runs volume holds a folder per run, the authority signs for all fleets."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where it is: ten times as fast."""
 LONGEST_NAME = 46
 """Of a run: pods of the StatefulSet ``redis-NAME`` get a label of that name and a hash, which may have 63 letters."""
-RETRIES = 20
-"""Failed pods of the learner's Job before it is given up; pods that were moved or told to stop do not count."""
-HOPELESS = sorted({error.exit_code for error in (ModelError, NonFinite, RunPaused)})
-"""Exit codes after which another try would end the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The objects of one run, in the order in which they are created; the learner's Job is the last."""
+    """The objects of one run, in the order in which they are created; the conductor's Job is the last."""
 
     run: str
     namespace: str
     objects: tuple[Manifest, ...]
 
     @property
-    def learner(self) -> Manifest:
+    def conductor(self) -> Manifest:
         """The Job that drives the run."""
         return self.objects[-1]
 
     def to_yaml(self) -> str:
         """What ``kubectl apply -f -`` takes."""
         return yaml.safe_dump_all(self.objects, sort_keys=False)
-
-
-def selector_of(run: str) -> str:
-    """Label selector of everything that a run's submission made."""
-    return ",".join(f"{key}={value}" for key, value in {RUN_LABEL: run, **MANAGED_BY}.items())
 
 
 def render(
@@ -71,7 +62,7 @@ def render(
     """The fleet of a run.
 
     Args:
-        config: the run; it becomes the ConfigMap that every process reads.
+        config: the run; it becomes the ConfigMap that the conductor reads.
         overlay: folder of a kustomization, for instance ``k8s/overlays/gpu``.
         namespace: where the fleet lives; its ``runs`` volume and its secrets are there already.
         image: in place of the overlay's Lodestar image.
@@ -80,7 +71,7 @@ def render(
 
     Raises:
         FailedPrecondition: kubectl is missing.
-        ConfigError: the overlay cannot be rendered, or is not one of Lodestar's.
+        ConfigError: the run cannot work (lodestar.kubernetes.checks), or the overlay cannot be rendered.
     """
     shared = dict(shared or {})
     if unknown := shared.keys() - {"reward", "reference"}:
@@ -89,6 +80,8 @@ def render(
         )
     if len(config.name) > LONGEST_NAME:
         raise ConfigError("name", f"has {len(config.name)} letters; on Kubernetes {LONGEST_NAME} is the most")
+    planned = plan(config)
+    check_run(config, planned)
     objects = [
         copy.deepcopy(manifest)
         for manifest in _kustomize(overlay)
@@ -98,7 +91,9 @@ def render(
     objects = [m for m in objects if m["kind"] != "Certificate" or m["spec"]["secretName"] in mounted]
     _configure(objects, config, shared, overlay)
     renamed = {
-        m["metadata"]["name"] for m in objects if m["kind"] in ("ConfigMap", "Service", "ServiceAccount", "Deployment")
+        m["metadata"]["name"]
+        for m in objects
+        if m["kind"] in ("ConfigMap", "Service", "ServiceAccount", "Deployment", "Role")
     }
     renamed |= {m["spec"]["secretName"] for m in objects if m["kind"] == "Certificate"}
     for manifest in objects:
@@ -113,11 +108,11 @@ def render(
         if image is not None:
             _use_image(manifest, image)
     reach(objects, shared, config.name)
-    learners = [m for m in objects if m["kind"] == "StatefulSet" and _component(m) == "learner"]
-    if len(learners) != 1:
-        raise ConfigError(str(overlay), "must deploy one learner as a StatefulSet; take k8s/overlays/gpu as the start")
-    rest = [m for m in objects if m is not learners[0]]
-    return Fleet(config.name, namespace, (*rest, _as_job(learners[0])))
+    conductors = [m for m in objects if m["kind"] == "Job" and _component(m) == "conductor"]
+    if len(conductors) != 1:
+        raise ConfigError(str(overlay), "must have one conductor's Job; take k8s/overlays/gpu as the start")
+    check_fleets(planned, objects, shared, config.name, overlay)
+    return Fleet(config.name, namespace, (*(m for m in objects if m is not conductors[0]), conductors[0]))
 
 
 def _kustomize(overlay: Path) -> list[Manifest]:
@@ -140,30 +135,34 @@ def _component(manifest: Manifest) -> str | None:
 
 
 def _configure(objects: list[Manifest], config: RunConfig, shared: Mapping[str, str], overlay: Path) -> None:
-    """Puts the run and the addresses of its fleet into the two ConfigMaps."""
-    maps = [m["data"] for m in objects if m["kind"] == "ConfigMap"]
+    """Puts the run and the names of its fleet into the two ConfigMaps."""
+    maps = [m["data"] for m in objects if m["kind"] == "ConfigMap" and "data" in m]
     runs = [data for data in maps if "run.yaml" in data]
-    fleets = [data for data in maps if "POLICY" in data]
+    fleets = [data for data in maps if "SUFFIX" in data]
     if len(runs) != 1 or len(fleets) != 1:
-        raise ConfigError(str(overlay), "has no ConfigMap with run.yaml, or none with the fleet's addresses")
+        raise ConfigError(str(overlay), "has no ConfigMap with run.yaml, or none with the fleet's names")
     runs[0]["run.yaml"] = dump(config)
-    fleet = fleets[0]
-    for key, target in fleet.items():
-        scheme, slashes, address = target.rpartition("///")
-        host, colon, port = address.partition(":")
-        fleet[key] = f"{scheme}{slashes}{host}-{config.name}{colon}{port}" if colon else target
-    fleet["RUN"] = config.name
-    fleet.update({role.upper(): target for role, target in shared.items()})
+    host, colon, port = fleets[0]["REDIS_HOST"].partition(":")
+    fleets[0] |= {"SUFFIX": f"-{config.name}", "REDIS_HOST": f"{host}-{config.name}{colon}{port}"}
+    fleets[0].update({role.upper(): target for role, target in shared.items()})
+
+
+_REFERENCES = ("configMap", "configMapRef", "configMapKeyRef", "scaleTargetRef", "roleRef")
 
 
 def _rename(node: Any, names: Iterable[str], run: str) -> None:
     """Follows references to the objects that get a new name."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("serviceAccountName", "serviceName", "secretName") and value in names:
+            if key in ("serviceAccountName", "serviceName", "secretName", "subdomain") and value in names:
                 node[key] = f"{value}-{run}"
-            elif key in ("configMap", "configMapRef", "configMapKeyRef", "scaleTargetRef") and value["name"] in names:
+            elif key in _REFERENCES and value["name"] in names:
                 value["name"] = f"{value['name']}-{run}"
+                _rename(value, names, run)
+            elif key == "subjects":
+                node[key] = [subject | {"name": f"{subject['name']}-{run}"} for subject in value]
+            elif key == "resourceNames":
+                node[key] = [f"{name}-{run}" for name in value]
             else:
                 _rename(value, names, run)
     elif isinstance(node, list):
@@ -197,26 +196,3 @@ def _use_image(manifest: Manifest, image: str) -> None:
     for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
         if container["image"].split(":")[0].rsplit("/", 1)[-1].startswith("lodestar"):
             container["image"] = image
-
-
-def _as_job(stateful_set: Manifest) -> Manifest:
-    """The learner as a Job: it ends with the run, and a new pod starts only when the old one is gone.
-
-    A failed pod is kept, with its log; a container that restarted in place would be deleted with the last retry.
-    """
-    template = stateful_set["spec"]["template"]
-    template["spec"]["restartPolicy"] = "Never"
-    moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [Terminated.exit_code]}}
-    hopeless = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": HOPELESS}}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": stateful_set["metadata"],
-        "spec": {
-            "backoffLimit": RETRIES,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": [moved, stopped, hopeless]},
-            "template": template,
-        },
-    }

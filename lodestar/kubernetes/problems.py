@@ -66,6 +66,30 @@ def _message(error: ApiException) -> str:
         return str(error.reason)
 
 
+OVER = ("Succeeded", "Failed")
+"""Phases of a pod that runs no more."""
+
+
+def condition(job: Any, kind: str) -> Any | None:
+    """A Job's condition, Complete or Failed, where it is true."""
+    return next((c for c in job.status.conditions or () if c.type == kind and c.status == "True"), None)
+
+
+def ended_by(pod: Any) -> Any | None:
+    """How a pod's container ended, now or the last time; None for one that has not."""
+    for status in pod.status.container_statuses or ():
+        if ended := status.state.terminated or (status.last_state and status.last_state.terminated):
+            return ended
+    return None
+
+
+def failure_of(ended: Any) -> str:
+    """What a container said as it ended: its error's sentence, else its last line."""
+    lines = [line.strip() for line in (ended.message or "").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return [f"ended with exit status {ended.exit_code}", *lines, *errors][-1]
+
+
 def pod_problem(pod: Any) -> str | None:
     """Why a pod (V1Pod) does not run, and what to do; None while nothing is wrong."""
     for condition in pod.status.conditions or ():
@@ -111,12 +135,15 @@ def _unschedulable(message: str) -> str:
 
 
 def _container_problem(status: Any, container: Any) -> str | None:
-    waiting, ended = status.state.waiting, status.state.terminated or status.last_state.terminated
+    waiting, ended = (
+        status.state.waiting,
+        status.state.terminated or (status.last_state and status.last_state.terminated),
+    )
     if ended is not None and ended.reason == "OOMKilled":
         limit = (container.resources.limits or {}).get("memory", "none")
         return f"{status.name} ran out of memory (limit {limit}); raise the limit or make batches and cache smaller"
     if status.state.terminated is not None and ended.exit_code not in (0, Terminated.exit_code):
-        return f"{status.name} ended with exit status {ended.exit_code}; lodestar logs says why"
+        return f"{status.name} ended with exit status {ended.exit_code}: {failure_of(ended)}"
     if waiting is None:
         return None
     match waiting.reason:
@@ -126,6 +153,7 @@ def _container_problem(status: Any, container: Any) -> str | None:
             return f"{status.name} cannot start ({waiting.message}); create what is missing, see docs/operations.md"
         case "CrashLoopBackOff":
             code = ended.exit_code if ended is not None else "unknown"
-            return f"{status.name} keeps ending with exit status {code}; lodestar logs says why"
+            said = f": {failure_of(ended)}" if ended is not None and ended.message else ""
+            return f"{status.name} keeps ending with exit status {code}{said}"
         case _:
             return None

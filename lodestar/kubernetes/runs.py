@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lodestar.errors import FailedPrecondition, LodestarError
-from lodestar.kubernetes.cluster import Cluster
-from lodestar.kubernetes.fleet import COMPONENT_LABEL, MANAGED_BY, RUN_LABEL, Fleet, selector_of
-from lodestar.kubernetes.fleet_status import OVER
+from lodestar.kubernetes.fleet import Fleet
+from lodestar.kubernetes.labels import COMPONENT_LABEL, MANAGED_BY, RUN_LABEL, STAGE_LABEL, selector_of
+from lodestar.kubernetes.namespace import Namespace
+from lodestar.kubernetes.problems import OVER
 
 _KINDS = (
     "Job",
@@ -22,6 +23,8 @@ _KINDS = (
     "PodDisruptionBudget",
     "NetworkPolicy",
     "Service",
+    "RoleBinding",
+    "Role",
     "ServiceAccount",
     "ConfigMap",
     "Certificate",
@@ -29,14 +32,14 @@ _KINDS = (
 )
 """What a submission makes, in the order of deletion."""
 SUBMISSION_SECONDS = 120
-"""A submission that has not made the learner's Job after this long is dead, and its Lease may be taken over."""
+"""A submission that has not made the conductor's Job after this long is dead, and its Lease may be taken over."""
 
 
-def submit(cluster: Cluster, fleet: Fleet) -> None:
+def submit(cluster: Namespace, fleet: Fleet) -> None:
     """Creates the fleet. What was created is deleted again when something cannot be.
 
     Raises:
-        FailedPrecondition: the run has a learner already, the namespace has no authority for a fleet that speaks TLS,
+        FailedPrecondition: the run is conducted already, the namespace has no authority for a fleet that speaks TLS,
             a right is missing, a quota is exceeded.
         Unavailable: the cluster cannot be reached.
     """
@@ -51,8 +54,8 @@ def submit(cluster: Cluster, fleet: Fleet) -> None:
         raise
 
 
-def cancel(cluster: Cluster, run: str) -> None:
-    """Deletes the fleet; the learner checkpoints as it ends, and the run's folder stays on the volume.
+def cancel(cluster: Namespace, run: str) -> None:
+    """Deletes the fleet; a learner checkpoints as it ends, and the run's folder stays on the volume.
 
     Raises:
         FailedPrecondition: there is no such run.
@@ -65,7 +68,7 @@ def _lease_name(run: str) -> str:
     return f"run-{run}"
 
 
-def _check_authority(cluster: Cluster, fleet: Fleet) -> None:
+def _check_authority(cluster: Namespace, fleet: Fleet) -> None:
     """Without an Issuer the certificates of the fleet would be waited for in vain."""
     for name in {m["spec"]["issuerRef"]["name"] for m in fleet.objects if m["kind"] == "Certificate"}:
         if cluster.read("Issuer", name) is None:
@@ -75,10 +78,10 @@ def _check_authority(cluster: Cluster, fleet: Fleet) -> None:
             )
 
 
-def _claim(cluster: Cluster, fleet: Fleet) -> None:
+def _claim(cluster: Namespace, fleet: Fleet) -> None:
     """Takes the run's Lease: of two submissions at once, one fails here.
 
-    A Lease without its learner (a submission that died half-way) is taken over once it is old, unless somebody is
+    A Lease without its conductor (a submission that died half-way) is taken over once it is old, unless somebody is
     faster.
     """
     name = _lease_name(fleet.run)
@@ -95,12 +98,12 @@ def _claim(cluster: Cluster, fleet: Fleet) -> None:
         },
     }
     held = cluster.read("Lease", name)
-    if held is not None and cluster.read("Job", fleet.learner["metadata"]["name"]) is not None:
+    if held is not None and cluster.read("Job", fleet.conductor["metadata"]["name"]) is not None:
         raise FailedPrecondition(
-            f"run {fleet.run} was submitted by {held.spec.holder_identity} and has a learner; "
+            f"run {fleet.run} was submitted by {held.spec.holder_identity} and is there; "
             f"lodestar cancel {fleet.run} first, or give this run another name"
         )
-    _refuse_second_learner(cluster, fleet.run)
+    _refuse_second_conductor(cluster, fleet.run)
     if held is None:
         cluster.create(lease)
         return
@@ -114,23 +117,24 @@ def _claim(cluster: Cluster, fleet: Fleet) -> None:
     _delete(cluster, fleet.run, [kind for kind in _KINDS if kind != "Lease"])  # what it had made
 
 
-def _refuse_second_learner(cluster: Cluster, run: str) -> None:
-    """A cancelled learner may write its checkpoint for minutes, and ``kubectl apply -k`` starts learners too."""
-    for pod in cluster.list("Pod", f"{RUN_LABEL}={run},{COMPONENT_LABEL}=learner"):
-        if pod.status.phase in OVER:
+def _refuse_second_conductor(cluster: Namespace, run: str) -> None:
+    """A cancelled learner may write its checkpoint for minutes, and ``kubectl apply -k`` starts conductors too."""
+    for pod in cluster.list("Pod", f"{RUN_LABEL}={run}"):
+        labels, name = pod.metadata.labels, pod.metadata.name
+        if pod.status.phase in OVER or not (STAGE_LABEL in labels or labels.get(COMPONENT_LABEL) == "conductor"):
             continue
         if pod.metadata.deletion_timestamp is not None:
             raise FailedPrecondition(
-                f"the learner of run {run} is still ending ({pod.metadata.name} writes its checkpoint); try again "
-                "when that pod is gone"
+                f"{labels.get(STAGE_LABEL, 'the conductor')} of run {run} is still ending ({name} writes what it has); "
+                "try again when that pod is gone"
             )
         raise FailedPrecondition(
-            f"pod {pod.metadata.name} drives run {run} already; delete its fleet first, or give this run another name"
+            f"pod {name} works on run {run} already; delete its fleet first, or give this run another name"
         )
 
 
-def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
-    """The Lease goes when the learner's Job goes."""
+def _bind(cluster: Namespace, fleet: Fleet, job: Any) -> None:
+    """The Lease goes when the conductor's Job goes."""
     name = _lease_name(fleet.run)
     lease = cluster.read("Lease", name)
     if lease is None:
@@ -141,7 +145,7 @@ def _bind(cluster: Cluster, fleet: Fleet, job: Any) -> None:
     cluster.replace("Lease", name, lease)
 
 
-def _delete(cluster: Cluster, run: str, kinds: Sequence[str] = _KINDS) -> int:
+def _delete(cluster: Namespace, run: str, kinds: Sequence[str] = _KINDS) -> int:
     selector = selector_of(run)
     deleted = 0
     for kind in kinds:

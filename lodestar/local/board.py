@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lodestar.errors import RunPaused
 from lodestar.records import RunStatus
 
 HISTORY = ("score", "kl_sequence", "tokens_per_second")
@@ -82,6 +83,14 @@ class Board:
     messages: list[Message] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     listener: Callable[[Message], None] | None = None
+    learner: str | None = None
+    """gRPC target of the present stage's LearnerService, where it serves one."""
+    stepping: str = ""
+    """The stage whose status is the newest."""
+    told: int = 0
+    """Messages that came from another board (lodestar.crew.progress)."""
+    ending: str = ""
+    """Why the run is to end before its next stage; empty: it is not."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, text: str, level: Literal["info", "warning"] = "info") -> None:
@@ -91,6 +100,15 @@ class Board:
             self.messages.append(message)
         if self.listener:
             self.listener(message)
+
+    def go_on(self, name: str) -> None:
+        """Asked before a stage begins.
+
+        Raises:
+            RunPaused: somebody wants the run to end between stages.
+        """
+        if self.ending:
+            raise RunPaused(f"the run was {self.ending}, before {name}; --resume goes on")
 
     def stage(self, name: str) -> StageRow:
         """The row of a stage."""
@@ -146,6 +164,6 @@ class Board:
             for name, values in self.history.items():
                 if name in status.metrics:
                     values.append(float(status.metrics[name]))
-        self.status = status
+        self.status, self.stepping = status, stage
         row = self.stage(stage)
         row.fraction = status.step / status.total_steps if status.total_steps else None

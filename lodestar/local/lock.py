@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from lodestar.errors import FailedPrecondition
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Holds the folder's launcher lock; the kernel drops it however this process ends.
+
+    Args:
+        wait_seconds: how long another process may take to give it back.
 
     Raises:
         FailedPrecondition: another process holds it; the message names its pid.
@@ -21,9 +25,11 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + wait_seconds
+        while not _taken(file.fileno()):
+            if time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise FailedPrecondition(
@@ -33,3 +39,11 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

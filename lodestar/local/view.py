@@ -95,7 +95,7 @@ class PlainPrinter:
             )
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             for row in self._board.stages:
-                if row.state == "running" and row.name != "ppo":
+                if row.state == "running" and row.name != self._board.stepping:
                     done = f" {row.fraction:.0%}" if row.fraction is not None else ""
                     self._line(f"{row.name}:{done} {row.detail}".rstrip())
 

@@ -50,6 +50,7 @@ def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted =
     Raises:
         ResumeRefused: a stage was asked otherwise before, or its files changed; nothing has run then.
         FailedPrecondition: ``only`` is of a stage whose inputs are missing.
+        RunPaused: it was asked to end between two stages.
         LodestarError: what the crew raises; what is sealed stays.
     """
     ran = []
@@ -57,6 +58,7 @@ def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted =
         if store.done(step):
             board.kept(step.name, store.seal_of(step.name)["seconds"])
             continue
+        board.go_on(step.name)
         if store.seal_of(step.name) and not step.only_figures:
             board.say(f"{step.name}: made anew, since what it takes has changed")
             store.clear(step)

@@ -73,11 +73,8 @@ def written_as_before(tree: Mapping[str, Any]) -> list[str]:
     return [key for key in tree if key in _STAGES or key in SERVICES]
 
 
-def as_stages(tree: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
-    """The tree with every section of before recipes where it stands now.
-
-    Args:
-        whole: a run, and not options over one: the pipeline of before recipes is that of the default one.
+def as_stages(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, those of a file or those over it, with every section of before recipes where it stands now.
 
     Raises:
         ValueError: a section that is no mapping.
@@ -97,11 +94,21 @@ def as_stages(tree: Mapping[str, Any], *, whole: bool = True) -> dict[str, Any]:
     sources = (services.get("reward") or {}).get("sources")
     if sources and not any(_is_own(source) for source in sources):
         stages["reward"] = None
-    if whole and not new.get("stages"):
-        new.setdefault("recipe", DEFAULT)
     new["stages"] = merged(new.get("stages") or {}, stages)
     if services:
         new["services"] = merged(new.get("services") or {}, services)
+    return new
+
+
+def whole(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's tree as it is written now: one of before recipes, which had no list of stages, takes the default recipe.
+
+    Raises:
+        ValueError: as :func:`as_stages`.
+    """
+    new = as_stages(tree)
+    if new.get("stages") and not (tree.get("stages") or tree.get("recipe")):
+        new["recipe"] = DEFAULT
     return new
 
 

@@ -46,6 +46,7 @@ PERMITTED: Mapping[str, frozenset[Role]] = {
     "lodestar.v1.PolicyControlService": frozenset({Role.OPERATOR}),
     "lodestar.v1.LearnerService": frozenset({Role.OPERATOR}),
     "lodestar.v1.FeedbackService": frozenset({Role.WORKER, Role.OPERATOR}),
+    "lodestar.v1.RunService": frozenset({Role.OPERATOR}),
 }
 """Roles by service; what is not listed is permitted to nobody."""
 

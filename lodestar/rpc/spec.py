@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
 
 from lodestar.config import Task
+from lodestar.config.serve import Listening
 from lodestar.config.services import ServerConfig
 
 
@@ -71,21 +72,28 @@ class ServerSpec:
         role: str = "",
     ) -> ServerSpec:
         """The spec of one process by its task; no section for one that answers no calls."""
-        section, options = section or ServerConfig(), task.listening
+        section = section or ServerConfig()
+        made = cls.of_listening(
+            role or task.name, task.folder, task.listening, services, drain_seconds=section.drain_seconds
+        )
+        return replace(made, warm=warm, work=work, max_message_bytes=section.max_message_bytes)
+
+    @classmethod
+    def of_listening(
+        cls, role: str, folder: Path, options: Listening, services: Sequence[Service], *, drain_seconds: float
+    ) -> ServerSpec:
+        """The spec of a process that has no task."""
         return cls(
-            role=role or task.name,
+            role=role,
             services=services,
-            run_dir=task.folder,
-            warm=warm,
-            work=work,
+            run_dir=folder,
             replica=options.replica,
             host=options.host,
             port=options.port,
             metrics_port=options.metrics_port,
             caller_port=options.caller_port,
             health_port=options.health_port,
-            max_message_bytes=section.max_message_bytes,
-            drain_seconds=section.drain_seconds,
+            drain_seconds=drain_seconds,
             tls=options.tls,
             tokens=options.tokens,
             insecure=options.insecure,

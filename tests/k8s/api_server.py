@@ -1,4 +1,4 @@
-"""A small Kubernetes API server over HTTP: create, read, replace, list, watch and delete, kept in memory.
+"""A small Kubernetes API server over HTTP: create, read, patch, replace, list, watch and delete, kept in memory.
 
 It speaks the real paths and the real watch protocol, validates what it is given against the API schemas in strict mode,
 refuses a create of what exists (409) and a replace of what has changed (409), knows operators' kinds once they are
@@ -28,8 +28,8 @@ CUSTOM_KINDS = yaml.load((Path(__file__).parent / "custom_kinds.yaml").read_text
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/v\d\w*/namespaces/[^/]+/(?P<plural>\w+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$"
 )
-BUILT_IN = {"", "apps", "batch", "coordination.k8s.io", "networking.k8s.io", "policy"}
-VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
+BUILT_IN = {"", "apps", "batch", "coordination.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io"}
+VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 NEW_STATUS: dict[str, Manifest] = {
     "deployments": {},
     "jobs": {},
@@ -55,11 +55,15 @@ class ApiServer:
         self.watches: list[str] = []
         """Resource versions that watches asked for."""
         self.log_lines = ["one", "two"]
+        self.logs_read: list[str] = []
+        """Pods whose log was asked for."""
         self.installed: set[str] = set()
         """API groups of operators."""
         self.rights: set[tuple[str, str, str]] = set()
         """(group, resource, verb) of everything that was asked, as a Role would have to permit it."""
-        self.changed = threading.Condition()
+        self.patched: list[tuple[str, str]] = []
+        """(plural, name) of every patch."""
+        self.changed = threading.Condition(threading.RLock())
         self.closing = False
         handler = type("Handler", (Handler,), {"api": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -97,9 +101,8 @@ class ApiServer:
 
 def matches(manifest: Manifest, selector: str) -> bool:
     labels = manifest["metadata"].get("labels", {})
-    return all(
-        labels.get(key) == value for key, _, value in (term.partition("=") for term in selector.split(",") if term)
-    )
+    terms = [term.partition("=") for term in selector.split(",") if term]
+    return all(labels.get(key) == value if equals else key in labels for key, equals, value in terms)
 
 
 def has_fields(manifest: Manifest, selector: str) -> bool:
@@ -112,6 +115,14 @@ def has_fields(manifest: Manifest, selector: str) -> bool:
         return value
 
     return all(field(path) == value for path, _, value in (t.partition("=") for t in selector.split(",") if t))
+
+
+def merged(base: Manifest, over: Manifest) -> Manifest:
+    """A merge patch: what both kinds that clients send do to mappings of scalars."""
+    whole = dict(base)
+    for key, value in over.items():
+        whole[key] = merged(whole.get(key) or {}, value) if isinstance(value, dict) else value
+    return whole
 
 
 def validate(manifest: Manifest) -> None:
@@ -141,6 +152,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._dispatch("PUT")
 
+    def do_PATCH(self) -> None:
+        self._dispatch("PATCH")
+
     def do_DELETE(self) -> None:
         self._dispatch("DELETE")
 
@@ -159,10 +173,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         looked = "get" if found["name"] else "watch" if query.get("watch") == "true" else "list"
         self.api.rights.add((group, plural + (found["log"] or ""), VERBS.get(method, looked)))
+        if method == "PATCH":
+            self.api.patched.append((plural, name))
         refusal = self.api.refuse(method, plural, name)
         if refusal is not None:
             self._status(*refusal)
         elif found["log"]:
+            self.api.logs_read.append(name)
             self._log()
         elif method == "GET" and found["name"] is None:
             self._watch(plural, query) if query.get("watch") == "true" else self._list(plural, query)
@@ -174,6 +191,9 @@ class Handler(BaseHTTPRequestHandler):
             self._json(200, self.api.objects[plural, name])
         elif method == "PUT":
             self._replace(plural, name, body)
+        elif method == "PATCH":
+            with self.api.changed:
+                self._json(200, self.api.put(plural, merged(self.api.objects[plural, name], body)))
         else:
             with self.api.changed:
                 self._json(200, self.api.objects.pop((plural, name)))

@@ -28,6 +28,7 @@ assert _spec.loader is not None
 api_server = importlib.util.module_from_spec(_spec)
 sys.modules["api_server"] = api_server
 _spec.loader.exec_module(api_server)
+sys.path.insert(0, str(Path(__file__).parent))  # kubelet.py
 
 
 @pytest.fixture
@@ -80,7 +81,6 @@ def compose(
             "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
             "configMapGenerator": [
                 {"name": "run", "files": ["run.yaml"]},
-                {"name": "fleet", "behavior": "merge", "literals": ["RUN=composed"]},
             ],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
@@ -93,7 +93,6 @@ POD_PATHS = {
     "Deployment": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
     "Job": ("spec", "template"),
-    "JobSet": ("spec", "replicatedJobs", 0, "template", "spec", "template"),
 }
 
 

@@ -17,7 +17,7 @@ from lodestar.data.tokenizer import train_tokenizer
 from lodestar.model.loading import new_causal_lm, save_model, scalar_from_causal_lm
 
 ADDRESS = "127.0.0.1:50051"
-MODEL, CONFIG = Path("/tmp/model"), Path("/tmp/run.yaml")
+MODEL = Path("/tmp/model")
 
 
 def make_model() -> None:
@@ -29,7 +29,6 @@ def make_model() -> None:
     save_model(
         scalar_from_causal_lm(new_causal_lm(architecture, tokenizer, seed=0), tokenizer, seed=0), tokenizer, MODEL
     )
-    CONFIG.write_text("name: image-check\n")
 
 
 def await_serving(server: subprocess.Popen[bytes], seconds: float) -> None:
@@ -51,8 +50,7 @@ def await_serving(server: subprocess.Popen[bytes], seconds: float) -> None:
 def main() -> None:
     make_model()
     server = subprocess.Popen(
-        f"lodestar serve reward {CONFIG} --model={MODEL} --run-dir=/tmp/run "
-        "--host=0.0.0.0 --port=50051 --metrics-port=9090 --insecure".split()
+        f"lodestar serve reward {MODEL} --host=0.0.0.0 --port=50051 --metrics-port=9090 --insecure".split()
     )
     try:
         await_serving(server, 180)

@@ -35,6 +35,10 @@ def policy(metric: str, pod: int = 0, extra: str = "") -> str:
     return f'lodestar_{metric}{{role="policy", run="r", pod="policy-{pod}"{extra}}}'
 
 
+def conductor(metric: str, extra: str) -> str:
+    return f'lodestar_{metric}{{role="conductor", run="r", pod="conductor-0"{extra}}}'
+
+
 def slow_calls(histogram: str, labels: str, le: str, slow_per_minute: int) -> Series:
     """100 calls a minute for two hours, of which so many are slow."""
     return {
@@ -57,20 +61,19 @@ def figure(metric: str, bad: float, good: float, minute: int) -> Case:
 
 
 SHORT = {learner("ppo_response_length"): "20x60"}
-FINISHED = learner("run_state", ', state="finished"')
 WORKING = {learner("run_state", ', state="collecting"'): "1x60"}
 
 CASES = {
     "LodestarServiceDown": Case(
         fires={
+            conductor("fleet_wanted", ', fleet="policy"'): "2x30",
             policy("ready", 0): "0x30",
             policy("ready", 1): "0x30",
-            'up{role="policy", run="r", pod="policy-0"}': "1x30",
         },
         silent={
+            conductor("fleet_wanted", ', fleet="policy"'): "2x30",
             policy("ready", 0): "0x30",
             policy("ready", 1): "1x30",
-            'up{role="policy", run="r", pod="policy-0"}': "1x30",
         },
         minute=12,
     ),
@@ -157,6 +160,24 @@ CASES = {
         fires={learner("weight_step"): "0+1x30", policy("weight_step", 0): "0x30"},
         silent={learner("weight_step"): "2+1x30", policy("weight_step", 0): "0+1x30"},
         minute=10,
+    ),
+    "LodestarStageFailed": Case(
+        fires={conductor("run_stage_failed", ', stage="sft"'): "0x5 1x2 _x20"},
+        silent={conductor("run_stage_failed", ', stage="sft"'): "0x30"},
+        minute=15,
+    ),
+    "LodestarStageStalled": Case(
+        fires={
+            conductor("run_stage_progress", ', stage="sft"'): "0.4x90",
+            conductor("run_stage_running", ', stage="sft"'): "1x90",
+        },
+        silent={
+            conductor("run_stage_progress", ', stage="sft"'): "0.4x50 0.5x40",
+            conductor("run_stage_running", ', stage="sft"'): "1x90",
+            conductor("run_stage_progress", ', stage="data"'): "1x90",
+            conductor("run_stage_running", ', stage="data"'): "0x90",
+        },
+        minute=80,
     ),
     "LodestarRunPaused": Case(
         fires={learner("run_state", ', state="paused"'): "0 1x9"},
@@ -267,27 +288,29 @@ def test_the_alert_is_silent_short_of_its_threshold(alert: str, firing: Callable
     assert firing(CASES[alert].silent, CASES[alert].minute, set()) == ""
 
 
-UP = {role: f'up{{role="{role}", run="r", pod="{role}-0"}}' for role in ("policy", "learner")}
-READY = {UP["policy"]: "1x60", policy("ready"): "1x60"}
-
-
 @pytest.mark.parametrize(
     ("series", "fires"),
     [
-        ({UP["learner"]: "1x20 _x40", learner("ready"): "1x20 _x40"}, True),
-        ({UP["learner"]: "1x20 _x40", learner("ready"): "1x20 _x40", FINISHED: "0x18 1x2 _x40"}, False),
-        ({UP["learner"]: "1x20 _x8 1x30", learner("ready"): "1x20 _x8 1x30"}, False),
+        ({}, True),
+        ({learner("ready"): "1x20 _x40"}, True),
+        ({learner("ready"): "1x20 _x8 1x30"}, False),
     ],
-    ids=["its pod is gone", "it had finished", "it came back"],
+    ids=["it was never there", "its pod is gone", "it came back"],
 )
-def test_a_role_whose_pods_are_gone_is_missed_unless_it_had_finished(
+def test_a_fleet_that_the_stage_wants_is_missed(
     series: Series, fires: bool, firing: Callable[[Series, int, set[str]], str]
 ) -> None:
-    assert firing({**READY, **series}, 40, {"LodestarServiceDown"} if fires else set()) == ""
+    wanted = {conductor("fleet_wanted", ', fleet="learner"'): "1x60"}
+    assert firing({**wanted, **series}, 40, {"LodestarServiceDown"} if fires else set()) == ""
+
+
+def test_a_fleet_that_no_stage_wants_any_more_is_not_missed(firing: Callable[[Series, int, set[str]], str]) -> None:
+    gone = {conductor("fleet_wanted", ', fleet="reference"'): "1x20 0x40"}
+    assert firing({**gone, policy("ready"): "1x60"}, 50, set()) == ""
 
 
 def test_a_deleted_fleet_is_not_missed(firing: Callable[[Series, int, set[str]], str]) -> None:
-    gone = {UP["policy"]: "1x20", policy("ready"): "1x20", UP["learner"]: "1x20", learner("ready"): "1x20"}
+    gone = {conductor("fleet_wanted", ', fleet="policy"'): "1x20", policy("ready"): "1x20"}
     assert firing(gone, 60, set()) == ""
 
 

@@ -28,64 +28,51 @@ def parse(words: list[str]) -> dict[str, Any]:
 
 
 def our_commands(pod: Manifest) -> Iterator[list[str]]:
-    """Arguments after ``lodestar``: the image's entry point, a shell's exec, or a launcher's program."""
+    """Arguments after ``lodestar``: the image's entry point, or a launcher's program."""
     for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
         if not container["image"].startswith("lodestar"):
             continue
         command, args = container.get("command", []), container.get("args", [])
         if not command or command[-1] == "lodestar":
             yield args
-        elif "exec lodestar" in command[-1]:
-            line = re.search(r"exec lodestar (.*)", command[-1])
-            assert line is not None
-            yield line[1].replace('"$0"', args[0]).split()
 
 
 @pytest.mark.parametrize("overlay", ["cpu-dev", "cpu-dev-tls", "gpu", "dev"])
 def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> None:
-    roles, stages = set(), set()
+    seen: dict[str, set[str]] = {}
     for name, (_, pod) in workloads(overlay).items():
         for words in our_commands(pod):
             given = parse(words)
-            if words[0] == "serve":
-                roles.add(given["role"].value)
-                assert given["role"].value == name
-                assert (given["host"], given["port"], given["metrics_port"]) == ("0.0.0.0", 50051, 9090)
-                assert given["health_port"] == 50054
+            seen.setdefault(words[0], set()).add(name)
+            if words[0] == "conduct":
+                ports = [given[f"{key}port"] for key in ("", "weights_", "health_", "metrics_")]
+                assert (given["host"], ports) == ("0.0.0.0", [50051, 50052, 50054, 9090])
+            elif words[0] == "serve":
+                assert (given["role"].value, given["what"]) == ("task", "/etc/lodestar/task.json")
             else:
-                stages.add(given["stage"].value)
-    assert roles == {"policy", "reward", "reference", "learner", "rollout"}
-    assert stages == {"sft", "reward"}
-
-
-def test_each_role_is_told_where_its_peers_are(workloads: Workloads) -> None:
-    needs = {
-        "policy": {"weights", "model"},
-        "reward": {"model"},
-        "reference": {"model"},
-        "rollout": {"redis", "policy", "reward", "reference"},
-        "learner": {"redis", "policy", "reward", "reference"},
+                assert str(given["file"]) == "/etc/lodestar/task.json"
+    assert seen == {
+        "conduct": {"conductor"},
+        "serve": {"policy", "against", "reward", "reference", "rollout"},
+        "work": {"learner", "stage"},
     }
-    for name, wanted in needs.items():
-        (words,) = [words for words in our_commands(workloads("gpu")[name][1]) if words[0] == "serve"]
-        given = parse(words)
-        assert {key for key in ("redis", "policy", "reward", "reference", "weights", "model") if given[key]} == wanted
 
 
-def test_the_learner_of_several_nodes_is_told_the_same(
-    compose: Callable[[tuple[str, ...]], list[Manifest]], pod_of: Callable[[Manifest], Manifest | None]
-) -> None:
-    words = {}
-    for components in ((), ("learner-jobset",)):
-        (learner,) = [
-            m
-            for m in compose(components)
-            if m["kind"] in ("StatefulSet", "JobSet") and m["metadata"]["name"] == "learner"
-        ]
-        pod = pod_of(learner)
-        assert pod is not None
-        (words[components],) = [w for w in our_commands(pod) if w[0] == "serve"]
-    assert words[()] == words[("learner-jobset",)]
+def test_each_sees_its_own_task_and_no_other(workloads: Workloads) -> None:
+    for name, (_, pod) in workloads("gpu").items():
+        for volume in pod["spec"]["volumes"]:
+            if volume.get("configMap", {}).get("name") == "tasks":
+                key = "stage" if name in ("stage", "learner") else name
+                assert volume["configMap"]["items"] == [{"key": f"{key}.json", "path": "task.json"}], name
+
+
+def test_whoever_works_with_the_queue_gets_its_password_from_the_secret(workloads: Workloads) -> None:
+    for name, (_, pod) in workloads("gpu").items():
+        environment = {entry["name"]: entry for entry in pod["spec"]["containers"][0].get("env", [])}
+        assert ("LODESTAR_REDIS" in environment) == (name in ("rollout", "learner", "stage")), name
+        if "LODESTAR_REDIS" in environment:
+            assert "secretKeyRef" in environment["REDIS_PASSWORD"]["valueFrom"]
+            assert "$(REDIS_PASSWORD)" in environment["LODESTAR_REDIS"]["value"]
 
 
 def profiled(skaffold: Manifest, name: str) -> Manifest:
@@ -153,7 +140,7 @@ def test_synced_files_land_where_python_looks_first(skaffold: Manifest, reposito
         assert package.startswith("lodestar")
         for name, (_, pod) in workloads("dev").items():
             if name != "redis":
-                environment = {e["name"]: e.get("value") for e in pod["spec"]["containers"][0]["env"]}
+                environment = {e["name"]: e.get("value") for e in pod["spec"]["containers"][0].get("env", [])}
                 assert environment["PYTHONPATH"] == rule["dest"]
 
 

@@ -26,7 +26,7 @@ from lodestar import metrics
 MONITORING = Path(__file__).parents[2] / "k8s" / "components" / "monitoring"
 TARGET_LABELS = {"role", "run", "pod", "le", "job", "instance"}
 KINDS = (Counter, Gauge, Histogram)
-ROLES = ("policy", "reward", "reference", "learner", "rollout")
+ROLES = ("conductor", "policy", "against", "reward", "reference", "learner", "rollout")
 
 EXPORTER = """
 import sys, time
@@ -242,4 +242,4 @@ def test_a_real_run_gives_every_panel_data(tmp_path: Path) -> None:
     spec.loader.exec_module(rehearsal)
     with rehearsal.scraped_run(tmp_path) as scraped:
         assert rehearsal.empty_panels(scraped) == []
-        assert float(scraped.now("lodestar_weight_bytes_sent_total > 0")[0]["value"][1]) > 0
+        assert scraped.over_time("lodestar_weight_bytes_sent_total > 0")

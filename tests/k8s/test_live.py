@@ -1,37 +1,34 @@
-"""The live view of a submitted run: the API server tells of the fleet, a real learner's service of the progress."""
+"""The live view of a submitted run: the API server tells of the fleet, a real conductor's service of the stages."""
 
 from __future__ import annotations
 
-import asyncio
-import io
 import stat
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client
-from lodestar_services.learner.servicer import LearnerServicer
-from lodestar_services.learner.status import Controls, StatusBoard
-from rich.console import Console
 
+from lodestar.cli.cluster import show_status
 from lodestar.config import load_config
+from lodestar.config.run import RunConfig
+from lodestar.config.serve import Listening
+from lodestar.crew.here import board_of
+from lodestar.crew.status import served
 from lodestar.errors import Unavailable
-from lodestar.kubernetes import Cluster, Fleet, render, status, submit
-from lodestar.kubernetes.live import FleetPage, follow, forwarded
-from lodestar.local.board import Board, StageRow
-from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
+from lodestar.kubernetes import Fleet, Namespace, render, submit
+from lodestar.kubernetes.fleet_status import FleetStatus
+from lodestar.kubernetes.live import follow, forwarded, told
+from lodestar.local.board import Board
+from lodestar.recipe.plan import plan
 from lodestar.rpc.certificates import Authority
-from lodestar.rpc.server import Server
-from lodestar.rpc.spec import ServerSpec, Service
-from lodestar.v1 import learner_pb2_grpc
 
 K8S = Path(__file__).parents[2] / "k8s"
-ASKED = RunStatus("mine", ModelInfo("mine", WeightVersion("", 0, ""), ""), RunState.STARTING, 0, 8, 0, 4)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +39,12 @@ def fleet(kustomize: object, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.fixture
-def cluster(api: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setattr("lodestar.kubernetes.cluster.RESYNC_SECONDS", 1)
+def cluster(api: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
+    monkeypatch.setattr("lodestar.kubernetes.namespace.RESYNC_SECONDS", 1)
     monkeypatch.setattr("lodestar.kubernetes.live._RETRY_SECONDS", 0.05)
     configuration = client.Configuration(host=api.url)
     with client.ApiClient(configuration) as connection:
-        made = Cluster(connection, "lodestar", "there")
+        made = Namespace(connection, "lodestar", "there")
         submit(made, fleet)
         yield made
 
@@ -71,56 +68,54 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return put
 
 
-def learner_pod(**containers: dict[str, Any]) -> dict[str, Any]:
-    started = "2026-01-01T00:00:00Z"
-    states = {
-        name: {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "lastState": {}}
-        | {"state": {"running": {"startedAt": started}} if state is None else {"terminated": state | {"reason": "x"}}}
-        for name, state in containers.items()
-    }
-    images = [{"name": name, "image": "i", "resources": {}} for name in states]
+def conductor_pod(phase: str = "Running", **status: Any) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": "learner-mine-x",
-            "labels": {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner"},
+            "name": "conductor-mine-x",
+            "labels": {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "conductor"},
         },
-        "spec": {"containers": images},
-        "status": {"phase": "Running", "containerStatuses": list(states.values())},
+        "spec": {"containers": [{"name": "lodestar", "image": "i", "resources": {}}]},
+        "status": {"phase": phase, **status},
     }
 
 
-@asynccontextmanager
-async def learner(folder: Path, tls: Path | None = None) -> AsyncIterator[tuple[StatusBoard, int]]:
-    board = StatusBoard(ASKED, asyncio.get_running_loop())
-    add = partial(learner_pb2_grpc.add_LearnerServiceServicer_to_server, LearnerServicer(board, Controls()))
-    server = Server(
-        ServerSpec("learner", [Service("lodestar.v1.LearnerService", add)], folder, tls=tls, drain_seconds=0)
-    )
-    state = await server.start()
-    await server.become_ready()
-    try:
-        yield board, state.port
-    finally:
-        await server.stop()
+@contextmanager
+def conducted(folder: Path, tls: Path | None = None) -> Iterator[tuple[Board, str]]:
+    """A conductor's board, and the port that it is served on."""
+    run = RunConfig(name="mine")
+    board = board_of(run, plan(run))
+    with served(board, folder, Listening(tls=tls)) as address:
+        yield board, address.rpartition(":")[2]
 
 
-async def until(said: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+def until(said: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
     while not said():
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+        time.sleep(0.02)
 
 
 def finish(api: Any) -> None:
-    api.put("jobs", api.objects["jobs", "learner-mine"] | {"status": {"succeeded": 1}})
+    ended = [{"type": "Complete", "status": "True", "message": "", "reason": "r"}]
+    api.put("jobs", api.objects["jobs", "conductor-mine"] | {"status": {"conditions": ended}})
+
+
+class Following:
+    """``follow`` on a thread."""
+
+    def __init__(self, cluster: Namespace, tls: Path | None) -> None:
+        self.ended: list[FleetStatus] = []
+        work = lambda: self.ended.append(follow(cluster, "mine", plain=True, tls=tls))  # noqa: E731
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
 
 
 @pytest.mark.parametrize("speaks_tls", [False, True])
-async def test_a_followed_run_shows_its_fleet_and_its_steps_to_the_end(
+def test_a_followed_run_shows_its_stages_to_the_end(
     api: Any,
-    cluster: Cluster,
+    cluster: Namespace,
     kubectl: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -132,66 +127,88 @@ async def test_a_followed_run_shows_its_fleet_and_its_steps_to_the_end(
         lines.append(capsys.readouterr().out)
         return "".join(lines)
 
-    operator = served = None
+    operator = own = None
     if speaks_tls:
         authority = Authority.create()
-        operator, served = tmp_path / "operator", tmp_path / "learner"
+        operator, own = tmp_path / "operator", tmp_path / "conductor"
         authority.issue(operator, "operator", "ann")
-        authority.issue(served, "worker", "learner")
-    api.put("pods", learner_pod(**{"train-sft": None}))
-    async with learner(tmp_path / "run", served) as (board, port):
+        authority.issue(own, "operator", "conductor")
+    waiting = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    api.put("pods", conductor_pod("Pending", conditions=[waiting]))
+    with conducted(tmp_path / "run", own) as (board, port):
         notes = kubectl(f"Forwarding from 127.0.0.1:{port} -> 50051")
-        following = asyncio.create_task(asyncio.to_thread(follow, cluster, "mine", plain=True, tls=operator))
-        await until(lambda: "policy: 0 of 1 ready" in shown())
-        assert not notes.exists(), "there is no learner to ask while the stages train"
-        done = {"exitCode": 0, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
-        api.put("pods", learner_pod(**{"train-sft": done, "lodestar": None}))
-        board.update(state=RunState.COLLECTING, step=3, metrics={"score": 0.5}, eta_seconds=9.0)
-        await until(lambda: "step 3/8  score +0.500" in shown())
-        assert notes.read_text() == "--context there --namespace lodestar port-forward pod/learner-mine-x :50051"
+        following = Following(cluster, operator)
+        until(lambda: "conductor-mine-x: cannot be scheduled (0/3 nodes)" in shown())
+        assert not notes.exists(), "there is nobody to ask yet"
+        api.put("pods", conductor_pod())
+        board.say("sft: starts")
+        until(lambda: "sft: starts" in shown())
+        assert notes.read_text() == "--context there --namespace lodestar port-forward pod/conductor-mine-x :50051"
         finish(api)
-        ended = await following
+        following.thread.join(30)
+    (ended,) = following.ended
     assert ended.finished
     assert "cannot be asked" not in shown()
 
 
-async def test_a_learner_that_wants_a_certificate_is_said_to(
-    api: Any, cluster: Cluster, kubectl: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_conductor_that_wants_a_certificate_is_said_to(
+    api: Any, cluster: Namespace, kubectl: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority = Authority.create()
-    authority.issue(tmp_path / "learner", "worker", "learner")
-    api.put("pods", learner_pod(lodestar=None))
+    authority.issue(tmp_path / "conductor", "operator", "conductor")
+    api.put("pods", conductor_pod())
     lines: list[str] = []
 
     def shown() -> str:
         lines.append(capsys.readouterr().out)
         return "".join(lines)
 
-    async with learner(tmp_path / "run", tmp_path / "learner") as (_, port):
+    with conducted(tmp_path / "run", tmp_path / "conductor") as (_, port):
         kubectl(f"Forwarding from 127.0.0.1:{port} -> 50051")
-        following = asyncio.create_task(asyncio.to_thread(follow, cluster, "mine", plain=True, tls=None))
-        await until(lambda: "wants --tls, the folder with an operator's certificate" in shown())
+        following = Following(cluster, None)
+        until(lambda: "wants --tls, the folder with an operator's certificate" in shown())
         finish(api)
-        await following
+        following.thread.join(30)
 
 
 def test_a_port_that_cannot_be_forwarded_is_kubectls_to_explain(
-    cluster: Cluster, kubectl: Callable[[str], Path]
+    cluster: Namespace, kubectl: Callable[[str], Path]
 ) -> None:
-    kubectl('Error from server (Forbidden): pods "learner-mine-x" is forbidden')
-    with pytest.raises(Unavailable, match="is forbidden"), forwarded(cluster, "learner-mine-x", 50051):
+    kubectl('Error from server (Forbidden): pods "conductor-mine-x" is forbidden')
+    with pytest.raises(Unavailable, match="is forbidden"), forwarded(cluster, "conductor-mine-x", 50051):
         pass
 
 
-def test_the_page_shows_stages_workloads_and_what_is_wrong(api: Any, cluster: Cluster) -> None:
-    waiting = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-    manifest = learner_pod(**{"train-sft": None})
-    manifest["status"] = {"phase": "Pending", "conditions": [waiting | {"message": "3 Insufficient nvidia.com/gpu"}]}
-    api.put("pods", manifest)
-    page = FleetPage(Board("mine", [StageRow("sft"), StageRow("ppo")]))
-    page.fleet = status(cluster, "mine")
-    drawn = io.StringIO()
-    Console(width=100, file=drawn, force_terminal=False).print(page)
-    text = drawn.getvalue()
-    for shown in ("mine", "sft", "ppo", "learner", "0/1", "no node has a free GPU"):
-        assert shown in text, shown
+def test_a_status_is_what_the_conductor_says_and_what_the_cluster_does(
+    cluster: Namespace, api: Any, kubectl: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Namespace, "connect", lambda *_: cluster)
+    api.put("pods", conductor_pod())
+    with conducted(tmp_path / "run") as (board, port):
+        kubectl(f"Forwarding from 127.0.0.1:{port} -> 50051")
+        board.kept("data", 4.0)
+        assert told(cluster, "conductor-mine-x", None).stage("data").state == "kept"
+        show_status("mine", namespace="lodestar", context=None, follow=False, plain=True, tls=None)
+    out = capsys.readouterr().out
+    for shown in ("kept from before", "mine: running", "conductor", "policy", "0/0"):
+        assert shown in out, shown
+
+
+def test_a_run_of_this_machine_is_told_of_by_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    (root / "config.yaml").write_text(f"name: mine\nruns_dir: {tmp_path}\n")
+    show: dict[str, Any] = {"namespace": "lodestar", "context": None, "plain": True, "tls": None}
+    with conducted(root) as (board, _):
+        board.stage("sft").detail, board.stage("sft").state = "loss 1.2", "running"
+        show_status(str(root), follow=False, **show)
+        assert "loss 1.2" in capsys.readouterr().out
+        watching = threading.Thread(target=lambda: show_status(str(root), follow=True, **show))
+        watching.start()
+        board.say("sft: half-way")
+        lines: list[str] = []
+        until(lambda: lines.append(capsys.readouterr().out) or "sft: half-way" in "".join(lines))
+    watching.join(30)
+    assert not watching.is_alive()
+    assert "nothing conducts it; data, sft" in capsys.readouterr().out

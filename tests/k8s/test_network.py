@@ -16,17 +16,23 @@ OTHER = {"kubernetes.io/metadata.name": "other"}
 CALLER = {"lodestar.dev/caller": "true"}
 PORTS = {"grpc": 50051, "weights": 50052, "callers": 50053, "health": 50054, "metrics": 9090, "redis": 6379}
 
+CLIENTS = ("rollout", "learner", "stage")
+SERVERS = ("policy", "against", "reward", "reference")
 FLOWS = {
-    *((worker, model, 50051) for worker in ("rollout", "learner") for model in ("policy", "reward", "reference")),
-    ("rollout", "redis", 6379),
-    ("learner", "redis", 6379),
+    *((client, server, 50051) for client in CLIENTS for server in SERVERS),
+    *((client, "redis", 6379) for client in CLIENTS),
     ("policy", "learner", 50052),
+    ("conductor", "learner", 50051),
 }
 """(from, to, port): the design's data flow, and nothing else."""
 
 
 def matches(selector: Manifest, labels: dict[str, str]) -> bool:
-    assert selector.keys() <= {"matchLabels"}
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] in ("In", "NotIn")
+        if (labels.get(expression["key"]) in expression["values"]) != (expression["operator"] == "In"):
+            return False
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
@@ -109,7 +115,7 @@ def test_callers_reach_grpc_alone_and_strangers_nothing(
 ) -> None:
     for name in labels:
         called = {p for p in PORTS.values() if allowed(policies, "Ingress", labels[name], CALLER, OTHER, p)}
-        assert called == ({50051, 50053} if name in {"policy", "reward", "reference", "learner"} else set()), name
+        assert called == ({50051, 50053} if name in {*SERVERS, "learner", "conductor"} else set()), name
         assert not [p for p in PORTS.values() if allowed(policies, "Ingress", labels[name], {}, OTHER, p)], name
 
 
@@ -118,11 +124,19 @@ def test_a_pod_of_no_policy_of_its_own_is_shut_in(policies: list[Manifest]) -> N
         assert not allowed(policies, direction, {"app": "new"}, {"app": "new"}, NAMESPACE, 50051)
 
 
-def test_only_the_learner_of_a_hub_run_leaves_the_cluster(
+def test_only_what_loads_models_and_data_of_a_hub_run_leaves_the_cluster(
     policies: list[Manifest], labels: dict[str, dict[str, str]], overlay: str
 ) -> None:
     outward = [p["spec"] for p in policies if "ipBlock" in str(p)]
     selected = {name for name in labels for spec in outward if matches(spec["podSelector"], labels[name])}
-    assert selected == ({"learner"} if overlay == "gpu" else set())
+    assert selected == ({*SERVERS, "learner", "stage"} if overlay == "gpu" else set())
     for spec in outward:
         assert [rule["ports"] for rule in spec["egress"]] == [[{"port": 443}]]
+
+
+def test_the_conductor_alone_reaches_the_api_server(
+    policies: list[Manifest], labels: dict[str, dict[str, str]]
+) -> None:
+    for name in labels:
+        reached = {port for port in (443, 6443) if allowed(policies, "Egress", labels[name], {}, OTHER, port)}
+        assert reached == ({443, 6443} if name == "conductor" else set()), name

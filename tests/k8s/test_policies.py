@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lodestar.config import RunConfig, load_config
+from lodestar.errors import ModelError, NonFinite, RunPaused, Terminated
 
 Manifest = dict[str, Any]
 Workloads = Callable[[str], dict[str, tuple[Manifest, Manifest]]]
@@ -48,7 +49,17 @@ def selects(selector: dict[str, str], pod: Manifest) -> bool:
 
 
 def test_the_fleet_is_complete(workloads: Workloads, overlay: str) -> None:
-    assert set(workloads(overlay)) == {"policy", "reward", "reference", "learner", "rollout", "redis"}
+    assert set(workloads(overlay)) == {
+        "conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout", "redis",
+    }  # fmt: skip
+
+
+def test_nothing_but_the_conductor_and_redis_runs_until_it_is_told_to(workloads: Workloads, overlay: str) -> None:
+    for name, (workload, _) in workloads(overlay).items():
+        if workload["kind"] == "Deployment":
+            assert workload["spec"]["replicas"] == 0, name
+        if workload["kind"] == "Job":
+            assert workload["spec"].get("suspend", False) == (name != "conductor"), name
 
 
 def test_pods_meet_the_restricted_standard(workloads: Workloads, overlay: str) -> None:
@@ -87,6 +98,9 @@ def test_every_process_is_probed_by_its_own_health_name(workloads: Workloads, ov
     services = {f"lodestar.v1.{name}" for name in re.findall(r"^service (\w+)", protos, re.MULTILINE)}
     for name, (_, pod) in workloads(overlay).items():
         (container,) = pod["spec"]["containers"]
+        if name == "stage":  # it serves nothing, and ends
+            assert not {"startupProbe", "livenessProbe", "readinessProbe", "ports"} & container.keys()
+            continue
         assert {"startupProbe", "livenessProbe"} <= container.keys(), name
         if name == "redis":
             assert "readinessProbe" in container
@@ -97,7 +111,8 @@ def test_every_process_is_probed_by_its_own_health_name(workloads: Workloads, ov
             continue  # called by nobody, so never taken out of a Service
         assert container["readinessProbe"]["grpc"]["port"] == HEALTH_PORT, name
         assert container["readinessProbe"]["grpc"]["service"] in services, name
-        assert name.capitalize() in container["readinessProbe"]["grpc"]["service"], name
+        service = {"against": "Policy", "conductor": "Run"}.get(name, name.capitalize())
+        assert container["readinessProbe"]["grpc"]["service"] == f"lodestar.v1.{service}Service", name
 
 
 def test_resources_are_asked_for_and_bounded(workloads: Workloads, overlay: str) -> None:
@@ -115,7 +130,7 @@ def test_gpus_go_to_models_and_not_to_workers(workloads: Workloads) -> None:
         for name, (_, pod) in workloads("gpu").items()
         if any("nvidia.com/gpu" in c["resources"]["limits"] for c in pod["spec"]["containers"])
     }
-    assert with_gpu == {"policy", "reward", "reference", "learner"}
+    assert with_gpu == {"policy", "against", "reward", "reference", "learner", "stage"}
     for name in with_gpu:
         _, pod = workloads("gpu")[name]
         assert any(t["key"] == "nvidia.com/gpu" for t in pod["spec"]["tolerations"]), name
@@ -134,14 +149,14 @@ def test_images_are_pinned(workloads: Workloads, overlay: str, repository: Path)
                 assert re.fullmatch(r".+:[^:@]+@sha256:[0-9a-f]{64}", image), image
 
 
-def test_accounts_are_their_own_and_carry_no_token(
+def test_accounts_are_their_own_and_the_conductors_alone_carries_a_token(
     workloads: Workloads, render: Callable[[str], list[Manifest]], overlay: str
 ) -> None:
     accounts = {m["metadata"]["name"]: m for m in render(overlay) if m["kind"] == "ServiceAccount"}
     for name, (_, pod) in workloads(overlay).items():
         assert pod["spec"]["serviceAccountName"] == name
         assert accounts[name]["automountServiceAccountToken"] is False
-        assert pod["spec"]["automountServiceAccountToken"] is False
+        assert pod["spec"]["automountServiceAccountToken"] is (name == "conductor"), name
 
 
 def test_secrets_are_referred_to_and_never_written(render: Callable[[str], list[Manifest]], overlay: str) -> None:
@@ -154,7 +169,7 @@ def test_secrets_are_referred_to_and_never_written(render: Callable[[str], list[
 def test_variables_in_command_lines_are_defined(
     workloads: Workloads, render: Callable[[str], list[Manifest]], overlay: str
 ) -> None:
-    config_maps = {m["metadata"]["name"]: m["data"] for m in render(overlay) if m["kind"] == "ConfigMap"}
+    config_maps = {m["metadata"]["name"]: m.get("data", {}) for m in render(overlay) if m["kind"] == "ConfigMap"}
     for name, (_, pod) in workloads(overlay).items():
         for container in containers(pod):
             defined = {entry["name"] for entry in container.get("env", [])}
@@ -200,16 +215,19 @@ def test_endpoints_name_services_and_their_ports(render: Callable[[str], list[Ma
         assert int(port) in ports[host], target
 
 
-def test_disruption_budgets_cover_every_workload(
+def test_disruption_budgets_cover_every_fleet(
     workloads: Workloads, render: Callable[[str], list[Manifest]], overlay: str
 ) -> None:
     budgets = [m["spec"]["selector"]["matchLabels"] for m in render(overlay) if m["kind"] == "PodDisruptionBudget"]
-    for name, (_, pod) in workloads(overlay).items():
-        assert sum(selects(selector, pod) for selector in budgets) == 1, name
+    for name, (workload, pod) in workloads(overlay).items():
+        # A Job's pods may go at any time: the next one goes on, and a budget cannot count them.
+        assert sum(selects(selector, pod) for selector in budgets) == (workload["kind"] != "Job"), name
 
 
 def test_replicas_spread_over_nodes(workloads: Workloads, overlay: str) -> None:
-    for name, (_, pod) in workloads(overlay).items():
+    for name, (workload, pod) in workloads(overlay).items():
+        if workload["kind"] == "Job":
+            continue
         (constraint,) = pod["spec"]["topologySpreadConstraints"]
         assert constraint["topologyKey"] == "kubernetes.io/hostname"
         assert selects(constraint["labelSelector"]["matchLabels"], pod), name
@@ -228,8 +246,6 @@ def test_the_fleet_belongs_to_the_run_of_its_configuration(
     render: Callable[[str], list[Manifest]], workloads: Workloads, overlay: str, tmp_path: Path
 ) -> None:
     name = run_config(render, overlay, tmp_path).name
-    fleet = next(m["data"] for m in render(overlay) if m["metadata"]["name"].startswith("fleet-"))
-    assert fleet["RUN"] == name
     for _, pod in workloads(overlay).values():
         assert pod["metadata"]["labels"]["lodestar.dev/run"] == name
 
@@ -237,17 +253,21 @@ def test_the_fleet_belongs_to_the_run_of_its_configuration(
 def test_grace_periods_outlast_the_drain(
     workloads: Workloads, render: Callable[[str], list[Manifest]], overlay: str, tmp_path: Path
 ) -> None:
-    config = run_config(render, overlay, tmp_path)
+    services = run_config(render, overlay, tmp_path).services
     drains = {
-        "policy": config.policy.drain_seconds,
-        "reward": config.reward.drain_seconds,
-        "reference": config.reference.drain_seconds,
-        "rollout": RunConfig(name="any").learner.drain_seconds,  # workers take the servers' default
+        "policy": services.policy.drain_seconds,
+        "against": services.policy.drain_seconds,
+        "reward": services.reward.drain_seconds,
+        "reference": services.reference.drain_seconds,
+        "rollout": RunConfig(name="any").services.learner.drain_seconds,  # workers take the servers' default
     }
-    _, learner = workloads(overlay)["learner"]
-    (told,) = [a for a in learner["spec"]["containers"][0]["args"] if a.startswith("learner.drain_seconds=")]
-    drains["learner"] = float(told.partition("=")[2])
-    assert drains["learner"] > 10 * config.policy.drain_seconds, "a step and its checkpoint take longer than a call"
+    (told,) = [
+        word.partition("=")[2]
+        for word in workloads(overlay)["conductor"][1]["spec"]["containers"][0]["args"]
+        if word.startswith("services.learner.drain_seconds=")
+    ]
+    drains["learner"] = float(told)
+    assert drains["learner"] > 10 * services.policy.drain_seconds, "a step and its checkpoint take longer than a call"
     for name, drain in drains.items():
         spec = workloads(overlay)[name][1]["spec"]
         pre_stop = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -268,28 +288,6 @@ def test_the_queues_volume_goes_with_the_fleet(workloads: Workloads, overlay: st
     assert retention == {"whenDeleted": "Delete", "whenScaled": "Retain"}
 
 
-def test_the_learner_of_several_nodes_meets_the_same_standard(
-    compose: Callable[[tuple[str, ...]], list[Manifest]],
-    pod_of: Callable[[Manifest], Manifest | None],
-    workloads: Workloads,
-) -> None:
-    objects = compose(("gpu", "learner-jobset", "networkpolicies", "tls"))
-    (ranks,) = [pod for m in objects if m["kind"] == "JobSet" and (pod := pod_of(m)) is not None]
-    one = workloads("gpu")["learner"][1]
-    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "serviceAccountName"):
-        assert ranks["spec"][key] == one["spec"][key], key
-    assert ranks["spec"]["terminationGracePeriodSeconds"] == one["spec"]["terminationGracePeriodSeconds"]
-    (container,), (single,) = ranks["spec"]["containers"], one["spec"]["containers"]
-    for key in ("securityContext", "startupProbe", "livenessProbe"):
-        assert container[key] == single[key], key
-    ports = {port["name"]: port["containerPort"] for port in single["ports"]}
-    assert ports.items() <= {port["name"]: port["containerPort"] for port in container["ports"]}.items()
-    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
-    assert (requests["memory"], requests["nvidia.com/gpu"]) == (limits["memory"], limits["nvidia.com/gpu"])
-    selecting = [m for m in objects if m["kind"] == "NetworkPolicy" and m["spec"]["podSelector"].get("matchLabels")]
-    assert any(selects(m["spec"]["podSelector"]["matchLabels"], ranks) for m in selecting)
-
-
 def test_pods_that_are_applied_by_hand_meet_the_same_standard(repository: Path, workloads: Workloads) -> None:
     (redis,) = workloads("cpu-dev")["redis"][1]["spec"]["containers"]
     _, learner = workloads("cpu-dev")["learner"]
@@ -306,15 +304,22 @@ def test_pods_that_are_applied_by_hand_meet_the_same_standard(repository: Path, 
         assert container["image"] in (redis["image"], "lodestar:0.1.0"), path
 
 
-def test_only_the_learner_writes_the_run(workloads: Workloads, overlay: str) -> None:
+def test_only_stages_and_their_conductor_write_the_run(workloads: Workloads, overlay: str) -> None:
     for name, (_, pod) in workloads(overlay).items():
         for container in containers(pod):
             for mount in container.get("volumeMounts", []):
                 if mount["name"] == "runs":
-                    assert mount.get("readOnly", False) == (name != "learner"), (name, container["name"])
+                    writes = name in ("learner", "stage", "conductor")
+                    assert mount.get("readOnly", False) != writes, (name, container["name"])
 
 
-def test_one_learner_at_a_time(workloads: Workloads, overlay: str) -> None:
-    learner, _ = workloads(overlay)["learner"]
-    assert learner["kind"] == "StatefulSet"
-    assert learner["spec"]["replicas"] == 1
+def test_a_moved_pod_is_no_failure_and_a_hopeless_one_is_not_tried_again(workloads: Workloads, overlay: str) -> None:
+    hopeless = sorted({error.exit_code for error in (ModelError, NonFinite, RunPaused)})
+    for name in ("conductor", "stage", "learner"):
+        spec = workloads(overlay)[name][0]["spec"]
+        assert spec["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy wants it"
+        assert spec["podReplacementPolicy"] == "Failed", "two pods never work on one stage"
+        moved, stopped, given_up = spec["podFailurePolicy"]["rules"]
+        assert (moved["action"], moved["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+        assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [Terminated.exit_code])
+        assert (given_up["action"], given_up["onExitCodes"]["values"]) == ("FailJob", hopeless)

@@ -18,7 +18,7 @@ import yaml
 Manifest = dict[str, Any]
 
 OVERLAYS = ("cpu-dev", "cpu-dev-tls", "gpu", "monitoring", "dev")
-COMPONENTS = ("feedback", "gpu", "hub", "keda", "learner-jobset", "live-sync", "monitoring", "networkpolicies", "tls")
+COMPONENTS = ("feedback", "gpu", "hub", "keda", "learner-ranks", "live-sync", "monitoring", "networkpolicies", "tls")
 KUBERNETES_VERSIONS = ("1.30", "1.37")  # 1.30 brought preStop.sleep, which we use
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 """It would read and parse megabytes of JSON again for every object."""
@@ -32,10 +32,6 @@ def check(manifest: Manifest, version: str) -> None:
         kubernetes_validate.validate(manifest, version, strict=True)
         return
     jsonschema.validate(manifest, custom)
-    if manifest["kind"] == "JobSet":
-        for job in manifest["spec"]["replicatedJobs"]:
-            inner = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]}
-            kubernetes_validate.validate(inner, version, strict=True)
 
 
 def identity(manifest: Manifest) -> tuple[str, str, str]:
@@ -90,7 +86,7 @@ def test_a_misspelt_field_is_noticed(
         check(manifest, KUBERNETES_VERSIONS[-1])
 
 
-@pytest.mark.parametrize("components", [(), ("learner-jobset",), ("live-sync", "gpu")])
+@pytest.mark.parametrize("components", [(), ("learner-ranks",), ("live-sync", "gpu")])
 def test_config_maps_that_pods_mention_exist(
     compose: Callable[[tuple[str, ...]], list[Manifest]],
     pod_of: Callable[[Manifest], Manifest | None],
@@ -116,10 +112,22 @@ def test_what_is_applied_by_itself_is_valid(repository: Path, path: str) -> None
         check(manifest, KUBERNETES_VERSIONS[0])
 
 
-def test_several_nodes_replace_the_stateful_set(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:
-    kinds = {m["kind"] for m in compose(("learner-jobset",)) if m["metadata"]["name"] == "learner"}
-    assert "JobSet" in kinds
-    assert "StatefulSet" not in kinds
+def test_the_learner_of_several_nodes_is_the_same_template_with_an_index(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+) -> None:
+    one, several = (
+        next(m for m in compose(components) if m["kind"] == "Job" and m["metadata"]["name"] == "learner")
+        for components in (("gpu",), ("gpu", "learner-ranks"))
+    )
+    assert several["spec"]["completionMode"] == "Indexed"
+    assert several["spec"]["completions"] == several["spec"]["parallelism"] == 2
+    (single,), (ranks,) = (m["spec"]["template"]["spec"]["containers"] for m in (one, several))
+    assert ranks["command"][-1] == "lodestar"
+    assert "--nnodes=2" in ranks["command"]
+    for key in ("args", "securityContext", "startupProbe", "livenessProbe"):
+        assert ranks[key] == single[key], key
+    requests, limits = ranks["resources"]["requests"], ranks["resources"]["limits"]
+    assert (requests["memory"], requests["nvidia.com/gpu"]) == (limits["memory"], limits["nvidia.com/gpu"])
 
 
 def test_the_autoscaler_owns_the_number_of_workers(compose: Callable[[tuple[str, ...]], list[Manifest]]) -> None:

@@ -13,11 +13,13 @@ import yaml
 from kubernetes import client
 
 from lodestar.config import load_config
+from lodestar.config.load import parse_config
 from lodestar.errors import ConfigError, FailedPrecondition, InvalidArgument, Unavailable
-from lodestar.kubernetes import Cluster, Fleet, cancel, logs, render, status, submit, watch
+from lodestar.kubernetes import Fleet, Namespace, cancel, logs, render, status, submit, watch
 
 OVERLAYS = Path(__file__).parents[2] / "k8s" / "overlays"
-PODS = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner"}
+PODS = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner", "lodestar.dev/stage": "ppo"}
+WORKLOADS = ("conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout", "redis")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +42,14 @@ def server(api: Any) -> Any:
 
 
 @pytest.fixture
-def cluster(server: Any) -> Iterator[Cluster]:
+def cluster(server: Any) -> Iterator[Namespace]:
     configuration = client.Configuration(host=server.url)
     configuration.retries = False
     with client.ApiClient(configuration) as api:
-        yield Cluster(api, "lodestar")
+        yield Namespace(api, "lodestar")
 
 
-def pod(name: str = "learner-mine-x", **status: Any) -> dict[str, Any]:
+def pod(name: str = "mine-ppo-1-x", **status: Any) -> dict[str, Any]:
     container = {"name": "lodestar", "image": "registry/lodestar-cuda:1", "resources": {"limits": {"memory": "32Gi"}}}
     return {
         "apiVersion": "v1",
@@ -67,16 +69,47 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
     }
 
 
+def fleet_map(fleet: Fleet) -> dict[str, str]:
+    return next(m["data"] for m in fleet.objects if m["kind"] == "ConfigMap" and "SUFFIX" in m.get("data", {}))
+
+
+def conductor_pod(**status: Any) -> dict[str, Any]:
+    made = pod("conductor-mine-x", **status)
+    made["metadata"]["labels"] = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "conductor"}
+    return made
+
+
+def stage_of(server: Any, kind: str | None = None) -> None:
+    """A stage's Job as the conductor makes it, as it stands: kind of its true condition."""
+    conditions = [{"type": kind, "status": "True", "message": "m", "reason": "r"}] if kind else []
+    template = server.objects["jobs", "learner-mine"]
+    labels = template["metadata"]["labels"] | {"lodestar.dev/stage": "ppo"}
+    metadata = {"name": "mine-ppo-1", "labels": labels}
+    server.put("jobs", template | {"metadata": metadata, "status": {"conditions": conditions}})
+
+
+def over(server: Any, kind: str = "Complete", message: str = "m") -> None:
+    """The conductor's Job has ended."""
+    ended = {"type": kind, "status": "True", "message": message, "reason": "r"}
+    server.put("jobs", server.objects["jobs", "conductor-mine"] | {"status": {"conditions": [ended]}})
+
+
 def test_a_fleet_is_named_and_labelled_by_its_run(fleet: Fleet) -> None:
     assert all(m["metadata"]["name"].endswith("-mine") for m in fleet.objects)
     assert all(m["metadata"]["labels"]["lodestar.dev/run"] == "mine" for m in fleet.objects)
-    assert fleet.learner["kind"] == "Job"
+    assert (fleet.conductor["kind"], fleet.conductor["metadata"]["name"]) == ("Job", "conductor-mine")
     assert not {m["kind"] for m in fleet.objects} & {"Namespace", "PersistentVolumeClaim", "Secret"}
 
 
 def test_references_inside_a_fleet_point_into_it(fleet: Fleet) -> None:
     names = {(m["kind"], m["metadata"]["name"]) for m in fleet.objects}
     for manifest in fleet.objects:
+        if manifest["kind"] == "RoleBinding":
+            assert ("Role", manifest["roleRef"]["name"]) in names
+            assert [("ServiceAccount", subject["name"]) in names for subject in manifest["subjects"]] == [True]
+        for rule in manifest.get("rules", ()):
+            for resource, name in ((r, n) for r in rule["resources"] for n in rule.get("resourceNames", ())):
+                assert ({"deployments": "Deployment", "configmaps": "ConfigMap"}[resource], name) in names
         spec = manifest["spec"].get("template", {}).get("spec") if "spec" in manifest else None
         if spec is None:
             continue
@@ -84,11 +117,10 @@ def test_references_inside_a_fleet_point_into_it(fleet: Fleet) -> None:
         for volume in spec["volumes"]:
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
-    fleet_map = next(m["data"] for m in fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
-    for key, target in fleet_map.items():
-        if ":" in target:
-            assert ("Service", target.removeprefix("dns:///").split(":")[0]) in names, key
-    assert fleet_map["RUN"] == "mine"
+    told = fleet_map(fleet)
+    assert ("Service", told["REDIS_HOST"].split(":")[0]) in names
+    for fleet_name in ("policy", "against", "reward", "reference", "learner"):
+        assert ("Service", fleet_name + told["SUFFIX"]) in names
 
 
 def test_two_fleets_of_one_namespace_do_not_select_each_others_pods(fleet: Fleet) -> None:
@@ -112,13 +144,12 @@ def test_shared_reward_servers_are_reached_and_not_deployed_again(kustomize: obj
         "namespaceSelector": {},
         "podSelector": {"matchLabels": {"app.kubernetes.io/component": "reward"}},
     }
-    for name in ("learner-mine", "rollout-mine"):
-        (policy,) = [m for m in fleet.objects if (m["kind"], m["metadata"]["name"]) == ("NetworkPolicy", name)]
-        assert {"to": [elsewhere], "ports": [{"port": 50051}]} in policy["spec"]["egress"]
+    (policy,) = [m for m in fleet.objects if (m["kind"], m["metadata"]["name"]) == ("NetworkPolicy", "clients-mine")]
+    assert {"to": [elsewhere], "ports": [{"port": 50051}]} in policy["spec"]["egress"]
+    for name in ("learner-mine", "stage-mine", "rollout-mine"):
         (workload,) = [m for m in fleet.objects if m["kind"] in ("Job", "Deployment") and m["metadata"]["name"] == name]
         assert workload["spec"]["template"]["metadata"]["labels"]["lodestar.dev/caller"] == "true"
-    fleet_map = next(m["data"] for m in fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
-    assert fleet_map["REWARD"] == "dns:///reward.other:50051"
+    assert fleet_map(fleet)["REWARD"] == "dns:///reward.other:50051"
     with pytest.raises(ConfigError, match="policy belongs to one run"):
         render(load_config(tmp_path / "run.yaml"), OVERLAYS / "gpu", shared={"policy": "dns:///policy:50051"})
 
@@ -128,12 +159,13 @@ def test_a_dry_run_prints_what_would_be_created(fleet: Fleet) -> None:
 
 
 def test_submitting_creates_valid_objects_and_cancelling_removes_them(
-    server: Any, cluster: Cluster, fleet: Fleet
+    server: Any, cluster: Namespace, fleet: Fleet
 ) -> None:
     server.put("persistentvolumeclaims", {"metadata": {"name": "runs"}})
     submit(cluster, fleet)
-    assert server.names("jobs") == {"learner-mine"}
-    assert server.names("deployments") == {f"{role}-mine" for role in ("policy", "reward", "reference", "rollout")}
+    assert server.names("jobs") == {"conductor-mine", "stage-mine", "learner-mine"}
+    fleets = ("policy", "against", "reward", "reference", "rollout")
+    assert server.names("deployments") == {f"{name}-mine" for name in fleets}
     for manifest in fleet.objects:
         (stored,) = [
             m
@@ -144,14 +176,14 @@ def test_submitting_creates_valid_objects_and_cancelling_removes_them(
             key: value for key, value in manifest.items() if key != "metadata"
         }, "the client changed it on the way"
     lease = server.objects["leases", "run-mine"]
-    assert lease["metadata"]["ownerReferences"][0]["uid"] == server.objects["jobs", "learner-mine"]["metadata"]["uid"]
+    assert lease["metadata"]["ownerReferences"][0]["uid"] == server.objects["jobs", "conductor-mine"]["metadata"]["uid"]
     cancel(cluster, "mine")
     assert set(server.objects) == {("persistentvolumeclaims", "runs")}
     with pytest.raises(FailedPrecondition, match="there is no run mine"):
         cancel(cluster, "mine")
 
 
-def test_a_second_learner_is_refused_and_the_first_left_alone(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_a_second_submission_is_refused_and_the_first_left_alone(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     submit(cluster, fleet)
     before = dict(server.objects)
     with pytest.raises(FailedPrecondition, match="lodestar cancel mine first"):
@@ -159,7 +191,7 @@ def test_a_second_learner_is_refused_and_the_first_left_alone(server: Any, clust
     assert server.objects == before
 
 
-def test_of_two_submissions_at_once_one_gets_the_lease(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_of_two_submissions_at_once_one_gets_the_lease(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     def faster(method: str, plural: str, name: str) -> tuple[int, str] | None:
         return (409, 'leases "run-mine" already exists') if (method, plural) == ("POST", "leases") else None
 
@@ -171,7 +203,7 @@ def test_of_two_submissions_at_once_one_gets_the_lease(server: Any, cluster: Clu
 
 @pytest.mark.parametrize("renewed", [{}, {"renewTime": "2026-01-01T00:00:00.000000Z"}])
 def test_a_lease_whose_submission_died_is_taken_over(
-    server: Any, cluster: Cluster, fleet: Fleet, renewed: dict[str, str]
+    server: Any, cluster: Namespace, fleet: Fleet, renewed: dict[str, str]
 ) -> None:
     labels = {"lodestar.dev/run": "mine", "app.kubernetes.io/managed-by": "lodestar"}
     lease = {"metadata": {"name": "run-mine", "labels": labels}, "spec": {"holderIdentity": "gone@host"} | renewed}
@@ -182,7 +214,7 @@ def test_a_lease_whose_submission_died_is_taken_over(
     assert server.objects["services", "policy-mine"]["spec"]["clusterIP"] == "None", "not the dead submission's"
 
 
-def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
     server.put("leases", {"metadata": {"name": "run-mine"}, "spec": {"holderIdentity": "her@host", "renewTime": now}})
     with pytest.raises(FailedPrecondition, match="is being submitted by her@host"):
@@ -190,30 +222,21 @@ def test_a_submission_in_progress_is_left_alone(server: Any, cluster: Cluster, f
     assert set(server.objects) == {("leases", "run-mine")}
 
 
-def test_a_learner_that_still_ends_or_is_another_deployments_is_not_joined(
-    server: Any, cluster: Cluster, fleet: Fleet
+def test_a_stage_that_still_ends_or_is_another_deployments_is_not_joined(
+    server: Any, cluster: Namespace, fleet: Fleet
 ) -> None:
     submit(cluster, fleet)
     server.put("pods", pod())
     cancel(cluster, "mine")
-    with pytest.raises(FailedPrecondition, match="pod learner-mine-x drives run mine already"):
+    with pytest.raises(FailedPrecondition, match="pod mine-ppo-1-x works on run mine already"):
         submit(cluster, fleet)
     ending = pod()
     ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     server.put("pods", ending)
-    with pytest.raises(FailedPrecondition, match="learner-mine-x writes its checkpoint"):
+    with pytest.raises(FailedPrecondition, match="ppo of run mine is still ending"):
         submit(cluster, fleet)
     server.put("pods", pod(phase="Succeeded"))
     submit(cluster, fleet)
-
-
-def test_a_moved_learner_is_no_failure_and_a_hopeless_one_is_not_tried_again(fleet: Fleet) -> None:
-    spec = fleet.learner["spec"]
-    assert spec["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy wants it"
-    moved, stopped, hopeless = spec["podFailurePolicy"]["rules"]
-    assert (moved["action"], moved["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [143])
-    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4])
 
 
 def test_a_run_name_that_kubernetes_cannot_carry_is_refused(kustomize: object, tmp_path: Path) -> None:
@@ -224,27 +247,25 @@ def test_a_run_name_that_kubernetes_cannot_carry_is_refused(kustomize: object, t
 
 def test_a_fleet_with_tls_has_certificates_for_its_own_names(tls_fleet: Fleet) -> None:
     certificates = {m["metadata"]["name"]: m["spec"] for m in tls_fleet.objects if m["kind"] == "Certificate"}
-    roles = ("policy", "reward", "reference", "learner", "rollout", "redis")
-    assert set(certificates) == {f"{role}-mine" for role in roles}
+    assert set(certificates) == {f"{name}-mine" for name in WORKLOADS}
     assert "Issuer" not in {m["kind"] for m in tls_fleet.objects}
     assert certificates["policy-mine"]["uris"] == ["spiffe://lodestar/worker/policy-mine"]
     assert {"policy-mine", "policy-mine.team.svc.cluster.local", "localhost"} <= set(
         certificates["policy-mine"]["dnsNames"]
     )
-    fleet_map = next(m["data"] for m in tls_fleet.objects if m["kind"] == "ConfigMap" and "POLICY" in m["data"])
-    for target in (value for value in fleet_map.values() if ":" in value):
-        host = target.removeprefix("dns:///").split(":")[0]
+    for host in ("policy-mine", "against-mine", "learner-mine", "redis-mine"):
         assert host in certificates[host]["dnsNames"]
+    assert certificates["conductor-mine"]["uris"] == ["spiffe://lodestar/operator/conductor-mine"]
     for manifest in tls_fleet.objects:
         if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             volumes = manifest["spec"]["template"]["spec"]["volumes"]
             secrets = {v["secret"]["secretName"] for v in volumes if "secret" in v} - {"tokens"}
             assert secrets == {certificates[manifest["metadata"]["name"]]["secretName"]}
-    assert len({spec["secretName"] for spec in certificates.values()}) == len(roles)
+    assert len({spec["secretName"] for spec in certificates.values()}) == len(WORKLOADS)
 
 
 def test_a_fleet_with_tls_is_submitted_and_cancelled_with_its_secrets(
-    server: Any, cluster: Cluster, tls_fleet: Fleet
+    server: Any, cluster: Namespace, tls_fleet: Fleet
 ) -> None:
     server.installed = {"cert-manager.io"}
     server.put("issuers", {"metadata": {"name": "lodestar"}})
@@ -253,16 +274,14 @@ def test_a_fleet_with_tls_is_submitted_and_cancelled_with_its_secrets(
     submit(cluster, tls_fleet)
     for name in server.names("certificates"):  # cert-manager's part
         server.put("secrets", {"metadata": {"name": server.objects["certificates", name]["spec"]["secretName"]}})
-    assert server.names("secrets") == {"redis"} | {
-        f"{role}-tls-mine" for role in ("policy", "reward", "reference", "learner", "rollout", "redis")
-    }
+    assert server.names("secrets") == {"redis"} | {f"{name}-tls-mine" for name in WORKLOADS}
     cancel(cluster, "mine")
     assert set(server.objects) == {("issuers", "lodestar"), ("secrets", "redis")}
 
 
 @pytest.mark.parametrize("installed", [set(), {"cert-manager.io"}])
 def test_a_namespace_without_an_authority_is_said_to_have_none(
-    server: Any, cluster: Cluster, tls_fleet: Fleet, installed: set[str]
+    server: Any, cluster: Namespace, tls_fleet: Fleet, installed: set[str]
 ) -> None:
     server.installed = installed
     with pytest.raises(FailedPrecondition, match=r"no Issuer lodestar.*k8s/components/tls/authority\.yaml"):
@@ -270,7 +289,7 @@ def test_a_namespace_without_an_authority_is_said_to_have_none(
     assert not server.objects
 
 
-def test_an_autoscaler_is_of_its_fleet(kustomize: Any, tmp_path: Path, server: Any, cluster: Cluster) -> None:
+def test_an_autoscaler_is_of_its_fleet(kustomize: Any, tmp_path: Path, server: Any, cluster: Namespace) -> None:
     (tmp_path / "run.yaml").write_text("name: mine\n")
     parts = [os.path.relpath(OVERLAYS / "cpu-dev", tmp_path.resolve())]
     components = [os.path.relpath(OVERLAYS.parent / "components" / "keda", tmp_path.resolve())]
@@ -288,11 +307,12 @@ def test_an_autoscaler_is_of_its_fleet(kustomize: Any, tmp_path: Path, server: A
 
 
 def test_the_role_for_submitters_permits_what_is_asked_and_no_more(
-    server: Any, cluster: Cluster, tls_fleet: Fleet
+    server: Any, cluster: Namespace, tls_fleet: Fleet
 ) -> None:
     server.installed = {"cert-manager.io", "keda.sh"}
     server.put("issuers", {"metadata": {"name": "lodestar"}})
     submit(cluster, tls_fleet)
+    stage_of(server)
     server.put("pods", pod(**container({"running": {}})))
     list(logs(cluster, "mine"))
     server.put("pods", pod(phase="Pending"))
@@ -317,11 +337,21 @@ def test_the_role_for_submitters_permits_what_is_asked_and_no_more(
     # The API server above sees neither a ScaledObject's creation nor kubectl port-forward.
     unseen = {("keda.sh", "scaledobjects", "create"), ("keda.sh", "scaledobjects", "delete")}
     unseen |= {("", "pods/portforward", "create"), ("", "pods", "get")}
-    assert permitted - unseen == server.rights - unseen
+    # Nobody gives away a right that he has not: the conductor's.
+    (conductor,) = [m for m in tls_fleet.objects if m["kind"] == "Role"]
+    given = {
+        (group, resource, verb)
+        for rule in conductor["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert given <= permitted
+    assert permitted - unseen - given == server.rights - unseen - given
 
 
-def test_a_submission_that_fails_half_way_leaves_nothing(server: Any, cluster: Cluster, fleet: Fleet) -> None:
-    quota = 'jobs.batch "learner-mine" is forbidden: exceeded quota: gpus'
+def test_a_submission_that_fails_half_way_leaves_nothing(server: Any, cluster: Namespace, fleet: Fleet) -> None:
+    quota = 'jobs.batch "conductor-mine" is forbidden: exceeded quota: gpus'
     server.refuse = lambda method, plural, name: (403, quota) if (method, plural) == ("POST", "jobs") else None
     with pytest.raises(FailedPrecondition, match="ask for more quota"):
         submit(cluster, fleet)
@@ -339,7 +369,7 @@ def test_a_submission_that_fails_half_way_leaves_nothing(server: Any, cluster: C
     ],
 )
 def test_refusals_say_what_to_do(
-    server: Any, cluster: Cluster, fleet: Fleet, answer: tuple[int, str], error: type[Exception], sentence: str
+    server: Any, cluster: Namespace, fleet: Fleet, answer: tuple[int, str], error: type[Exception], sentence: str
 ) -> None:
     server.refuse = lambda method, plural, name: answer if method == "POST" else None
     with pytest.raises(error, match=sentence):
@@ -350,7 +380,7 @@ def test_a_cluster_that_is_away_is_said_to_be(fleet: Fleet) -> None:
     configuration = client.Configuration(host="http://127.0.0.1:1")
     configuration.retries = False
     with client.ApiClient(configuration) as api, pytest.raises(Unavailable, match="cannot be reached"):
-        submit(Cluster(api, "lodestar"), fleet)
+        submit(Namespace(api, "lodestar"), fleet)
 
 
 UNSCHEDULABLE = {
@@ -370,7 +400,11 @@ NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
     [
         ({"conditions": [UNSCHEDULABLE]}, "no node has a free GPU"),
         ({"conditions": [NO_VOLUME]}, "kubectl apply -f k8s/base/runs-volume.yaml"),
-        (container({"terminated": {"reason": "Error", "exitCode": 3}}), "ended with exit status 3; lodestar logs"),
+        (container({"terminated": {"reason": "Error", "exitCode": 3}}), "ended with exit status 3"),
+        (
+            container({"terminated": {"reason": "Error", "exitCode": 2, "message": "a\nerror: ppo.clip: is 9\n"}}),
+            "ended with exit status 2: ppo.clip: is 9",
+        ),
         (container(NO_IMAGE), "image registry/lodestar-cuda:1 cannot be pulled"),
         (container(NO_SECRET), 'secret "redis" not found); create what is missing'),
         (container(CRASHING, {"terminated": {"reason": "OOMKilled", "exitCode": 137}}), "out of memory (limit 32Gi)"),
@@ -378,13 +412,14 @@ NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
     ],
 )
 def test_status_says_why_pods_do_not_run(
-    server: Any, cluster: Cluster, fleet: Fleet, state: dict[str, Any], sentence: str
+    server: Any, cluster: Namespace, fleet: Fleet, state: dict[str, Any], sentence: str
 ) -> None:
     submit(cluster, fleet)
+    stage_of(server)
     server.put("pods", pod(**state))
-    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
-    (problem,) = learner.problems
-    assert problem.startswith("learner-mine-x: ")
+    (working,) = [w for w in status(cluster, "mine").workloads if w.role == "ppo"]
+    (problem,) = working.problems
+    assert problem.startswith("mine-ppo-1-x: ")
     assert sentence in problem
 
 
@@ -404,17 +439,18 @@ def event(name: str, reason: str, message: str) -> dict[str, Any]:
     }
 
 
-def test_status_says_why_there_are_no_pods(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_status_says_why_there_are_no_pods(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     submit(cluster, fleet)
     refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}
     deployment = server.objects["deployments", "policy-mine"]
-    server.put("deployments", deployment | {"status": {"conditions": [refused]}})
-    violation = 'pods "learner-mine-x" is forbidden: violates PodSecurity "restricted:latest"'
-    server.put("events", event("learner-mine", "FailedCreate", violation))
+    wanted = deployment["spec"] | {"replicas": 1}
+    server.put("deployments", deployment | {"spec": wanted, "status": {"conditions": [refused]}})
+    violation = 'pods "conductor-mine-x" is forbidden: violates PodSecurity "restricted:latest"'
+    server.put("events", event("conductor-mine", "FailedCreate", violation))
     problems = {w.role: w.problems for w in status(cluster, "mine").workloads}
     assert "exceeded quota: gpus" in problems["policy"][0]
     assert "ask for more quota" in problems["policy"][0]
-    assert "this namespace's standard forbids" in problems["learner"][0]
+    assert "this namespace's standard forbids" in problems["conductor"][0]
     assert problems["reward"] == ()
 
 
@@ -429,43 +465,46 @@ def test_status_says_why_there_are_no_pods(server: Any, cluster: Cluster, fleet:
     ],
 )
 def test_status_says_what_a_pod_waits_to_mount(
-    server: Any, cluster: Cluster, fleet: Fleet, message: str, sentence: str
+    server: Any, cluster: Namespace, fleet: Fleet, message: str, sentence: str
 ) -> None:
     submit(cluster, fleet)
+    stage_of(server)
     server.put("pods", pod(phase="Pending", **container({"waiting": {"reason": "ContainerCreating"}})))
-    server.put("events", event("learner-mine-x", "FailedMount", message))
-    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
-    assert sentence in learner.problems[0]
+    server.put("events", event("mine-ppo-1-x", "FailedMount", message))
+    (working,) = [w for w in status(cluster, "mine").workloads if w.role == "ppo"]
+    assert sentence in working.problems[0]
 
 
-def test_failed_pods_are_forgotten_once_a_successor_runs(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_failed_pods_are_forgotten_once_a_successor_runs(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     submit(cluster, fleet)
+    stage_of(server)
     server.put("pods", pod(phase="Failed", **container({"terminated": {"reason": "Error", "exitCode": 1}})))
-    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
-    assert "exit status 1" in learner.problems[0]
-    server.put("pods", pod("learner-mine-y", phase="Running", **container({"running": {}})))
-    (learner,) = [w for w in status(cluster, "mine").workloads if w.role == "learner"]
-    assert learner.problems == ()
+    (working,) = [w for w in status(cluster, "mine").workloads if w.role == "ppo"]
+    assert "exit status 1" in working.problems[0]
+    server.put("pods", pod("mine-ppo-1-y", phase="Running", **container({"running": {}})))
+    (working,) = [w for w in status(cluster, "mine").workloads if w.role == "ppo"]
+    assert working.problems == ()
 
 
 def test_a_watch_ends_with_the_job_although_no_pod_changes_any_more(
-    server: Any, cluster: Cluster, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    server: Any, cluster: Namespace, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lodestar.kubernetes.cluster.RESYNC_SECONDS", 1)
+    monkeypatch.setattr("lodestar.kubernetes.namespace.RESYNC_SECONDS", 1)
     submit(cluster, fleet)
     server.put("pods", pod(phase="Succeeded"))
     seen = watch(cluster, "mine")
     assert not next(seen).finished
-    server.put("jobs", server.objects["jobs", "learner-mine"] | {"status": {"succeeded": 1}})
+    over(server)
     assert next(seen).finished
     assert list(seen) == []
 
 
 def test_a_dropped_watch_goes_on_where_it_was(
-    server: Any, cluster: Cluster, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    server: Any, cluster: Namespace, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lodestar.kubernetes.cluster._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("lodestar.kubernetes.namespace._RETRY_SECONDS", 0.0)
     submit(cluster, fleet)
+    stage_of(server)
     server.drop_watches = 1
     seen = watch(cluster, "mine")
     assert next(seen).workloads
@@ -479,44 +518,109 @@ def test_a_dropped_watch_goes_on_where_it_was(
     assert server.watches[-1] == str(cut_at)
 
 
-def test_a_watch_whose_place_is_forgotten_starts_again(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_a_watch_whose_place_is_forgotten_starts_again(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     submit(cluster, fleet)
+    stage_of(server)
     server.put("pods", pod(conditions=[UNSCHEDULABLE]))
     seen = watch(cluster, "mine")
     assert "free GPU" in str(next(seen))
-    job = server.objects["jobs", "learner-mine"]
-    server.put("jobs", job | {"status": {"succeeded": 1}})
+    over(server)
     server.forgotten_below = server.version
     assert next(seen).finished
     assert list(seen) == []
 
 
-def test_logs_are_of_the_container_that_runs(server: Any, cluster: Cluster, fleet: Fleet) -> None:
+def test_logs_are_of_what_runs_now(server: Any, cluster: Namespace, fleet: Fleet) -> None:
     submit(cluster, fleet)
-    with pytest.raises(FailedPrecondition, match="no pod of learner"):
+    with pytest.raises(FailedPrecondition, match="no pod of its own"):
         list(logs(cluster, "mine"))
-    server.put("pods", pod(**container({"waiting": {"reason": "PodInitializing"}})))
-    with pytest.raises(FailedPrecondition, match="has no log yet"):
+    server.put("pods", conductor_pod(phase="Running", **container({"waiting": {"reason": "PodInitializing"}})))
+    with pytest.raises(FailedPrecondition, match="conductor-mine-x has no log yet"):
         list(logs(cluster, "mine"))
-    server.put("pods", pod(**container({"running": {}})))
+    server.put("pods", pod(phase="Running", **container({"running": {}})))
     assert list(logs(cluster, "mine")) == ["one", "two"]
+    assert server.logs_read[-1] == "mine-ppo-1-x"
 
 
-def test_followed_logs_go_on_with_the_next_container_until_the_run_ends(
-    server: Any, cluster: Cluster, fleet: Fleet
+def test_logs_are_of_the_stage_or_fleet_that_is_named(server: Any, cluster: Namespace, fleet: Fleet) -> None:
+    submit(cluster, fleet)
+    server.put("pods", conductor_pod(phase="Running", **container({"running": {}})))
+    server.put("pods", pod(phase="Succeeded", **container({"terminated": {"exitCode": 0}})))
+    for what, read in (("ppo", "mine-ppo-1-x"), ("conductor", "conductor-mine-x"), ("", "conductor-mine-x")):
+        assert list(logs(cluster, "mine", what)) == ["one", "two"]
+        assert server.logs_read[-1] == read
+    with pytest.raises(FailedPrecondition, match="no pod of sft"):
+        list(logs(cluster, "mine", "sft"))
+
+
+def test_followed_logs_go_on_with_the_next_stage_until_the_run_ends(
+    server: Any, cluster: Namespace, fleet: Fleet
 ) -> None:
     submit(cluster, fleet)
-    stage = {"name": "train-sft", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "lastState": {}}
-    training = stage | {"containerID": "c://1", "state": {"running": {}}}
-    server.put("pods", pod(initContainerStatuses=[training]))
+    first = pod("mine-sft-1-x", phase="Running", **container({"running": {}}))
+    first["metadata"]["labels"]["lodestar.dev/stage"] = "sft"
+    first["status"]["containerStatuses"][0]["containerID"] = "c://1"
+    server.put("pods", first)
     lines = logs(cluster, "mine", follow=True)
     assert [next(lines), next(lines)] == ["one", "two"]
     server.log_lines = ["three"]
-    done = stage | {"containerID": "c://1", "state": {"terminated": {"exitCode": 0}}}
-    server.put("pods", pod(initContainerStatuses=[done], **container({"running": {}})))
+    server.put("pods", first | {"status": first["status"] | {"phase": "Succeeded"}})
+    server.put("pods", pod(phase="Running", **container({"running": {}})))
     assert next(lines) == "three"
-    server.put("jobs", server.objects["jobs", "learner-mine"] | {"status": {"succeeded": 1}})
-    server.put(
-        "pods", pod(phase="Succeeded", initContainerStatuses=[done], **container({"terminated": {"exitCode": 0}}))
-    )
+    over(server)
+    server.put("pods", pod(phase="Succeeded", **container({"terminated": {"exitCode": 0}})))
     assert list(lines) == []
+
+
+def test_followed_logs_of_a_stage_end_with_it(server: Any, cluster: Namespace, fleet: Fleet) -> None:
+    submit(cluster, fleet)
+    stage_of(server)
+    server.put("pods", pod(phase="Running", **container({"running": {}})))
+    lines = logs(cluster, "mine", "ppo", follow=True)
+    assert [next(lines), next(lines)] == ["one", "two"]
+    stage_of(server, "Complete")
+    assert list(lines) == []
+
+
+def test_a_run_that_failed_is_said_to_in_its_conductors_words(server: Any, cluster: Namespace, fleet: Fleet) -> None:
+    submit(cluster, fleet)
+    stage_of(server, "Failed")
+    ended = {"terminated": {"exitCode": 3, "message": "12:00 INFO x\nerror: ppo: the loss is NaN\n"}}
+    server.put("pods", conductor_pod(phase="Failed", **container(ended)))
+    over(server, "Failed", "Container lodestar failed with exit code 3")
+    got = status(cluster, "mine")
+    assert (got.failed, got.finished) == ("ppo: the loss is NaN", False)
+    assert [(stage.name, stage.state) for stage in got.stages] == [("ppo", "failed")]
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"model": {"path": "./here"}}, r"model\.path: \./here is a path of this machine.*pods see /lodestar/runs"),
+        ({"model": {"path": "/data/model"}}, r"model\.path: /data/model is a path of this machine"),
+        ({"given": {"prompts": "/data/p"}}, r"given\.prompts: /data/p is a path of this machine"),
+        ({"data": {"kind": "hh", "root": "/data/hh"}}, r"stages\.data\.root: /data/hh is a path of this machine"),
+        ({"queue": {"url": "redis://:secret@here"}}, r"services\.queue\.url: is said by the overlay"),
+        ({"stages": {"ppo": {}}}, r"stages\.ppo\.policy: nothing before it makes model"),
+        ({"stages": {"data": {}, "sft": {}, "evaluate": {"judge": "reward"}}}, r"nothing before it makes reward_model"),
+        ({"stages": {"data": {}, "sft-": {"kind": "sft"}}}, r"stages\.sft-: ends in a sign that no label"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_anything(
+    kustomize: object, tree: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        render(parse_config({"name": "mine", **tree}), OVERLAYS / "gpu")
+
+
+def test_paths_of_the_runs_volume_are_paths_of_every_pod(kustomize: object) -> None:
+    tree = {"name": "mine", "model": {"path": "/lodestar/runs/other/ppo/policy"}, "sft": None}
+    assert render(parse_config(tree), OVERLAYS / "gpu").run == "mine"
+
+
+def test_an_overlay_without_a_fleet_that_a_stage_calls_is_refused(kustomize: object, tmp_path: Path) -> None:
+    parts = [os.path.relpath(OVERLAYS / "cpu-dev", tmp_path.resolve())]
+    patch = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: against}\n$patch: delete\n"
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": parts, "patches": [{"patch": patch}]}))
+    with pytest.raises(ConfigError, match=r"stages\.evaluate: needs a Deployment against, and .* has none"):
+        render(parse_config({"name": "mine"}), tmp_path)

@@ -52,21 +52,12 @@ def test_every_workload_mounts_a_certificate_of_its_own(
     assert len({spec["secretName"] for spec in certificates.values()}) == len(certificates)
 
 
-def test_several_nodes_carry_the_learners_certificate(
-    compose: Callable[[tuple[str, ...]], list[Manifest]], pod_of: Callable[[Manifest], Manifest | None]
-) -> None:
-    (job_set,) = [m for m in compose(("learner-jobset", "tls")) if m["kind"] == "JobSet"]
-    pod = pod_of(job_set)
-    assert pod is not None
-    assert secret_of(pod) == "learner-tls"
-
-
 def test_certificates_name_the_role_and_every_address_that_is_called(
     render: Callable[[str], list[Manifest]], certificates: dict[str, Manifest]
 ) -> None:
-    fleet = next(m["data"] for m in render(OVERLAY) if m["metadata"]["name"].startswith("fleet-"))
-    called = {value.removeprefix("dns:///").rpartition(":")[0] for value in fleet.values() if ":" in value}
-    for host in called:
+    services = {m["metadata"]["name"] for m in render(OVERLAY) if m["kind"] == "Service"}
+    assert {"conductor", "learner", "policy", "against", "reward", "reference", "redis"} == services
+    for host in services:
         assert {host, f"{host}.lodestar.svc.cluster.local"} <= set(certificates[host]["dnsNames"])
         assert "server auth" in certificates[host]["usages"]
     for name, spec in certificates.items():
@@ -90,7 +81,7 @@ def test_nothing_is_plaintext_but_probes_and_metrics(
     fleet = next(m["data"] for m in render(OVERLAY) if m["metadata"]["name"].startswith("fleet-"))
     assert (fleet["LODESTAR_INSECURE"], fleet["LODESTAR_TLS"], fleet["REDIS_SCHEME"]) == ("false", "/tls", "rediss")
     assert "--insecure" not in str(render(OVERLAY))
-    for name in ("policy", "reward", "reference", "learner", "rollout"):
+    for name in ("conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout"):
         _, pod = workloads(OVERLAY)[name]
         assert any(m["mountPath"] == fleet["LODESTAR_TLS"] for m in pod["spec"]["containers"][0]["volumeMounts"])
 

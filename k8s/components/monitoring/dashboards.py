@@ -71,7 +71,14 @@ POLICY = 'role="policy",SEL'
 REWARD = 'role="reward",SEL'
 SCORERS = 'role=~"reward|reference",SEL'
 
+CONDUCTOR = 'role="conductor",SEL'
+
 OVERVIEW = [
+    Panel("Stages", latest("lodestar_run_stage_progress", "stage", CONDUCTOR), "percentunit", width=12),
+    Panel("Stage that runs", {"{{stage}}": f"lodestar_run_stage_running{{{CONDUCTOR}}} == 1"}, width=6, kind="stat"),
+    Panel("Stages that failed", latest("lodestar_run_stage_failed", "stage", CONDUCTOR), width=6, kind="stat"),
+    Panel("Time of stages", latest("lodestar_run_stage_duration_seconds", "stage", CONDUCTOR), "s", width=12),
+    Panel("Replicas that the stage wants", latest("lodestar_fleet_wanted", "fleet", CONDUCTOR), width=12),
     Panel("State", {"{{state}}": f"lodestar_run_state{{{LEARNER}}} == 1"}, width=6, kind="stat"),
     Panel("PPO steps", latest("lodestar_step", "run", LEARNER), width=6, kind="stat"),
     Panel("Replicas that take calls", {"{{role}}": "sum by (role) (lodestar_ready{SEL})"}, width=6, kind="stat"),

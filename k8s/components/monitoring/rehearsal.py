@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -27,12 +28,15 @@ from typing import Any
 
 import plotly.graph_objects as graph
 import yaml
-from lodestar.layout import RunFolder
-from lodestar.local.serving import Serving
 
 from lodestar.client import PolicyClient
-from lodestar.errors import InvalidArgument
-from lodestar.local.tiny import tiny_config, write_tiny_run
+from lodestar.crew.here import run_here
+from lodestar.errors import InvalidArgument, LodestarError
+from lodestar.files import write_atomically
+from lodestar.local.tiny import tiny_config, write_tiny_models
+from lodestar.local.view import plain_view
+from lodestar.recipe.plan import plan
+from lodestar.rpc.state import ServiceState
 
 HERE = Path(__file__).parent
 WIDTH, ROW = 1500, 250
@@ -63,56 +67,60 @@ class Scraped:
 
 @contextlib.contextmanager
 def scraped_run(root: Path, *, steps: int = 20, batch: int = 24) -> Iterator[Scraped]:
-    """Runs PPO on tiny random models through all services while Prometheus scrapes them; yields before they stop."""
+    """Conducts PPO on tiny random models through all services while Prometheus scrapes them; yields when it is done."""
+    write_tiny_models(root / "tiny", hidden=48, layers=2, eos_bias=0.5)
     config = tiny_config(
         root,
         "rehearsal",
-        ppo={"batch": batch, "steps": steps, "max_tokens": 32, "epochs": 2, "score": {"offset": "none"}},
-        learner={"checkpoint_every": 3, "threads": 1},
+        stages={"ppo": {"batch": batch, "steps": steps, "max_tokens": 32, "epochs": 2, "score": {"offset": "none"}}},
+        services={"learner": {"checkpoint_every": 3, "threads": 1}},
     )
-    folder = RunFolder(root / config.name)
-    write_tiny_run(folder, hidden=48, layers=2, eos_bias=0.5)
-    with Serving(config, folder) as serving, contextlib.ExitStack() as open_:
-        began, scraped = time.time(), None
-        serving.start()
-        targets = [
-            {
-                "targets": [f"127.0.0.1:{service.options.metrics_port}"],
-                "labels": {"role": service.role, "run": config.name, "pod": service.name},
-            }
-            for service in serving.fleet.services
-        ]
-        scraped = Scraped(open_.enter_context(prometheus(root, targets)), began)
-
-        def last_step_is_scraped() -> bool:
-            with contextlib.suppress(OSError):
-                return any(float(row["value"][1]) >= steps for row in scraped.now('lodestar_step{role="learner"}'))
-            return False
-
-        with PolicyClient(serving.fleet.addresses("policy")) as client, contextlib.suppress(InvalidArgument):
-            client.generate((10**6,), max_tokens=1)  # a refusal, for the panel of errors
-
-        deadline = time.monotonic() + 120
-        while not last_step_is_scraped():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the run's last step was not scraped within 120 s")
-            serving.fleet.check()
-            time.sleep(0.2)
+    ended = threading.Event()
+    with prometheus(root) as port:
+        scraped = Scraped(port, time.time())
+        thread = threading.Thread(target=_point_out, args=(root, config.name, ended))
+        thread.start()
+        try:
+            run_here(config, plan(config), plain_view)
+        finally:
+            ended.set()
+            thread.join()
         yield scraped
 
 
+def _point_out(root: Path, run: str, ended: threading.Event) -> None:
+    """Tells Prometheus of every process by its state file; makes one call that is refused, for the errors' panel."""
+    refused = False
+    while not ended.wait(0.1):
+        targets = []
+        for path in (root / run / "services").glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                state = ServiceState.read(path)
+                role = state.name.rpartition("-")[0].replace("run", "conductor")
+                labels = {"role": role, "run": run, "pod": state.name}
+                targets.append({"targets": [f"127.0.0.1:{state.metrics_port}"], "labels": labels})
+                if role == "policy" and not refused:
+                    with PolicyClient(state.address) as client:
+                        try:
+                            client.generate((10**6,), max_tokens=1)
+                        except LodestarError as error:
+                            refused = isinstance(error, InvalidArgument)
+        write_atomically(root / "targets.json", json.dumps(targets), durable=False)
+
+
 @contextlib.contextmanager
-def prometheus(root: Path, targets: list[dict[str, Any]]) -> Iterator[int]:
-    """Port of a Prometheus that scrapes the targets every second, our rules loaded."""
+def prometheus(root: Path) -> Iterator[int]:
+    """Port of a Prometheus that scrapes what root/targets.json names, twice a second, our rules loaded."""
     binary = shutil.which("prometheus")
     if binary is None:
         raise FileNotFoundError("prometheus is not installed")
     groups = yaml.safe_load((HERE / "rules.yaml").read_text())["spec"]["groups"]
     (root / "rules.yaml").write_text(yaml.safe_dump({"groups": [{**group, "interval": "1s"} for group in groups]}))
+    found = {"files": [str(root / "targets.json")], "refresh_interval": "1s"}
     config = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
-        "scrape_configs": [{"job_name": "lodestar", "static_configs": targets}],
+        "scrape_configs": [{"job_name": "lodestar", "file_sd_configs": [found]}],
     }
     (root / "prometheus.yaml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:

@@ -18,16 +18,6 @@ class Served(enum.StrEnum):
     task = "task"
 
 
-class Role(enum.StrEnum):
-    """The five services."""
-
-    policy = "policy"
-    reward = "reward"
-    reference = "reference"
-    learner = "learner"
-    rollout = "rollout"
-
-
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -46,3 +36,8 @@ Token = Annotated[
     str | None,
     typer.Option(envvar="LODESTAR_TOKEN", help="Bearer token, instead of a certificate. Better set the variable."),
 ]
+Redis = Annotated[
+    str | None,
+    typer.Option(envvar="LODESTAR_REDIS", help="URL of the rollout queue, over the file's."),
+]
+Digest = Annotated[str | None, typer.Option(envvar="LODESTAR_TASK", help="SHA-256 of the file to wait for.")]

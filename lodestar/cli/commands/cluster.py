@@ -1,4 +1,4 @@
-"""Runs on Kubernetes: submit, status, logs, cancel."""
+"""Runs on Kubernetes: conduct, submit, status, logs, cancel."""
 
 from __future__ import annotations
 
@@ -7,12 +7,57 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Config, Overrides, Plain, Role, Tls
+from lodestar.cli.commands.arguments import Config, Overrides, Plain, Tls
 
+SCRAPES_SECONDS = 35.0
+"""How long a learner stays after its last step: two scrapes see that it is finished."""
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Kubernetes namespace.")]
 Context = Annotated[str | None, typer.Option(help="kubeconfig context; unset is the current one.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.", show_default=False)]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")]
+
+
+def conduct(
+    config: Config,
+    overrides: Overrides = None,
+    suffix: Annotated[str, typer.Option(help="After the names of the fleet's objects.")] = "",
+    reward: Annotated[str, typer.Option(help="gRPC target of shared reward servers; empty: the fleet's own.")] = "",
+    reference: Annotated[str, typer.Option(help="The same of reference servers.")] = "",
+    host: Annotated[str, typer.Option(help="Address that every pod binds.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="gRPC port of every pod.")] = 50051,
+    weights_port: Annotated[int, typer.Option(help="Port of the learner's weights.")] = 50052,
+    caller_port: Annotated[
+        int | None, typer.Option(envvar="LODESTAR_CALLER_PORT", help="gRPC port for tokens; unset: none.")
+    ] = None,
+    health_port: Annotated[int | None, typer.Option(help="Port that answers health alone; unset: none.")] = None,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9090,
+    tls: Tls = None,
+    tokens: Annotated[Path | None, typer.Option(envvar="LODESTAR_TOKENS", help="File of callers' tokens.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", envvar="LODESTAR_INSECURE", help="Bind a non-loopback address without TLS.")
+    ] = False,
+) -> None:
+    """A run on the cluster that this pod is in: its stages as Jobs, its fleets as their tasks want them."""
+    from lodestar.cli.cluster import conduct_here
+
+    conduct_here(
+        config,
+        overrides or [],
+        suffix=suffix,
+        shared={role: target for role, target in (("reward", reward), ("reference", reference)) if target},
+        listening={
+            "host": host,
+            "port": port,
+            "weights_port": weights_port,
+            "caller_port": caller_port,
+            "health_port": health_port,
+            "metrics_port": metrics_port,
+            "tls": tls,
+            "tokens": tokens,
+            "insecure": insecure,
+            "linger_seconds": SCRAPES_SECONDS,
+        },
+    )
 
 
 def submit(
@@ -53,14 +98,14 @@ def submit(
 
 
 def status(
-    run: RunName,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder here, or its name.", show_default=False)],
     namespace: Namespace = "lodestar",
     context: Context = None,
     follow: Follow = False,
     plain: Plain = False,
     tls: Tls = None,
 ) -> None:
-    """What a submitted run's processes are doing, and what is wrong with them; the live view with -f."""
+    """What a run is doing, here or on a cluster, and what is wrong with it; the live view with -f."""
     from lodestar.cli.cluster import show_status
 
     show_status(run, namespace=namespace, context=context, follow=follow, plain=plain, tls=tls)
@@ -68,15 +113,18 @@ def status(
 
 def logs(
     run: RunName,
-    role: Annotated[Role, typer.Argument(help="Whose log.")] = Role.learner,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="[WHAT]", help="A stage (r2.ppo), a fleet, conductor; unset: what runs now."),
+    ] = "",
     namespace: Namespace = "lodestar",
     context: Context = None,
     follow: Follow = False,
 ) -> None:
-    """The log of a submitted run's service."""
+    """The log of a run's stage, of one of its fleets, or of what runs now."""
     from lodestar.cli.cluster import show_logs
 
-    show_logs(run, role.value, namespace=namespace, context=context, follow=follow)
+    show_logs(run, what, namespace=namespace, context=context, follow=follow)
 
 
 def cancel(run: RunName, namespace: Namespace = "lodestar", context: Context = None) -> None:

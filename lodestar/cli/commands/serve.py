@@ -1,4 +1,4 @@
-"""One service: serve."""
+"""One process: serve, work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Overrides, Served, Tls
+from lodestar.cli.commands.arguments import Digest, Overrides, Redis, Served, Tls
 
 
 def serve(
@@ -29,9 +29,8 @@ def serve(
         int | None, typer.Option(help="Port that answers health alone, in plaintext, for probes; unset: none.")
     ] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 takes a free one.")] = 0,
-    redis: Annotated[
-        str | None, typer.Option(envvar="LODESTAR_REDIS", help="task: URL of the rollout queue, over the file's.")
-    ] = None,
+    redis: Redis = None,
+    digest: Digest = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
     device: Annotated[str, typer.Option(help="auto: cuda when there is one, else cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -63,5 +62,18 @@ def serve(
         "reflection": reflection,
     }
     raise typer.Exit(
-        serve(role.value, what, options or [], listening=listening, redis=redis, device=device, dtype=dtype)
+        serve(
+            role.value, what, options or [], listening=listening, redis=redis, digest=digest, device=device, dtype=dtype
+        )
     )
+
+
+def work(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to do, as JSON.", show_default=False)],
+    redis: Redis = None,
+    digest: Digest = None,
+) -> None:
+    """One stage in this process, as a conductor's file says it: what the pod of a stage does."""
+    from lodestar.cli.serve import work
+
+    raise typer.Exit(work(file, redis=redis, digest=digest))

@@ -22,7 +22,7 @@ def disagreement(margins_NM: Floats) -> Floats:
     Raises:
         InvalidArgument: fewer than two members, or a margin that is not finite.
     """
-    return _probabilities(margins_NM).std(axis=1)
+    return np.asarray(_probabilities(margins_NM).std(axis=1), dtype=np.float64)
 
 
 def bald(margins_NM: Floats) -> Floats:

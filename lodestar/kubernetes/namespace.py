@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes.config
@@ -13,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from lodestar.errors import ConfigError
+from lodestar.errors import ConfigError, Unavailable
 from lodestar.kubernetes.problems import explained
 
 Manifest = dict[str, Any]
@@ -32,6 +33,8 @@ _APIS = {
     "Secret": (client.CoreV1Api, "secret"),
     "PodDisruptionBudget": (client.PolicyV1Api, "pod_disruption_budget"),
     "PersistentVolumeClaim": (client.CoreV1Api, "persistent_volume_claim"),
+    "Role": (client.RbacAuthorizationV1Api, "role"),
+    "RoleBinding": (client.RbacAuthorizationV1Api, "role_binding"),
     "Service": (client.CoreV1Api, "service"),
     "ServiceAccount": (client.CoreV1Api, "service_account"),
     "StatefulSet": (client.AppsV1Api, "stateful_set"),
@@ -42,6 +45,7 @@ _CUSTOM = {
     "ScaledObject": ("keda.sh", "v1alpha1", "scaledobjects"),
 }
 """Group, version and plural of operators' kinds; the client has no classes for them, so their objects are dicts."""
+HERE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 GONE = 410
 RESYNC_SECONDS = 10
 """How long a watch lasts before things are looked at anew: a Job's status, say, changes after its last pod has."""
@@ -49,7 +53,7 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 60.0
 _RETRY_SECONDS = 1.0
 
 
-class Cluster:
+class Namespace:
     """A namespace of a cluster. Errors come as LodestarError, saying what was tried and what to do."""
 
     def __init__(self, api: client.ApiClient, namespace: str, context: str | None = None) -> None:
@@ -59,7 +63,7 @@ class Cluster:
         """Of the kubeconfig; None is the current one."""
 
     @classmethod
-    def connect(cls, namespace: str, context: str | None = None) -> Cluster:
+    def connect(cls, namespace: str, context: str | None = None) -> Namespace:
         """By KUBECONFIG or ~/.kube/config, or from inside a pod.
 
         Raises:
@@ -74,6 +78,13 @@ class Cluster:
                     raise
                 load_incluster_config(client_configuration=configuration)
             return cls(client.ApiClient(configuration), namespace, context)
+
+    @classmethod
+    def here(cls) -> Namespace:
+        """The namespace that this pod is in; raises as :meth:`connect`."""
+        if not HERE.exists():
+            raise Unavailable("this is no pod with an API token, and only such a one conducts a run on a cluster")
+        return cls.connect(HERE.read_text(encoding="utf-8").strip())
 
     def create(self, manifest: Manifest) -> Any:
         """Creates an object of a kind that belongs to a run."""
@@ -90,6 +101,15 @@ class Cluster:
                 if error.status == 404:
                     return None
                 raise
+
+    def patch(self, kind: str, name: str, change: Manifest) -> Any:
+        """Lays a change over the object, mapping by mapping; the object then."""
+        with explained(f"patch {kind} {name}"):
+            return self._call("patch", kind, name=name, body=change)
+
+    def manifest(self, found: Any) -> Manifest:
+        """An object that was read, as it would be written."""
+        return dict(self._api.sanitize_for_serialization(found))  # type: ignore[no-untyped-call]
 
     def replace(self, kind: str, name: str, body: Any) -> Any:
         """Replaces the object if nobody changed it since ``body`` was read (its resourceVersion)."""
