@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import platform
 import statistics
@@ -20,6 +21,8 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+from lodestar.recipe.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 LEARNING_RATE = 1e-7
@@ -58,6 +61,12 @@ def memory_bytes(*pids: int) -> int:
             process = psutil.Process(pid)
             total += sum(one.memory_full_info().uss for one in (process, *process.children(recursive=True)))
     return total
+
+
+def iterations_of(folder: RunFolder) -> tuple[list[dict[str, Any]], list[float]]:
+    """A PPO run's metrics, a row per iteration, and the seconds of every iteration after the first."""
+    rows = folder.rows(folder.last("ppo"), "metrics.jsonl")
+    return rows, [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
 
 
 def versions() -> dict[str, str]:
