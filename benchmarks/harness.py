@@ -13,7 +13,7 @@ import itertools
 import json
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ LEARNING_RATE = 1e-7
 they shrink by half within eight iterations, on neither side at the same pace."""
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
+def parser(doc: str | None, *, runs: int = 5) -> argparse.ArgumentParser:
     """Options every benchmark has."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--runs", type=int, default=5, help="pairs of runs (default 5)")
+    options.add_argument("--runs", type=int, default=runs, help=f"pairs of runs (default {runs})")
     options.add_argument("--small", action="store_true", help="sizes that take seconds; proves that the script runs")
     options.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/NAME.json; none with --small)")
     return options
@@ -81,8 +81,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def report(name: str, rows: list[Mapping[str, Any]], arguments: argparse.Namespace, notes: str = "") -> None:
-    """Prints the rows as a table and writes them with the versions as JSON."""
+def report(
+    name: str, rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace, notes: str = "", **further: Any
+) -> None:
+    """Prints the rows as a table and writes them with the versions, and what further there is, as JSON."""
     table = Table(title=name)
     for column in rows[0]:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
@@ -95,7 +97,7 @@ def report(name: str, rows: list[Mapping[str, Any]], arguments: argparse.Namespa
     path: Path | None = arguments.out or (None if arguments.small else RESULTS / f"{name}.json")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": rows, "notes": notes, "versions": versions()}, indent=1) + "\n")
+        path.write_text(json.dumps({"rows": rows, "notes": notes, "versions": versions(), **further}, indent=1) + "\n")
         console.print(f"written to {path}")
 
 
