@@ -32,8 +32,8 @@ lint: $(DEV) ## ruff and mypy --strict
 proto: $(DEV) ## Regenerate lodestar/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
-bench: $(DEV) ## Every benchmark, one after another; each prints a table and writes JSON
-	@set -e; export GOMP_SPINCOUNT=100000; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(DEV) ## Every benchmark but demo_time, which needs a second tree; each prints a table and writes JSON
+	@set -e; export GOMP_SPINCOUNT=100000; for script in $(filter-out benchmarks/harness.py benchmarks/demo_time.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 gpu-check: $(DEV) ## Tests and benchmarks of kernels and engine that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests; status=$$?; [ $$status -eq 5 ] || exit $$status

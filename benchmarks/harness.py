@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,18 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from lodestar.recipe.folder import RunFolder
+
 RESULTS = Path(__file__).parent / "results"
 LEARNING_RATE = 1e-7
 """Of PPO benchmarks, on both sides: all the work of an update, and responses that stay as long as they were. At 1e-5
 they shrink by half within eight iterations, on neither side at the same pace."""
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
+def parser(doc: str | None, *, runs: int = 5) -> argparse.ArgumentParser:
     """Options every benchmark has."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--runs", type=int, default=5, help="pairs of runs (default 5)")
+    options.add_argument("--runs", type=int, default=runs, help=f"pairs of runs (default {runs})")
     options.add_argument("--small", action="store_true", help="sizes that take seconds; proves that the script runs")
     options.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/NAME.json; none with --small)")
     return options
@@ -60,6 +63,12 @@ def memory_bytes(*pids: int) -> int:
     return total
 
 
+def iterations_of(folder: RunFolder) -> tuple[list[dict[str, Any]], list[float]]:
+    """A PPO run's metrics, a row per iteration, and the seconds of every iteration after the first."""
+    rows = folder.rows(folder.last("ppo"), "metrics.jsonl")
+    return rows, [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
+
+
 def versions() -> dict[str, str]:
     """Where and with what a figure was taken."""
     packages = ("torch", "transformers", "triton", "grpcio", "redis")
@@ -72,8 +81,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def report(name: str, rows: list[Mapping[str, Any]], arguments: argparse.Namespace, notes: str = "") -> None:
-    """Prints the rows as a table and writes them with the versions as JSON."""
+def report(
+    name: str, rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace, notes: str = "", **further: Any
+) -> None:
+    """Prints the rows as a table and writes them with the versions, and what further there is, as JSON."""
     table = Table(title=name)
     for column in rows[0]:
         table.add_column(column, justify="right" if isinstance(rows[0][column], int | float) else "left")
@@ -86,7 +97,7 @@ def report(name: str, rows: list[Mapping[str, Any]], arguments: argparse.Namespa
     path: Path | None = arguments.out or (None if arguments.small else RESULTS / f"{name}.json")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": rows, "notes": notes, "versions": versions()}, indent=1) + "\n")
+        path.write_text(json.dumps({"rows": rows, "notes": notes, "versions": versions(), **further}, indent=1) + "\n")
         console.print(f"written to {path}")
 
 

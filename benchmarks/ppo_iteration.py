@@ -10,7 +10,6 @@ TRL lives in an environment of its own:
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import shutil
 import statistics
@@ -19,12 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import LEARNING_RATE, memory_bytes, parser, report
-from lodestar.layout import RunFolder
-from lodestar.local.serving import Serving
+from harness import LEARNING_RATE, iterations_of, memory_bytes, parser, report
 
 from lodestar.config import RunConfig
-from lodestar.local.tiny import tiny_config, write_tiny_run
+from lodestar.crew.inline import run_with
+from lodestar.crew.local import Local
+from lodestar.local.tiny import tiny_config, write_tiny_models
 
 EOS_BIAS = {"always 64 tokens": -30.0, "natural lengths": 3.6}
 """Added to EOS's logit. 3.6 makes it about 3.4% of the probability at every token."""
@@ -35,7 +34,6 @@ def config(root: Path, arguments: argparse.Namespace) -> RunConfig:
     return tiny_config(
         root,
         "bench",
-        data={"max_prompt_tokens": 48},
         ppo={
             "steps": arguments.iterations + 1,
             "batch": arguments.batch,
@@ -52,31 +50,26 @@ def config(root: Path, arguments: argparse.Namespace) -> RunConfig:
 
 
 def write_models(root: Path, eos_bias: float, *, small: bool) -> None:
-    """``root/bench``: our run folder; ``root/peer``: the same models and prompts for the peer."""
-    folder, peer = RunFolder(root / "bench"), root / "peer"
+    """``root/tiny``: our start model, reward model and prompts; ``root/peer``: the same for the peer."""
+    tiny, peer = root / "tiny", root / "peer"
     size = {"hidden": 32, "layers": 2, "vocab": 64} if small else {"hidden": 256, "layers": 4, "vocab": 1024}
-    prompts = write_tiny_run(folder, **size, eos_bias=eos_bias, prompt_tokens=(16, 48))
-    shutil.copytree(folder.sft, peer / "policy")
-    shutil.copytree(folder.reward_model, peer / "reward")
+    prompts = write_tiny_models(tiny, **size, eos_bias=eos_bias, prompt_tokens=(16, 48))
+    for model in ("policy", "reward"):
+        shutil.copytree(tiny / model, peer / model)
     (peer / "prompts.json").write_text(json.dumps(prompts))
 
 
 def ours(root: Path, arguments: argparse.Namespace) -> tuple[list[float], int, dict[str, float]]:
-    """Seconds of each iteration after the first, memory of all processes, and mean seconds per stage."""
-    run = config(root, arguments)
-    folder = RunFolder(root / "bench")
-    memory = 0
+    """Seconds of each iteration after the first, memory of all services, and mean seconds per stage."""
+    memory, looked = 0, 0.0
 
-    def watch() -> None:
-        nonlocal memory
-        if time.monotonic() % 1 < 0.05:  # about once a second: looking costs time too
-            memory = max(memory, memory_bytes(*serving.pids()))
+    def watch(crew: Local) -> None:
+        nonlocal memory, looked
+        if time.monotonic() > looked + 1:  # looking costs time too
+            looked = time.monotonic()
+            memory = max(memory, memory_bytes(*crew.pids()))
 
-    with Serving(run, folder) as serving:
-        serving.start()
-        serving.finish(watch)
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    seconds = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
+    rows, seconds = iterations_of(run_with(Local, config(root, arguments), look=watch))
     stages = {
         name: statistics.fmean(row["seconds"][name] for row in rows[1:]) for name in ("collect", "optimise", "publish")
     }

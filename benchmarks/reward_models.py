@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lodestar.layout import RunFolder
 
-from lodestar.config import RunConfig
+from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.feedback import read_feedback_file
 from lodestar.data.files import BadRows, DataFiles, read_demonstrations, read_feedback, write_jsonl
 from lodestar.data.hh import Dialogues
@@ -33,15 +32,14 @@ from lodestar.data.rows import encode_rows
 from lodestar.data.schema import Example
 from lodestar.data.survey import split_rows
 from lodestar.data.tokenizer import train_tokenizer
-from lodestar.files import write_atomically
-from lodestar.model.loading import load_scalar_model, load_tokenizer
+from lodestar.files import read_json, write_atomically
+from lodestar.model.loading import load_scalar_model, load_tokenizer, new_causal_lm, save_model
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.card import Judged, make_card
 from lodestar.preference.pairs import comparisons
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Demonstration, Feedback
-from lodestar.train import train_reward
-from lodestar.train.language import pretrain
+from lodestar.train import RewardTraining
 from lodestar.train.progress import Silent
 from lodestar.train.reward import judge
 
@@ -49,19 +47,14 @@ CARDS = Path(__file__).parents[1] / "docs" / "cards"
 RESULTS = Path(__file__).parent / "results" / "reward_models.json"
 SMALL = {"hidden_size": 256, "intermediate_size": 640, "layers": 1, "heads": 4, "kv_heads": 4, "context_tokens": 512}
 """2.9 million parameters with a vocabulary of 8,192."""
-RUN: dict[str, Any] = {
-    "model": {"architecture": SMALL, "tokenizer": {"kind": "bpe", "vocab_size": 8192}},
-    "reward_model": {
-        "epochs": 4,
-        "batch_tokens": 16384,
-        "learning_rate": 3e-4,
-        "evaluations_per_epoch": 2,
-        "patience": 4,
-        "score_tokens": "all",
-        "weight_decay": 0.1,
-    },
-    "evaluation": {"judge": "reward"},
-    "data": {"kind": "jsonl", "root": "."},
+TRAINING: dict[str, Any] = {
+    "epochs": 4,
+    "batch_tokens": 16384,
+    "learning_rate": 3e-4,
+    "evaluations_per_epoch": 2,
+    "patience": 4,
+    "score_tokens": "all",
+    "weight_decay": 0.1,
 }
 
 
@@ -71,9 +64,7 @@ class DataSet:
 
     files: tuple[str, ...]
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Of the section reward_model."""
-    language: Mapping[str, Any] | None = None
-    """The section pretrain: a language model of the training rows to start from; None: random weights."""
+    """Of TRAINING."""
     held_out: float = 0.1
     """Of the training rows."""
     context: int = 512
@@ -163,7 +154,7 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
                 Trained(Path(temporary) / str(i), rows, chosen, changes, seed)
                 for i, (changes, rows) in enumerate(parts)
             ]
-            rated = trained[0].config.reward_model.aspects
+            rated = trained[0].training.aspects
             judged = None if rated else judged_on("evaluation", trained)
             card = card_of(trained, judged) if judged and chosen.by_file else trained[0].card
             card |= {"source": list(chosen.files), "seed": seed, "bad_rows": len(bad.errors)}
@@ -179,7 +170,7 @@ def figures(name: str, data: Path, seeds: Sequence[int]) -> list[dict[str, Any]]
 
 
 class Trained:
-    """A reward model of some rows, in a folder of its own."""
+    """A reward model of some rows, in a folder of its own, from random weights."""
 
     def __init__(
         self,
@@ -189,30 +180,33 @@ class Trained:
         changes: Mapping[str, Any],
         seed: int,
     ) -> None:
-        self.folder, self.config = RunFolder(path), config_of(chosen, changes, seed)
-        self.long_rows = write_split(rows, self.config, self.folder, seed=seed, held_out=chosen.held_out)
-        if self.config.pretrain is not None:
-            pretrain(self.config, self.folder, Said())
-        train_reward(self.config, self.folder, Said())
-        self.card: dict[str, Any] = json.loads((self.folder.reward_model / "card.json").read_text())
+        self.files, self.seed, self.reward = DataFiles(path), seed, path / "reward"
+        tokenizer = {"kind": "bpe", "vocab_size": 8192}
+        architecture = SMALL | {"context_tokens": chosen.context}
+        self.model = ModelConfig.model_validate({"architecture": architecture, "tokenizer": tokenizer})
+        self.training = RewardTrainingConfig.model_validate(TRAINING | {**chosen.changes, **changes})
+        self.long_rows = write_split(rows, self.model, self.files, seed=seed, held_out=chosen.held_out)
+        self.tokenizer = load_tokenizer(self.files.tokenizer)
+        save_model(new_causal_lm(self.model.architecture, self.tokenizer, seed), self.tokenizer, path / "start")
+        self.card = trained_card(self.training, self.model, path, path, path / "start", seed)
 
     @cached_property
     def models(self) -> list[Any]:
         """The members."""
-        return members(self.folder)
+        return members(self.reward)
 
     def feedback(self, split: str) -> list[Feedback]:
         """The rows of a split."""
-        return read_feedback(DataFiles.of(self.folder).comparisons(split))
+        return read_feedback(self.files.feedback(split))
 
     def shown(self) -> list[Feedback]:
         """Held-out demonstrations, whose mean score is the zero."""
-        read = read_demonstrations(DataFiles.of(self.folder).demonstrations("held_out"))
+        read = read_demonstrations(self.files.demonstrations("held_out"))
         return [Feedback(row.prompt, (row.completion,), ()) for row in read]
 
     def judge(self, rows: Sequence[Feedback]) -> Judged:
         """Scores by the mean of the members, in units of the temperature where their held-out rows support one."""
-        judged = judge(self.models, load_tokenizer(self.folder.reward_model), rows, self.config)
+        judged = judge(self.models, self.tokenizer, rows, self.training, self.model)
         calibration = self.card["calibration"]
         unit = calibration["temperature"] if "scaled" in calibration else 1.0
         return replace(
@@ -222,10 +216,26 @@ class Trained:
         )
 
 
-def members(folder: RunFolder) -> list[Any]:
-    """The models of a run's reward ensemble, or its one."""
-    found = sorted(folder.reward_model.parent.glob("reward*/config.json"))
-    return [load_scalar_model(path.parent) for path in found]
+def trained_card(
+    training: RewardTrainingConfig, model: ModelConfig, path: Path, demonstrations: Path, start: Path, seed: int
+) -> dict[str, Any]:
+    """Trains on ``path/feedback`` what becomes ``path/reward``; its card."""
+    RewardTraining(
+        training,
+        model,
+        feedback=[path / "feedback"],
+        demonstrations=demonstrations / "demonstrations",
+        start=start,
+        state=path / "state",
+        seed=seed,
+        progress=Said(),
+    ).run(path / "reward")
+    return read_json(path / "reward" / "card.json")
+
+
+def members(reward: Path) -> list[Any]:
+    """The models of a reward ensemble, or its one."""
+    return [load_scalar_model(path) for path in (reward, *sorted(reward.glob("member-*")))]
 
 
 def pooled(opinions: Sequence[tuple[str, float, float, float, float, float]], seeds: int) -> dict[str, Any]:
@@ -284,61 +294,44 @@ def alignment_card(trained: Trained, path: Path) -> dict[str, Any]:
     """The card of HH's model on the hhh-alignment pairs, no row of which it has seen; also to docs/cards."""
     bad = BadRows(strict=False)
     rows = [row.record for row in read_feedback_file(path, Dialogues(), bad)]
-    kept = fitting(load_tokenizer(trained.folder.tokenizer), rows, trained.config)
+    kept = fitting(trained.tokenizer, rows, trained.model)
     card = card_of([trained], trained.judge(kept))
-    card |= {"source": [ALIGNMENT], "trained_on": list(HH), "seed": trained.config.seed}
+    card |= {"source": [ALIGNMENT], "trained_on": list(HH), "seed": trained.seed}
     card |= {"bad_rows": len(bad.errors), "long_rows": len(rows) - len(kept)}
     _write_card("hhh", card)
     return card
 
 
 def write_split(
-    rows: Sequence[Example[Feedback]], config: RunConfig, folder: RunFolder, *, seed: int, held_out: float
+    rows: Sequence[Example[Feedback]], model: ModelConfig, files: DataFiles, *, seed: int, held_out: float
 ) -> int:
     """Writes the run's files from an 80/20 split by prompt; returns the rows left out as too long."""
     learned, apart = split_rows(rows, held_out=0.2, seed=seed)
     family = {row.record.id: row.family for row in rows}
     train, stop = split_rows([Example(family[row.id], row) for row in learned], held_out=held_out, seed=seed + 1)
-    files = DataFiles.of(folder)
     texts = [text for row in train for text in (row.prompt, *row.completions)]
-    tokenizer = train_tokenizer(config.model.tokenizer, texts, context_tokens=config.model.architecture.context_tokens)
-    tokenizer.save_pretrained(folder.tokenizer)
+    tokenizer = train_tokenizer(model.tokenizer, texts, context_tokens=model.architecture.context_tokens)
+    tokenizer.save_pretrained(files.tokenizer)
     kept = {
-        split: fitting(tokenizer, records, config)
+        split: fitting(tokenizer, records, model)
         for split, records in (("train", train), ("held_out", stop), ("evaluation", apart))
     }
     for split, records in kept.items():
-        write_jsonl(files.comparisons(split), records)
-    for split in ("train", "held_out"):
-        spoken = [row.prompt + row.completions[0] for row in kept[split]]
-        spoken += [text for row in kept[split] for text in row.completions[1:]]
-        write_jsonl(files.text(split), ({"text": text} for text in spoken))
+        write_jsonl(files.feedback(split), records)
     shown = [Demonstration(row.prompt, row.completions[0], row.id) for row in kept["held_out"][:200]]
     write_jsonl(files.demonstrations("held_out"), shown)
     return len(train) + len(stop) + len(apart) - sum(map(len, kept.values()))
 
 
-def fitting(tokenizer: Any, rows: Sequence[Feedback], config: RunConfig) -> list[Feedback]:
+def fitting(tokenizer: Any, rows: Sequence[Feedback], model: ModelConfig) -> list[Feedback]:
     """The rows all of whose completions fit the context."""
-    longest = config.model.architecture.context_tokens
+    longest = model.architecture.context_tokens
 
     def length(row: Feedback) -> int:
         encoded = encode_rows(tokenizer, [row.prompt] * len(row.completions), row.completions)
         return max(len(scored.token_ids) for scored in encoded)
 
     return [row for row in rows if length(row) <= longest]
-
-
-def config_of(chosen: DataSet, changes: Mapping[str, Any], seed: int) -> RunConfig:
-    """The run of a set."""
-    model = RUN["model"] | {"architecture": SMALL | {"context_tokens": chosen.context}}
-    return merged(RUN | {"model": model, "pretrain": chosen.language}, seed, {**chosen.changes, **changes})
-
-
-def merged(run: Mapping[str, Any], seed: int, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration with changes of its section reward_model."""
-    whole = {**run, "name": "figures", "seed": seed, "reward_model": {**run["reward_model"], **changes}}
-    return RunConfig.model_validate(whole)
 
 
 def _write_card(name: str, card: dict[str, Any]) -> None:

@@ -15,9 +15,7 @@ groups  500 rankings of six replies in K-way batches against their 7,500 pairs a
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lodestar.layout import RunFolder
-from reward_models import Said, keep, members, merged, rounded
+from reward_models import Said, keep, members, rounded, trained_card
 
-from lodestar.config import RunConfig
+from lodestar.config import ModelConfig, RewardTrainingConfig, TrainingConfig
 from lodestar.data.contrasts import contrasts
 from lodestar.data.files import DataFiles, write_jsonl
 from lodestar.data.tokenizer import train_tokenizer
 from lodestar.data.world import Annotator, Request, edit, every_request, gold_reward, rank, write
-from lodestar.data.world.replies import uneven_writer
+from lodestar.data.world.replies import demonstrator, uneven_writer
 from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_tokenizer
 from lodestar.preference.calibration import win_probability
@@ -42,27 +39,20 @@ from lodestar.preference.card import make_card
 from lodestar.preference.pairs import choices, comparisons
 from lodestar.preference.statistics import accuracy, accuracy_difference
 from lodestar.records import Choice, Demonstration, Feedback
-from lodestar.train import train_reward, train_sft
+from lodestar.train import train_sft
 from lodestar.train.likelihood import judged_by_likelihood
 from lodestar.train.reward import judge
 
-RUN: dict[str, Any] = {
-    "model": {
-        "architecture": {
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "layers": 3,
-            "heads": 4,
-            "kv_heads": 4,
-            "context_tokens": 96,
-        }
-    },
-    "sft": {"batch_tokens": 2048, "epochs": 1, "learning_rate": 2e-3, "evaluations_per_epoch": 2},
-    "data": {"max_prompt_tokens": 32},
-    "ppo": {"max_tokens": 48},
-    "reward_model": {"batch_tokens": 2048, "learning_rate": 1e-3, "evaluations_per_epoch": 1, "score_tokens": "all"},
-}
+SIZES = {"hidden_size": 96, "intermediate_size": 256, "layers": 3, "heads": 4, "kv_heads": 4, "context_tokens": 96}
+MODEL = ModelConfig.model_validate({"architecture": SIZES})
 """A third of a million parameters."""
+SFT = TrainingConfig(batch_tokens=2048, epochs=1, learning_rate=2e-3, evaluations_per_epoch=2)
+TRAINING: dict[str, Any] = {
+    "batch_tokens": 2048,
+    "learning_rate": 1e-3,
+    "evaluations_per_epoch": 1,
+    "score_tokens": "all",
+}
 TEST_CONTENTS = 22
 DEMONSTRATIONS = 40_000
 CONTRASTS = 100_000
@@ -88,8 +78,8 @@ EPOCHS = {"groups": 10, "pairs": 2}
 class Start:
     """What a seed's measurements start from, in a folder of its own: requests, an SFT model, a reward model."""
 
-    def __init__(self, seed: int, folder: RunFolder) -> None:
-        self.seed, self.folder = seed, folder
+    def __init__(self, seed: int, path: Path) -> None:
+        self.seed, self._path, self._sft = seed, path, path / "sft"
         requests = every_request()
         random.Random(f"{seed}/requests").shuffle(requests)
         kept = set(list(dict.fromkeys(request.content for request in requests))[:TEST_CONTENTS])
@@ -98,62 +88,66 @@ class Start:
         self._language()
 
     def _language(self) -> None:
-        config, rng, shown = _config(self.seed, {}), random.Random(f"{self.seed}/shown"), []
+        rng, shown = random.Random(f"{self.seed}/shown"), []
         for i in range(DEMONSTRATIONS):
             request = rng.choice(self.learned)
             shown.append(Demonstration(request.text, write(request, demonstrator(rng), rng).text, f"d{i}"))
         self._shown = shown
-        files = DataFiles.of(self.folder)
+        files = DataFiles(self._path)
         write_jsonl(files.demonstrations("train"), shown[:-400])
         write_jsonl(files.demonstrations("held_out"), shown[-400:])
         texts = [text for row in shown for text in (row.prompt, row.completion)]
-        train_tokenizer(config.model.tokenizer, texts, context_tokens=96).save_pretrained(self.folder.tokenizer)
-        train_sft(config, self.folder, Said())
+        train_tokenizer(MODEL.tokenizer, texts, context_tokens=96).save_pretrained(files.tokenizer)
+        train_sft(
+            SFT,
+            MODEL,
+            demonstrations=self._path / "demonstrations",
+            start=None,
+            tokenizer=files.tokenizer,
+            output=self._sft,
+            state=self._path / "sft.pt",
+            seed=self.seed,
+            progress=Said(),
+        )
 
     def contrasted(self) -> list[Path]:
         """Reward models of the same contrasts from different seeds."""
-        made, language_model = contrasts(self._shown, CONTRASTS + 300, seed=self.seed), load_causal_lm(self.folder.sft)
+        made, language_model = contrasts(self._shown, CONTRASTS + 300, seed=self.seed), load_causal_lm(self._sft)
         fuse(language_model)
-        tokenizer = load_tokenizer(self.folder.sft)
-        rows = judged_by_likelihood(language_model, tokenizer, made, temperature=TEMPERATURE)
+        rows = judged_by_likelihood(language_model, load_tokenizer(self._sft), made, temperature=TEMPERATURE)
         parts = {"train": rows[:-300], "held_out": rows[-300:], "evaluation": rows[-300:]}
-        return [
-            self._trained(parts, CONTRASTING, self.seed + 1000 * i, self.folder.root / f"start-{i}").reward_model
-            for i in range(STARTS)
-        ]
+        paths = [self._path / f"start-{i}" for i in range(STARTS)]
+        for i, path in enumerate(paths):
+            self._trained(parts, CONTRASTING, self.seed + 1000 * i, path)
+        return [path / "reward" for path in paths]
 
     def train(
         self, parts: dict[str, list[Feedback]], changes: dict[str, Any], starts: Sequence[Path | None] = (None,)
     ) -> tuple[dict[str, Any], list[float]]:
         """The card and the test pairs' score differences of the reward models trained on ``parts`` from each start."""
         with tempfile.TemporaryDirectory() as temporary:
-            settings = [changes | {"start": str(start) if start else None} for start in starts]
-            folders = [
-                self._trained(parts, setting, self.seed, Path(temporary) / str(i)) for i, setting in enumerate(settings)
+            paths = [Path(temporary) / str(i) for i in range(len(starts))]
+            cards = [
+                self._trained(parts, changes | {"start": str(start) if start else None}, self.seed, path)
+                for path, start in zip(paths, starts, strict=True)
             ]
-            models = [model for one in folders for model in members(one)]
-            tokenizer = load_tokenizer(self.folder.tokenizer)
-            config = _config(self.seed, changes)
-            held_out, judged = (judge(models, tokenizer, parts[split], config) for split in ("held_out", "evaluation"))
-            # no demonstrations: nobody looks at this card's zero
-            card = make_card(comparisons(parts["train"]), judged, (0.0,), held_out)
-            cards = [json.loads((one.reward_model / "card.json").read_text()) for one in folders]
-            card["training"] = cards[0]["training"] | {"seconds": sum(one["training"]["seconds"] for one in cards)}
-            return card, judged.differences
+            models = [model for path in paths for model in members(path / "reward")]
+        tokenizer, training = load_tokenizer(self._sft), _training(changes)
+        held_out, judged = (
+            judge(models, tokenizer, parts[split], training, MODEL) for split in ("held_out", "evaluation")
+        )
+        # no demonstrations: nobody looks at this card's zero
+        card = make_card(comparisons(parts["train"]), judged, (), held_out)
+        card["training"] = cards[0]["training"] | {"seconds": sum(one["training"]["seconds"] for one in cards)}
+        return card, judged.differences
 
     def _trained(
         self, parts: Mapping[str, list[Feedback]], changes: dict[str, Any], seed: int, path: Path
-    ) -> RunFolder:
-        """A folder with a reward model of ``parts``."""
-        folder = RunFolder(path)
-        for theirs, ours in ((self.folder.sft, folder.sft), (self.folder.tokenizer, folder.tokenizer)):
-            shutil.copytree(theirs, ours)
-        files = DataFiles.of(folder)
+    ) -> dict[str, Any]:
+        """Makes ``path/reward``, a reward model of ``parts``; its card."""
         for split, rows in parts.items():
-            write_jsonl(files.comparisons(split), rows)
-        write_jsonl(files.demonstrations("held_out"), self._shown[-400:])
-        train_reward(_config(seed, changes), folder, Said())
-        return folder
+            write_jsonl(DataFiles(path).feedback(split), rows)
+        return trained_card(_training(changes), MODEL, path, self._path, self._sft, seed)
 
 
 def main() -> None:
@@ -166,7 +160,7 @@ def main() -> None:
     grouped = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as temporary:
-            start = Start(seed, RunFolder(Path(temporary)))
+            start = Start(seed, Path(temporary))
             if "groups" in options.what:
                 row, opinions = groups_against_pairs(start)
                 grouped.append(opinions)
@@ -291,8 +285,8 @@ def _voted(requests: Sequence[Request], count: int, rng: random.Random) -> list[
     return rows
 
 
-def _config(seed: int, changes: dict[str, Any]) -> RunConfig:
-    return merged(RUN, seed, changes)
+def _training(changes: dict[str, Any]) -> RewardTrainingConfig:
+    return RewardTrainingConfig.model_validate(TRAINING | changes)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ on models of the demo's size and of examples/hh.yaml's.
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -16,19 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from harness import LEARNING_RATE, parser, report
-from lodestar.layout import RunFolder
-from lodestar.local.serving import Serving
+from harness import LEARNING_RATE, iterations_of, parser, report
 from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.trainer import Trainer
 
 from lodestar.config import RunConfig
-from lodestar.data.files import DataFiles, read_prompts
+from lodestar.crew.inline import run_with
+from lodestar.crew.local import Local
+from lodestar.data.files import read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.engine.engine import Engine
-from lodestar.local.tiny import tiny_config, write_tiny_run
+from lodestar.local.tiny import tiny_config, write_tiny_models
 from lodestar.model.loading import load_causal_lm, load_scalar_model, load_tokenizer, named_tensors
 from lodestar.model.packed import PackedBatch, response_logprobs, sequence_scores
+from lodestar.recipe.plan import plan
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, SamplingParams, Ticket, WeightVersion
 from lodestar.rollouts.tickets import TicketSchedule
 
@@ -56,47 +55,38 @@ def config(root: Path, size: dict[str, float], steps: int) -> RunConfig:
     )
 
 
-def through_services(run: RunConfig, folder: RunFolder) -> tuple[float, float]:
+def through_services(run: RunConfig) -> tuple[float, float]:
     """Median seconds of an iteration and of its update alone, the first left out."""
-    with Serving(run, folder) as serving:
-        serving.start()
-        serving.finish()
-    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    iterations = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(rows)]
+    rows, iterations = iterations_of(run_with(Local, run))
     return statistics.median(iterations), statistics.median(row["seconds"]["optimise"] for row in rows[1:])
 
 
 class OneProcess:
     """The iteration as a single program would do it."""
 
-    def __init__(self, run: RunConfig, folder: RunFolder) -> None:
+    def __init__(self, run: RunConfig) -> None:
         torch.set_num_threads(2)
-        self._run = run
-        tokenizer = load_tokenizer(folder.sft)
-        policy, self._reference = load_causal_lm(folder.sft), load_causal_lm(folder.sft)
-        self._reward = load_scalar_model(folder.reward_model)
+        self._ppo = plan(run).step("ppo").stage
+        start, reward = run.model.path, run.given["reward_model"]
+        tokenizer = load_tokenizer(start)
+        policy, self._reference, generator = (load_causal_lm(start) for _ in range(3))
+        self._reward = load_scalar_model(reward)
         critic = critic_from(
-            run.ppo.critic,
-            reward_model_path=folder.reward_model,
-            policy=policy,
-            tokenizer=tokenizer,
-            offset=0.0,
-            seed=run.seed,
+            self._ppo.critic, reward_model_path=reward, policy=policy, tokenizer=tokenizer, offset=0.0, seed=run.seed
         )
-        self._trainer = Trainer(run.ppo, policy, critic, seed=run.seed)
-        generator = load_causal_lm(folder.sft)
-        self._engine = Engine(generator, tokenizer, run.policy, version=WeightVersion("", 0, ""))
-        prompts = read_prompts(DataFiles.of(folder).ppo_prompts)
+        self._trainer = Trainer(self._ppo, policy, critic, seed=run.seed)
+        self._engine = Engine(generator, tokenizer, run.services.policy, version=WeightVersion("", 0, ""))
+        prompts = read_prompts(Path(run.given["prompts"]) / "ppo.jsonl")
         encoded = encode_prompts(tokenizer, [prompt.text for prompt in prompts])
         prompts = [Prompt(p.id, p.text, ids) for p, ids in zip(prompts, encoded, strict=True)]
-        self._schedule = TicketSchedule(prompts, run.ppo, run=run.name, seed=run.seed)
+        self._schedule = TicketSchedule(prompts, self._ppo, run=run.name, seed=run.seed)
 
     def seconds(self) -> tuple[float, float]:
         """Median seconds of an iteration and of its update alone, the first left out."""
         iterations, updates = [], []
-        for step in range(self._run.ppo.steps):
+        for step in range(self._ppo.steps):
             began = time.perf_counter()
-            tickets = [self._schedule.ticket("", step, index) for index in range(self._run.ppo.tickets)]
+            tickets = [self._schedule.ticket("", step, index) for index in range(self._ppo.tickets)]
             rollouts = self._roll_out(tickets, step)
             collected = time.perf_counter()
             self._trainer.step(rollouts)
@@ -117,7 +107,7 @@ class OneProcess:
             self._engine.step()
         batch = PackedBatch.pack([s.tokens for s in sequences], [s.prompt_tokens for s in sequences], device="cpu")
         scores = sequence_scores(self._reward, batch).tolist()
-        reference_R, _ = response_logprobs(self._reference, batch, temperature=self._run.ppo.temperature)
+        reference_R, _ = response_logprobs(self._reference, batch, temperature=self._ppo.temperature)
         references = reference_R.split(list(batch.response_lengths))
         version = WeightVersion("", step, "")
         return [
@@ -145,12 +135,11 @@ def compare(size: dict[str, float], arguments: argparse.Namespace) -> dict[str, 
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as name:
             root = Path(name)
-            folder = RunFolder(root / "bench")
             run = config(root, size, arguments.iterations + 1)
             shape = {key: size[key] for key in ("hidden", "layers", "vocab", "eos_bias")}
-            write_tiny_run(folder, **shape, prompts=256, prompt_tokens=(8, 16))
-            services.append(through_services(run, folder))
-            alone.append(OneProcess(run, folder).seconds())
+            write_tiny_models(root / "tiny", **shape, prompts=256, prompt_tokens=(8, 16))
+            services.append(through_services(run))
+            alone.append(OneProcess(run).seconds())
     figures = {}
     for side, pairs in {"services": services, "one process": alone}.items():
         iterations, updates = zip(*pairs, strict=True)

@@ -7,6 +7,7 @@ of a loopback TCP socket, in two processes, with nothing checked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import socket
 import statistics
@@ -20,7 +21,7 @@ from harness import alternate, median_ratio, parser, report
 from lodestar_services.learner.publisher import WeightPublisher
 from torch import Tensor, nn
 
-from lodestar.config import RunConfig, ServeOptions
+from lodestar.config import LearnerTask, PpoConfig
 from lodestar.records import WeightManifest, WeightVersion
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.grpc import GrpcSource
@@ -66,7 +67,9 @@ class Published:
         self._model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(8)))
         self._live = [torch.empty_like(parameter) for parameter in self._model.parameters()]
         self._publisher = WeightPublisher(root / "weights", run="bench", incarnation="0", tokenizer_hash="", keep=1)
-        port = self._publisher.serve(ServeOptions(config=RunConfig(name="bench"), run_dir=root))
+        places = dict.fromkeys(("folder", "prompts", "state", "figures", "output"), root)
+        task = LearnerTask(run="bench", ppo=PpoConfig(), policy="", reference="", **places)
+        port = self._publisher.serve(task)
         self._step = 0
         self._served = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -95,6 +98,8 @@ class Published:
 
     def close(self) -> None:
         self._following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._following)
         self._publisher.close()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from lodestar.config import RunConfig, dump
 from lodestar.crew.local import POLL_SECONDS, WORKERS, Local
@@ -17,6 +20,8 @@ from lodestar.recipe.conduct import Wanted, conduct
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.recipe.plan import Step, plan
 from lodestar.recipe.store import Store
+
+C = TypeVar("C", bound=Local)
 
 
 class Inline(Local):
@@ -63,11 +68,28 @@ def run_inline(run: RunConfig, *, root: Path | None = None, wanted: Wanted | Non
         ConfigError: the run has no sound plan.
         LodestarError: a stage's own; what is done stays.
     """
+    return run_with(Inline, run, root=root, wanted=wanted)
+
+
+def run_with(
+    crew: type[C],
+    run: RunConfig,
+    *,
+    root: Path | None = None,
+    wanted: Wanted | None = None,
+    look: Callable[[C], None] | None = None,
+) -> RunFolder:
+    """Conducts a run as run_inline does, by a crew of one's choice: ``run_with(Local, run)`` makes stages processes.
+
+    ``look`` is called with the crew, about ten times a second, while a stage runs: it may look on, or strike.
+    """
     planned = plan(run)
     root = root or Path(run.runs_dir) / run.name
     store = Store(root, run)
     write_atomically(root / CONFIG, dump(run))
     board = Board(run.name, [StageRow(step.name) for step in planned.steps])
-    with locked(root), Inline(run, planned, store, board) as crew:
-        conduct(planned, store, crew, board, wanted or Wanted())
+    with locked(root), crew(run, planned, store, board) as hands:
+        if look is not None:
+            hands.look = partial(look, hands)
+        conduct(planned, store, hands, board, wanted or Wanted())
     return RunFolder(root, run, planned, store)

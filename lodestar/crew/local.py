@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -56,6 +56,8 @@ class Local:
         """What each running fleet was told, ports included."""
         self.redis: RedisServer | None = None
         self.fleet: Fleet
+        self.look: Callable[[], None] = lambda: None
+        """Called whenever the crew looks after its processes while a stage runs: for who watches them from outside."""
         self._endpoints = Endpoints()
         self._listening = Listening()
 
@@ -136,6 +138,10 @@ class Local:
             shutil.rmtree(self._store.root / "redis", ignore_errors=True)
             self.redis = None
 
+    def pids(self) -> list[int]:
+        """Of the servers, workers and stages that live."""
+        return [member.child.pid for member in self.fleet.members if member.child.alive]
+
     def _fork_server(self) -> Processes:
         if self._processes is None:
             self._processes = self._open.enter_context(Processes(self._store.root / "logs"))
@@ -188,6 +194,7 @@ class Local:
             self._board.say("redis died; starting it again", "warning")
             self.fleet.restarts["redis"] = self.fleet.restarts.get("redis", 0) + 1
             self.redis.start()
+        self.look()
 
     def _redis_url(self) -> str:
         if self._run.services.queue.url is not None:

@@ -11,23 +11,15 @@ from typing import Any
 from lodestar.client import LearnerClient
 from lodestar.config import RunConfig
 from lodestar.crew.fleet import Member
+from lodestar.crew.inline import run_with
 from lodestar.crew.local import Local
 from lodestar.errors import LodestarError
 from lodestar.files import read_jsonl
-from lodestar.local.board import Board, StageRow
-from lodestar.recipe.conduct import conduct
-from lodestar.recipe.plan import plan
 from lodestar.recipe.store import Store
 
 
 class Watched(Local):
-    """The local crew, which calls ``look`` whenever it looks after its processes."""
-
-    look: Callable[[], None] = staticmethod(lambda: None)
-
-    def check(self) -> None:
-        super().check()
-        self.look()
+    """The local crew, with what faults strike."""
 
     @property
     def learner(self) -> str:
@@ -46,27 +38,24 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.plan = plan(config)
         self.root = Path(config.runs_dir) / config.name
         self.store = Store(self.root, config)
         self.crew: Watched
 
     def conduct(self, faults: Callable[[Watched], list[Fault]] = lambda _: []) -> dict[str, int]:
         """To its end; every fault must have struck on the way. Returns restarts by name."""
-        board = Board(self.config.name, [StageRow(step.name) for step in self.plan.steps])
-        with Watched(self.config, self.plan, self.store, board) as self.crew:
-            struck = faults(self.crew)
+        struck: list[Fault] = []
 
-            def look() -> None:
-                for fault in struck:
-                    if not fault.struck:
-                        fault.look()
-                        break  # one after another
+        def look(crew: Watched) -> None:
+            if getattr(self, "crew", None) is not crew:
+                self.crew = crew
+                struck.extend(faults(crew))
+            if waiting := [fault for fault in struck if not fault.struck]:
+                waiting[0].look()  # one after another
 
-            self.crew.look = look  # type: ignore[method-assign]
-            conduct(self.plan, self.store, self.crew, board)
-            assert [fault.struck for fault in struck] == [True] * len(struck)
-            return dict(self.crew.fleet.restarts)
+        run_with(Watched, self.config, look=look)
+        assert [fault.struck for fault in struck] == [True] * len(struck)
+        return dict(self.crew.fleet.restarts)
 
     def figures(self, name: str) -> Path:
         """A file of the PPO stage's figures, finished or not."""
