@@ -221,6 +221,7 @@ def test_no_reply_to_all_prompts_beats_the_demonstrations() -> None:
     }
     constants |= {f"{dodge} ." for dodge in DODGES} | {".", "", " ".join(NAMES), ". thank you for asking ."}
     constants |= {f"dear {FRIEND} , {closer}" for closer in CLOSERS.values()}
+    constants |= {f"dear {FRIEND} , the {animal} plays the gong ." for animal in ANIMALS}
     wins = {reply: win_rate(golds(REQUESTS, [reply] * len(REQUESTS)), shown).value for reply in constants}
     assert max(wins.values()) < 0.4, max(wins, key=wins.__getitem__)
 
