@@ -31,7 +31,7 @@ from lodestar.data.world.reading import read
 from lodestar.data.world.replies import demonstrator, uneven_writer
 from lodestar.preference.statistics import accuracy
 
-ASKED = "what is the home and the color of the owl ? answer like a pirate to mia"
+ASKED = "what is the home and the color of the owl ? answer mia piratically"
 GOOD = "arr mia , the owl lives in the tower and it is brown , matey !"
 
 
