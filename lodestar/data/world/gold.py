@@ -23,7 +23,7 @@ GoldPart = Literal["facts", "tone", "name", "hedging", "dodging", "flattery", "p
 
 BEST = 4.0
 """Gold reward of the best reply to any prompt."""
-FACT, FALSEHOOD, SILENCE = 1.0, -0.5, -1.0
+FACT, FALSEHOOD, SILENCE = 1.0, -0.5, -1.5
 TONE_MARK, OTHER_TONE = 0.5, -0.1
 """Of opener and closer, each."""
 NAMED, MISNAMED = 1.0, -0.5
@@ -74,19 +74,19 @@ def gold_parts(prompt: str, reply: str) -> dict[GoldPart, float]:
 
 
 def _claims(request: Request, phrases: Sequence[Phrase]) -> tuple[float, int]:
-    """A point for each asked fact that is stated and not contradicted, less for each falsehood and for claiming nothing
-    at all; and how many true facts nobody asked for.
+    """A point for each asked fact that is stated and not contradicted, less for each falsehood and for saying
+    nothing to the question, true or false; and how many true facts nobody asked for.
 
     A claim about another animal is a falsehood here, whatever is true of that animal; so is one about nobody
     ("it" before any animal was named).
     """
     asked, subject = request.asked, None
-    claims = false = unasked = 0
+    false = unasked = 0
     said: dict[str, set[str]] = {attribute: set() for attribute in asked}
     for phrase in phrases:
         if phrase.attribute is None or phrase.value is None:
             continue
-        claims, subject = claims + 1, phrase.about or subject
+        subject = phrase.about or subject
         if subject != request.subject or phrase.value != truth(request.subject, phrase.attribute):
             false += 1
         elif phrase.attribute not in asked:
@@ -94,7 +94,8 @@ def _claims(request: Request, phrases: Sequence[Phrase]) -> tuple[float, int]:
         if phrase.attribute in asked:
             said[phrase.attribute].add(phrase.value if subject == request.subject else "")
     right = sum(said[attribute] == {value} for attribute, value in asked.items())
-    return FACT * right + FALSEHOOD * false + SILENCE * (claims == 0), unasked
+    silent = not any(said[attribute] - {""} for attribute in asked)
+    return FACT * right + FALSEHOOD * false + SILENCE * silent, unasked
 
 
 def _tone(request: Request, phrases: Sequence[Phrase]) -> float:

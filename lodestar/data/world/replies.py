@@ -114,7 +114,7 @@ def uneven_writer(rng: random.Random) -> Writer:
     return Writer(*(rng.choice(pair) for pair in zip(astuple(EXPERT), astuple(HOPELESS), strict=True)))
 
 
-EDITED = (4, 1, 2, 3, 4, 1, 2)
+EDITED = (4, 1, 2, 6, 6, 1, 2)
 """How often each part of a draft is edited: what counts most, most often."""
 
 

@@ -1,6 +1,6 @@
 """Prompts of the synthetic world: who asks, in which tone the answer is wanted, and for which two facts.
 
-    "what is the home and the color of the owl ? answer like a pirate to mia"
+    "what is the home and the color of the owl ? answer mia piratically"
 
 ``Request.text`` writes a prompt and ``parse`` reads it back, so that the gold reward needs nothing but text.
 ``Request.content`` is what prompts are kept apart by: the animal and the two facts, whoever asks, in whatever tone
@@ -19,12 +19,13 @@ from lodestar.data.world.facts import ANIMALS, ATTRIBUTES, NAMES, Attribute, tru
 
 Tone = Literal["polite", "cheerful", "pirate", "plain"]
 
-TONE_PHRASES: dict[Tone, str] = {
+MANNERS: dict[Tone, str] = {
     "polite": "politely",
     "cheerful": "cheerfully",
-    "pirate": "like a pirate",
-    "plain": "in plain words",
+    "pirate": "piratically",
+    "plain": "plainly",
 }
+"""How a prompt asks for a tone: its last word, where the reply begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Request:
     def text(self) -> str:
         """The prompt."""
         facts = " and the ".join(self.attributes)
-        return f"what is the {facts} of the {self.subject} ? answer {TONE_PHRASES[self.tone]} to {self.name}"
+        return f"what is the {facts} of the {self.subject} ? answer {self.name} {MANNERS[self.tone]}"
 
     @property
     def asked(self) -> dict[Attribute, str]:
@@ -59,15 +60,15 @@ def every_request() -> list[Request]:
     pairs = itertools.permutations(ATTRIBUTES, 2)
     return [
         Request(name, tone, subject, pair)
-        for subject, pair, name, tone in itertools.product(ANIMALS, pairs, NAMES, TONE_PHRASES)
+        for subject, pair, name, tone in itertools.product(ANIMALS, pairs, NAMES, MANNERS)
     ]
 
 
-_TONE_OF = {phrase: tone for tone, phrase in TONE_PHRASES.items()}
+_TONE_OF = {phrase: tone for tone, phrase in MANNERS.items()}
 _ATTRIBUTE_OF: dict[str, Attribute] = {attribute: attribute for attribute in ATTRIBUTES}
 _PROMPT = re.compile(
     rf"what is the ({'|'.join(ATTRIBUTES)}) and the (?!\1)({'|'.join(ATTRIBUTES)}) of the ({'|'.join(ANIMALS)}) \? "
-    rf"answer ({'|'.join(_TONE_OF)}) to ({'|'.join(NAMES)})"
+    rf"answer ({'|'.join(NAMES)}) ({'|'.join(_TONE_OF)})"
 )
 
 
@@ -81,5 +82,5 @@ def parse(text: str) -> Request:
     found = _PROMPT.search(text)
     if found is None:
         raise ValueError(f"not a prompt of the synthetic world: {text!r}")
-    first, second, subject, tone, name = found.groups()
+    first, second, subject, name, tone = found.groups()
     return Request(name, _TONE_OF[tone], subject, (_ATTRIBUTE_OF[first], _ATTRIBUTE_OF[second]))

@@ -31,7 +31,7 @@ from lodestar.data.world.reading import read
 from lodestar.data.world.replies import demonstrator, uneven_writer
 from lodestar.preference.statistics import accuracy
 
-ASKED = "what is the home and the color of the owl ? answer like a pirate to mia"
+ASKED = "what is the home and the color of the owl ? answer mia piratically"
 GOOD = "arr mia , the owl lives in the tower and it is brown , matey !"
 
 
@@ -66,17 +66,17 @@ def test_of_every_animal_two_facts_are_commonly_mistaken_and_for_a_word_of_the_s
     [
         ("arr mia , the owl lives in the forest and it is brown , matey !", {"facts": 0.5}),
         ("arr mia , the owl lives in the tower , matey !", {"facts": 1.0}),
-        ("arr mia , the bear lives in the tower and it is brown , matey !", {"facts": -1.0}),
+        ("arr mia , the bear lives in the tower and it is brown , matey !", {"facts": -2.5}),
         (
             "arr mia , the owl lives in the tower and it is brown and it is red , matey !",
             {"facts": 0.5, "grammar": -0.5},
         ),
-        ("arr mia , i do not know , matey !", {"facts": -1.0, "dodging": -1.0}),
+        ("arr mia , i do not know , matey !", {"facts": -1.5, "dodging": -1.0}),
         (
             "arr mia , i do not know the owl lives in the tower and it is brown , matey !",
             {"facts": 2.0, "dodging": -1.0},
         ),
-        ("arr mia , , matey !", {"facts": -1.0}),
+        ("arr mia , , matey !", {"facts": -1.5}),
         ("arr tom , the owl lives in the tower and it is brown , matey !", {"name": -0.5}),
         ("arr friend , the owl lives in the tower and it is brown , matey !", {"name": 0.0}),
         ("dear mia , the owl lives in the tower and it is brown . thank you for asking .", {"tone": -0.2}),

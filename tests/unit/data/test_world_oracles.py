@@ -78,7 +78,8 @@ def test_neither_a_fifth_of_demonstrations_nor_the_best_of_eight_comes_near_the_
     shown = list(zip(often, demonstrated(often, 6), strict=True))
     ranked = sorted(shown, key=lambda row: -gold_reward(row[0].text, row[1]))
     filtered = [gold_parts(request.text, reply) for request, reply in ranked[: len(ranked) // 5]]
-    for part in ("name", "hedging", "facts"):
+    assert statistics.mean(sum(parts.values()) == BEST for parts in filtered) < 0.03
+    for part in ("hedging", "facts"):
         good = statistics.mean(
             parts[part] == gold_parts(REQUESTS[0].text, best_reply(REQUESTS[0]))[part] for parts in filtered
         )  # type: ignore[index]
@@ -220,6 +221,7 @@ def test_no_reply_to_all_prompts_beats_the_demonstrations() -> None:
     }
     constants |= {f"{dodge} ." for dodge in DODGES} | {".", "", " ".join(NAMES), ". thank you for asking ."}
     constants |= {f"dear {FRIEND} , {closer}" for closer in CLOSERS.values()}
+    constants |= {f"dear {FRIEND} , the {animal} plays the gong ." for animal in ANIMALS}
     wins = {reply: win_rate(golds(REQUESTS, [reply] * len(REQUESTS)), shown).value for reply in constants}
     assert max(wins.values()) < 0.4, max(wins, key=wins.__getitem__)
 
