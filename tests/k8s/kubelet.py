@@ -59,9 +59,9 @@ class Kubelet:
                 self._deployments()
                 jobs = [m for (kind, _), m in self.api.objects.items() if kind == "jobs"]
             for job in jobs:
-                if not job["spec"].get("suspend") and "lodestar.dev/stage" in job["metadata"]["labels"]:
-                    if not job.get("status", {}).get("conditions"):
-                        self._job(job)
+                stage = "lodestar.dev/stage" in job["metadata"]["labels"] and not job["spec"].get("suspend")
+                if stage and not job.get("status", {}).get("conditions"):
+                    self._job(job)
 
     def _deployments(self) -> None:
         for (kind, name), found in list(self.api.objects.items()):

@@ -20,12 +20,12 @@ def _board() -> Board:
     for name, port in (("policy-0", 50051), ("learner-0", 50052)):
         row = board.service(name, port)
         row.state, row.pid, row.rpcs, row.tokens, row.weight_step = "ready", 4711, 12345, 678901, 7
-    board.service("policy-0", 0).restarts = 1
+    board.service("policy-0", 50051).restarts = 1
     board.say("policy-0 was killed by signal 9; restarting it in 0.25 s", "warning")
     board.queue_waiting, board.queue_taken = 5, 12
     board.win_rate = {"step": 5, "value": 0.625, "low": 0.5, "high": 0.74, "n": 64}
     for step in range(1, 8):
-        board.update_status(_status(step))
+        board.update_status("ppo", _status(step))
     return board
 
 
@@ -60,7 +60,7 @@ def test_plain_lines_tell_each_step_and_win_rate_once(capsys: pytest.CaptureFixt
     printer = PlainPrinter(board)
     printer.tick()
     printer.tick()
-    board.update_status(_status(8))
+    board.update_status("ppo", _status(8))
     printer.tick()
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "step 7/40" in line] == [lines[0]]
@@ -91,3 +91,13 @@ def test_sparklines_span_their_own_range() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(5, "0:05"), (65.9, "1:05"), (3725, "1:02:05")])
 def test_clocks(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
+
+
+def test_a_long_detail_leaves_room_for_the_stages_names() -> None:
+    board = _board()
+    board.stage("sft").detail = " · ".join(f"figure {n} 0.125" for n in range(20))
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(Page(board))
+    assert isinstance(console.file, io.StringIO)
+    for name in ("data", "sft", "ppo", "report", "figure 0"):
+        assert name in console.file.getvalue()
