@@ -141,13 +141,13 @@ class Page:
         return text
 
     def _stages(self) -> Table:
-        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False, expand=True)
         table.add_column(width=1)
         table.add_column(width=11)
         table.add_column(width=18)
         table.add_column(justify="right", width=6)
         table.add_column(width=9, style="bright_black")
-        table.add_column(style="bright_black", overflow="ellipsis", no_wrap=True)
+        table.add_column(style="bright_black", overflow="ellipsis", no_wrap=True, ratio=1)
         for row in self._board.stages:
             mark, style = STAGE_MARKS[row.state]
             faint = "bright_black" if row.state in ("waiting", "kept") else ""

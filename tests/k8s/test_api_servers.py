@@ -26,9 +26,9 @@ from lodestar.kubernetes.labels import selector_of
 OVERLAY = Path(__file__).parents[2] / "k8s" / "overlays" / "gpu"
 SERVERS = ["small", *(["real"] if {"KUBECONFIG", "KUBEBUILDER_ASSETS"} & os.environ.keys() else [])]
 KINDS = (
-    "Job", "Deployment", "StatefulSet", "NetworkPolicy", "Service", "ServiceAccount", "Role", "RoleBinding",
-    "ConfigMap", "Lease",
-)  # fmt: skip
+    *("Job", "Deployment", "StatefulSet", "NetworkPolicy", "Service", "ServiceAccount"),
+    *("Role", "RoleBinding", "ConfigMap", "Lease"),
+)
 
 
 def real_configuration(folder: Path) -> Iterator[client.Configuration]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import yaml
 from kubelet import Kubelet, write_outputs
 from kubernetes import client
 
+from lodestar.cli.serve import told as told_by
 from lodestar.config import RunConfig, load_config
 from lodestar.config.load import parse_config
 from lodestar.config.serve import Listening
@@ -21,9 +25,10 @@ from lodestar.crew import local
 from lodestar.crew.cluster import Site
 from lodestar.crew.local import Local
 from lodestar.crew.there import run_there
-from lodestar.errors import ConfigError, FailedPrecondition, NonFinite, RunPaused
+from lodestar.errors import ConfigError, DataError, FailedPrecondition, NonFinite, RunPaused
 from lodestar.kubernetes.namespace import Namespace
 from lodestar.local.board import Board, StageRow
+from lodestar.local.ports import free_ports
 from lodestar.local.signals import Interrupted
 from lodestar.recipe.conduct import conduct
 from lodestar.recipe.plan import Plan, plan
@@ -32,9 +37,8 @@ from lodestar.recipe.store import Store
 
 ROOT = Path(__file__).parents[2]
 Manifest = dict[str, Any]
-SITE = Site(
-    Listening(host="0.0.0.0", port=50051, weights_port=50052, health_port=50054, metrics_port=9090, insecure=True)
-)
+PORT, METRICS = free_ports(2)
+SITE = Site(Listening(port=PORT, metrics_port=METRICS, weights_port=50052, linger_seconds=0))
 PLURALS = {"Deployment": "deployments", "Job": "jobs", "ConfigMap": "configmaps"}
 
 
@@ -113,7 +117,7 @@ def test_the_fleets_serve_what_the_plan_says(deployed: Any, namespace: Namespace
     assert served["evaluate"]["policy"]["model"] == str(root / "ppo" / "policy")
     assert served["evaluate"]["policy"]["endpoints"]["weights"] is None
     assert served["evaluate"]["against"]["model"] == str(root / "sft" / "policy")
-    assert served["ppo"]["rollout"]["endpoints"]["policy"] == ["dns:///policy:50051"]
+    assert served["ppo"]["rollout"]["endpoints"]["policy"] == [f"dns:///policy:{PORT}"]
     argument = next(argument for name, argument, _ in kubelet.history if name == "ppo")
     assert argument["endpoints"]["redis"] is None, "its password would stand in a ConfigMap"
     assert argument["listening"]["weights_port"] == 50052
@@ -205,10 +209,10 @@ def test_a_conductor_that_comes_after_another_takes_its_job_over(
             raise Interrupted(15)
 
     with Kubelet(deployed, do) as kubelet:
-        monkeypatch.setattr("lodestar.crew.cluster.time.sleep", killed)
-        with pytest.raises(Interrupted):
-            conducted(run_of(tmp_path), namespace)
-        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr("lodestar.crew.cluster.time.sleep", killed)
+            with pytest.raises(Interrupted):
+                conducted(run_of(tmp_path), namespace)
         assert replicas(deployed)["policy"] == 1, "what it began goes on"
         jobs, pods = deployed.names("jobs"), {name for name in deployed.names("pods") if name.startswith("policy")}
         going[0] = False
@@ -304,6 +308,45 @@ def test_a_reward_of_rules_trains_no_model_and_waits_for_none(
     served = {name: tasks for name, _, tasks in kubelet.history}
     assert "reward" not in served
     assert served["ppo"]["reward"]["model"] is None
+
+
+@pytest.mark.slow
+def test_stages_work_for_real_by_the_command_of_their_pods(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
+    run = run_of(
+        tmp_path,
+        model={"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "kv_heads": 4,
+                                "context_tokens": 96}},
+        stages={
+            "data": {"demonstration_rows": 600, "comparison_rows": 600, "max_prompt_tokens": 32, "prompt_rows": 300},
+            "sft": {"epochs": 1, "batch_tokens": 2048},
+            "reward": {"epochs": 1, "batch_tokens": 2048},
+            "report": {},
+        },
+    )  # fmt: skip
+
+    def work(argument: Manifest) -> int:
+        file = tmp_path / "task.json"
+        file.write_text(text := json.dumps(argument))
+        told = os.environ | {"LODESTAR_TASK": hashlib.sha256(text.encode()).hexdigest(), "OMP_NUM_THREADS": "1"}
+        lodestar = str(Path(sys.executable).with_name("lodestar"))
+        return subprocess.run([lodestar, "work", str(file)], env=told, check=False).returncode
+
+    with Kubelet(deployed, work):
+        root = conducted(run, namespace)
+    assert (root / "sft" / "policy" / "config.json").exists()
+    assert (root / "reward" / "reward" / "config.json").exists()
+    assert (root / "report.html").exists()
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, None])
+def test_a_pod_waits_for_the_task_that_its_annotation_names(tmp_path: Path, digest: str | None) -> None:
+    file = tmp_path / "task.json"
+    with pytest.raises(DataError, match="is not the task 000000000000" if digest else "the conductor writes it"):
+        told_by(file, digest, patience=0.3)
+    text = '{"role": "policy"}'
+    writing = threading.Timer(0.3, lambda: file.write_text(text))
+    writing.start()
+    assert told_by(file, hashlib.sha256(text.encode()).hexdigest(), patience=30) == {"role": "policy"}
 
 
 def test_a_conductor_loads_no_torch() -> None:

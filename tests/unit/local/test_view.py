@@ -91,3 +91,13 @@ def test_sparklines_span_their_own_range() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(5, "0:05"), (65.9, "1:05"), (3725, "1:02:05")])
 def test_clocks(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
+
+
+def test_a_long_detail_leaves_room_for_the_stages_names() -> None:
+    board = _board()
+    board.stage("sft").detail = " · ".join(f"figure {n} 0.125" for n in range(20))
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(Page(board))
+    assert isinstance(console.file, io.StringIO)
+    for name in ("data", "sft", "ppo", "report", "figure 0"):
+        assert name in console.file.getvalue()
