@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from lodestar.config import Endpoints, ServeOptions, load_config
 from lodestar.errors import ConfigError
-from lodestar.queue.address import redacted
 from lodestar.local.jobs import service_main
+from lodestar.queue.address import redacted
 
 
 def serve(
