@@ -7,6 +7,7 @@ and keeps the batch for whoever looks into it.
 from __future__ import annotations
 
 import math
+
 from lodestar.queue import wire
 from lodestar.records import FinishReason, Rollout, Sample, Ticket
 
