@@ -158,7 +158,7 @@ SERVING = [
         "waiting {{pod}}": f"lodestar_sequences_waiting{{{POLICY}}}",
     }),
     Panel("KV cache", {
-        "{{pod}}": f"lodestar_kv_tokens_used{{{POLICY}}} / (lodestar_kv_tokens_total{{{POLICY}}} > 0)",
+        "{{pod}}": f"lodestar_kv_tokens_used{{{POLICY}}} / (lodestar_kv_tokens_capacity{{{POLICY}}} > 0)",
     }, "percentunit", limit=0.95),
     Panel("Prompt tokens served from shared prefixes", rate("lodestar_prefix_hit_tokens", "pod", POLICY)),
     Panel("Preemptions", rate("lodestar_preemptions", "pod", POLICY)),
