@@ -179,6 +179,7 @@ QUEUE_AND_WEIGHTS = [
         "finished": "max by (run) (lodestar_queue_finished{SEL})",
     }),
     Panel("Age of the oldest ticket", latest("lodestar_queue_oldest_seconds", "run"), "s", limit=300),
+    Panel("Waiting for Redis", latest("lodestar_queue_away_seconds", "pod"), "s", limit=60),
     Panel("Issued", rate("lodestar_tickets_issued", "run")),
     Panel("Settled", rate("lodestar_tickets_settled", "outcome")),
     Panel("Ended by workers", rate("lodestar_rollouts", "outcome")),
