@@ -80,7 +80,7 @@ SEQUENCES_WAITING = Gauge(
     "lodestar_sequences_waiting", "Sequences that wait for room. Growing: add policy replicas or KV cache."
 )
 KV_TOKENS_USED = Gauge("lodestar_kv_tokens_used", "Tokens whose keys and values are held.")
-KV_TOKENS_TOTAL = Gauge("lodestar_kv_tokens_total", "Tokens whose keys and values can be held.")
+KV_TOKENS_CAPACITY = Gauge("lodestar_kv_tokens_capacity", "Tokens whose keys and values can be held.")
 PREFIX_HIT_TOKENS = Counter("lodestar_prefix_hit_tokens", "Prompt tokens not computed again thanks to a shared prefix.")
 PREEMPTIONS = Counter(
     "lodestar_preemptions", "Sequences thrown out to be recomputed. More than a few: the KV cache is too small."

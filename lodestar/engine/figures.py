@@ -16,7 +16,7 @@ class Figures:
         self._blocks = blocks
         self._block_tokens = block_tokens
         self._hits = self._preemptions = 0
-        metrics.KV_TOKENS_TOTAL.set(blocks.total * block_tokens)
+        metrics.KV_TOKENS_CAPACITY.set(blocks.total * block_tokens)
 
     def show_load(self) -> None:
         """Gauges of this moment."""

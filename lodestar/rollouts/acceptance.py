@@ -1,11 +1,13 @@
-"""Whether a rollout is an answer to the ticket that was issued: what stands in Redis is not believed."""
+"""Whether a rollout is an answer to the ticket that was issued: what stands in Redis is not believed.
+
+Scores and log-probs that are no numbers pass: they are a model's or a reward's defect, and the trainer undoes the step
+and keeps the batch for whoever looks into it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-from lodestar.errors import NonFinite
 from lodestar.queue import wire
 from lodestar.records import FinishReason, Rollout, Sample, Ticket
 
@@ -50,19 +52,11 @@ def _fault_of_sample(sample: Sample, ticket: Ticket, vocabulary: int | None, *, 
     for name, values in logprobs:
         if len(values) != tokens:
             return f"sample has {tokens} tokens and {len(values)} {name} log-probs"
-        if not _finite(values):
-            return f"{NonFinite.status}: sample has {name} log-probs that are no numbers"
         if max(values) > LOGPROB_SLACK:
             return f"sample has a {name} log-prob of {max(values):g}, and none is above 0"
-    scores = (sample.score or 0.0, sample.score_standard_deviation, *sample.heads.values())
-    if not _finite(scores):
-        return f"{NonFinite.status}: sample has a score that is no number"
-    if max(map(abs, scores)) > SCORE_LIMIT:
-        return f"sample has a score of {max(scores, key=abs):g}, and none is beyond ±{SCORE_LIMIT:g}"
+    for score in (sample.score or 0.0, sample.score_standard_deviation, *sample.heads.values()):
+        if math.isfinite(score) and abs(score) > SCORE_LIMIT:
+            return f"sample has a score of {score:g}, and none is beyond ±{SCORE_LIMIT:g}"
     if sample.score_standard_deviation < 0:
         return "sample has a score with a standard deviation below 0"
     return ""
-
-
-def _finite(values: Iterable[float]) -> bool:
-    return all(map(math.isfinite, values))

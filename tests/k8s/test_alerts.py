@@ -114,12 +114,12 @@ CASES = {
     "LodestarKvCacheFull": Case(
         fires={
             policy("kv_tokens_used"): "97x30",
-            policy("kv_tokens_total"): "100x30",
+            policy("kv_tokens_capacity"): "100x30",
             policy("sequences_waiting"): "1x30",
         },
         silent={
             policy("kv_tokens_used"): "97x30",
-            policy("kv_tokens_total"): "100x30",
+            policy("kv_tokens_capacity"): "100x30",
             policy("sequences_waiting"): "0x30",
         },
         minute=12,

@@ -167,7 +167,7 @@ SERVING = [
         "waiting {{pod}}": f"lodestar_sequences_waiting{{{POLICY}}}",
     }),
     Panel("KV cache", {
-        "{{pod}}": f"lodestar_kv_tokens_used{{{POLICY}}} / (lodestar_kv_tokens_total{{{POLICY}}} > 0)",
+        "{{pod}}": f"lodestar_kv_tokens_used{{{POLICY}}} / (lodestar_kv_tokens_capacity{{{POLICY}}} > 0)",
     }, "percentunit", limit=0.95),
     Panel("Prompt tokens served from shared prefixes", rate("lodestar_prefix_hit_tokens", "pod", POLICY)),
     Panel("Preemptions", rate("lodestar_preemptions", "pod", POLICY)),
@@ -188,6 +188,7 @@ QUEUE_AND_WEIGHTS = [
         "finished": "max by (run) (lodestar_queue_finished{SEL})",
     }),
     Panel("Age of the oldest ticket", latest("lodestar_queue_oldest_seconds", "run"), "s", limit=300),
+    Panel("Waiting for Redis", latest("lodestar_queue_away_seconds", "pod"), "s", limit=60),
     Panel("Issued", rate("lodestar_tickets_issued", "run")),
     Panel("Settled", rate("lodestar_tickets_settled", "outcome")),
     Panel("Ended by workers", rate("lodestar_rollouts", "outcome")),

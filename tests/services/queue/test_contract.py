@@ -132,7 +132,7 @@ async def test_a_ticket_that_kills_its_workers_is_buried_at_the_delivery_cap(
         (claim,) = await take(bench.worker(max_deliveries=3))
         assert claim.deliveries == delivery + 1
         await bench.let_claims_expire()
-    assert await bench.worker(max_deliveries=3).take(1, 0.1) == []
+    assert await bench.worker(max_deliveries=3).take(1, SOON) == []
     (dead,) = learner.receive(SOON)
     assert isinstance(dead.item, DeadLetter)
     assert "delivered 3 times" in dead.item.error

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from lodestar_services.learner import collector as module
 
-from lodestar.errors import NonFinite
 from lodestar.queue.port import DeadLetter
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
 from lodestar.rollouts.acceptance import fault_of
@@ -38,9 +37,7 @@ def test_an_answer_to_the_ticket_is_taken() -> None:
         ({"behaviour_logprobs": (-1.0,)}, "sample 1 has 2 tokens and 1 behaviour log-probs"),
         ({"reference_logprobs": (-1.0,) * 3}, "sample 1 has 2 tokens and 3 reference log-probs"),
         ({"behaviour_logprobs": (-1.0, 50.0)}, "sample 1 has a behaviour log-prob of 50, and none is above 0"),
-        ({"reference_logprobs": (math.nan, -1.0)}, "DATA_LOSS: sample 1 has reference log-probs that are no numbers"),
         ({"score": 1e30}, "sample 1 has a score of 1e+30, and none is beyond ±1e+09"),
-        ({"score": math.inf}, "DATA_LOSS: sample 1 has a score that is no number"),
         ({"heads": {"help": -1e30}}, "sample 1 has a score of -1e+30"),
         ({"score_standard_deviation": -1.0}, "sample 1 has a score with a standard deviation below 0"),
         ({"finish_reason": FinishReason.ERROR}, "sample 1 did not come to an end (finish reason error)"),
@@ -82,14 +79,10 @@ def test_what_is_no_answer_fails_its_ticket_and_another_prompt_takes_the_place(f
     assert ("0.3.0", "failed") in [(entry.id, entry.outcome) for entry in gatherer.settle(0)]
 
 
-def test_scores_that_are_no_numbers_still_end_the_run(fleet: Fleet) -> None:
-    order = schedule(batch=4)
-    gatherer = collector(fleet.queue, order)
-    gatherer.issue(0)
-    honest = rollout(order.ticket("a", 0, 1))
-    put(fleet, replace(honest, samples=(replace(honest.samples[0], score=math.nan),)))
-    with pytest.raises(NonFinite, match="score that is no number"):
-        gatherer.collect(0)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_left_to_the_trainer(value: float) -> None:
+    assert fault_of(answer(score=value), TICKET) == ""
+    assert fault_of(answer(reference_logprobs=(math.nan, -1.0)), TICKET) == ""
 
 
 def test_an_unreadable_entry_without_a_ticket_is_removed_and_changes_nothing(fleet: Fleet) -> None:

@@ -1,0 +1,55 @@
+"""The process that serves weights is started again when it is killed, even while it starts."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from lodestar_services.learner import publisher as module
+from lodestar_services.learner.publisher import WeightPublisher
+
+from lodestar.config import RunConfig, ServeOptions
+from lodestar.errors import LodestarError
+
+
+class Doomed(WeightPublisher):
+    """Its first servers are killed before they answer."""
+
+    kills = 0
+
+    def _start(self, told: ServeOptions) -> subprocess.Popen[str]:
+        server = super()._start(told)
+        if self.kills:
+            self.kills -= 1
+            server.kill()
+        return server
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Doomed:
+    (tmp_path / "weights" / ".9f31c2aa-3.partial").mkdir(parents=True)
+    made = Doomed(tmp_path / "weights", run="demo", incarnation="a", tokenizer_hash="t", keep=2)
+    assert not list((tmp_path / "weights").glob(".*.partial"))
+    return made
+
+
+def options(tmp_path: Path) -> ServeOptions:
+    return ServeOptions(config=RunConfig(name="demo"), run_dir=tmp_path)
+
+
+def test_a_server_killed_while_it_starts_is_started_again(publisher: Doomed, tmp_path: Path) -> None:
+    publisher.kills = 2
+    assert publisher.serve(options(tmp_path)) > 0
+    assert publisher.server is not None
+    assert publisher.server.poll() is None
+    publisher.close()
+
+
+def test_one_that_is_always_killed_is_said_so(
+    publisher: Doomed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STARTS", 2)
+    publisher.kills = 9
+    with pytest.raises(LodestarError, match=r"did not start \(exit -9\)"):
+        publisher.serve(options(tmp_path))
