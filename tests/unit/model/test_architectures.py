@@ -23,7 +23,7 @@ RIGHT = [
     "llama", "mistral", "qwen2_moe", "phimoe", "gemma3_text", "granite", "cohere", "nanochat", "deepseek_v3",
     "nemotron", "minicpm3", "gpt2", "gemma2", "gpt_oss",
 ]  # fmt: skip
-"""A window in the mask alone, a cap, scales up, down and before the head, values of another size, dropped keywords, sinks."""
+"""Windows in the mask alone, caps, scales up, down and before the head, values of another size, lost keywords, sinks."""
 REFUSED = {
     "bloom": "adds ALiBi biases to its scores in code of its own",
     "mamba": "0 of 4 layers of MambaForCausalLM",
@@ -111,7 +111,7 @@ def test_rows_beyond_the_context_are_refused_or_said_before_a_stage(caplog: pyte
     learned, rotary = zoo.tiny_config("gpt2"), zoo.tiny_config("llama")
     check_lengths(learned, [64, 3], "sft's rows")
     with pytest.raises(
-        InvalidArgument, match="sft's rows: 2 rows have more tokens, up to 70, than the .* context of 64"
+        InvalidArgument, match=r"sft's rows: 2 rows have more tokens, up to 70, than the .* context of 64"
     ):
         check_lengths(learned, [64, 65, 70], "sft's rows")
     check_lengths(rotary, [65], "sft's rows")
