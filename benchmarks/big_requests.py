@@ -21,9 +21,9 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import parser, report
+from lodestar.layout import RunFolder
 
 from lodestar.config import ServeOptions
-from lodestar.layout import RunFolder
 from lodestar.local.ports import free_ports
 from lodestar.local.processes import Processes
 from lodestar.local.tiny import tiny_config, write_tiny_run

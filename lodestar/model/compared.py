@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -61,9 +61,15 @@ class Compared:
 
 def cache_folder() -> Path:
     """Where what can be made again is kept: ``LODESTAR_CACHE``, or the user's cache folder."""
-    given: Any = os.environ.get("LODESTAR_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else (Path(home) if home else Path.home() / ".cache") / "lodestar"
+    given, home = os.environ.get("LODESTAR_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given)
+    if home:
+        return Path(home) / "lodestar"
+    try:
+        return Path.home() / ".cache" / "lodestar"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / "lodestar"
 
 
 def _code_digest() -> str:

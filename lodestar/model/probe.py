@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lodestar_kernels.logprob import logprobs_from_logits
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -253,8 +254,8 @@ def _compare_logprobs(model: PreTrainedModel, path: str | Path, sequences: Seque
 
 def _plain_logprobs(model: PreTrainedModel, sequence: list[int]) -> Tensor:
     ids = torch.tensor([sequence], device=next(model.parameters()).device)
-    logp_SV: Tensor = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    return logp_SV[:-1].gather(1, ids[0, 1:, None])[:, 0]
+    logits_SV = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return logprobs_from_logits(logits_SV, ids[0, 1:]).logprobs_T
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -149,8 +149,8 @@ def _reason(error: ModelError, folder: str) -> str:
 INTRODUCTION = """# Models that are served
 Written by `python -m tests.unit.model.served` with transformers {version}; a test compares it with what happens. Each
 type was made tiny with random weights, windows and caps on, and compared with transformers' own attention in float32:
-log-probs within 0.001 nats, gradients, generation, scores of a scalar head. *refused* is a sentence when the model is
-loaded, and before that in the preflight.
+log-probs within 0.001 nats, gradients, generation, and scores of a scalar head. *refused* is a sentence when the model
+is loaded, and before that in the preflight.
 
 | type | class | trains | generates | scores |
 |---|---|---|---|---|

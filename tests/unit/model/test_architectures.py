@@ -23,7 +23,7 @@ RIGHT = [
     "llama", "mistral", "qwen2_moe", "phimoe", "gemma3_text", "granite", "cohere", "nanochat", "deepseek_v3",
     "nemotron", "minicpm3", "gpt2", "gemma2", "gpt_oss",
 ]  # fmt: skip
-"""A window in the mask alone, a cap, scales up, down and before the head, values of another size, keywords, sinks."""
+"""Windows in the mask alone, caps, scales up, down and before the head, other value sizes, lost keywords, sinks."""
 REFUSED = {
     "bloom": "adds ALiBi biases to its scores in code of its own",
     "mamba": "0 of 4 layers of MambaForCausalLM",
