@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import takewhile
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
+
+if TYPE_CHECKING:
+    from lodestar.asking import Reply
 
 DEFAULT_TOKENS = 64
 
@@ -25,6 +29,7 @@ class Evaluate(Stage):
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
         "policy": "model",
         "against": "model",
+        "previous": "model",
         "reward": "reward_model",
         "prompts": "prompts",
     }
@@ -32,9 +37,10 @@ class Evaluate(Stage):
     calls: ClassVar[Mapping[str, Call]] = {
         "policy": Call("policy", "policy"),
         "against": Call("policy", "against"),
+        "previous": Call("policy", "previous"),
         "reward": Call("reward", "reward"),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"against"})
+    optional: ClassVar[frozenset[str]] = frozenset({"against", "previous"})
 
     prompts: int | None = Field(default=None, ge=1)
     """Held-out prompts; unset takes all that the data stage kept (data.evaluation_rows)."""
@@ -46,14 +52,31 @@ class Evaluate(Stage):
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at most; unset: as many as the stage that samples the longest."""
     temperature: float = Field(default=1.0, gt=0)
-    """τ of both models."""
+    """τ of all models."""
+    previous: bool = False
+    """Compare with the policy of the round before too; with the model that rounds began from in the first."""
+
+    def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
+        """The round before's policy only where it is asked for."""
+        return {port: kinds for port, kinds in super().ports(run).items() if port != "previous" or self.previous}
 
     def tie(self, port: str, plan: Plan, inputs: Mapping[str, tuple[str, ...]]) -> str | None:
         """Compared against the model from which training by a reward began: the reference's reference's … reference."""
-        return ancestor(plan, inputs["policy"][0]) if port == "against" else None
+        match port:
+            case "against":
+                return ancestor(plan, inputs["policy"][0])
+            case "previous":  # the same model is not served twice
+                found = of_round_before(plan, inputs["policy"][0])
+                return "" if (found,) == inputs.get("against") else found
+        return None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
-        """Gold exists in the synthetic world alone."""
+        """Gold exists in the synthetic world alone, and the round before in rounds."""
+        if self.previous and not of_round_before(plan, step.inputs["policy"][0]):
+            raise ConfigError(
+                f"stages.{step.name}.previous",
+                f"{step.inputs['policy'][0]} is of no round, or nothing made a model before it; leave previous out",
+            )
         if self.judge == "gold" and not plan.is_synthetic:
             raise ConfigError(
                 f"stages.{step.name}.judge", "gold exists for data.source synthetic only; leave it out, or set reward"
@@ -63,38 +86,57 @@ class Evaluate(Stage):
         """Writes figures/samples.jsonl and figures/evaluation.json."""
         from lodestar.asking import Asking
         from lodestar.data.files import read_prompts
-        from lodestar.evaluation import win_rate
         from lodestar.files import write_atomically, write_jsonl
 
         prompts = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: self.prompts]
         judge = self.judge or ("gold" if bench.plan.is_synthetic else "reward")
         tokens = self.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         most = max(self.best_of, default=0)
-        bench.progress.start(bench.step.name, 2 * len(prompts) if bench.takes("against") else len(prompts))
+        models = 1 + sum(map(bench.takes, ("against", "previous")))
+        bench.progress.start(bench.step.name, models * len(prompts))
 
-        def asking(fleet: str) -> Asking:
+        def replies(fleet: str, purpose: str, n: int = 1) -> list[list[Reply]]:
             servers = bench.servers[fleet], bench.servers["reward"]
-            return Asking(*servers, tokens, self.temperature, bench.seed, bench.listening.tls)
+            asking = Asking(*servers, tokens, self.temperature, bench.seed, bench.listening.tls)
+            return asyncio.run(asking.replies(prompts, purpose, n, progress=bench.progress.advance))
 
-        base = asking("against" if bench.takes("against") else "policy")
-        replies = asyncio.run(base.replies(prompts, "before", 1 + most, progress=bench.progress.advance))
-        before, others = [several[0] for several in replies], [several[1:] for several in replies]
+        several = replies("against" if bench.takes("against") else "policy", "before", 1 + most)
+        before, others = [made[0] for made in several], [made[1:] for made in several]
         found: dict[str, Any] = {
             "judge": judge,
             "reward_before": fmean(reply.score for reply in before),
             **_best_of_n(self.best_of, others, [reply.judged_by(judge) for reply in before], judge),
         }
         rows = [{"id": p.id, "prompt": p.text, "before": asdict(b)} for p, b in zip(prompts, before, strict=True)]
+        own = before
         if bench.takes("against"):
-            made = asyncio.run(asking("policy").replies(prompts, "after", progress=bench.progress.advance))
-            after = [replace(one, step=_steps(bench)) for (one,) in made]
-            rate = win_rate([one.judged_by(judge) for one in after], [one.judged_by(judge) for one in before])
-            found |= {"win_rate": asdict(rate), "reward_after": fmean(reply.score for reply in after)}
-            rows = [row | {"after": asdict(one)} for row, one in zip(rows, after, strict=True)]
-            bench.progress.metrics({"win_rate": rate.value})
+            own = [replace(one, step=_steps(bench)) for (one,) in replies("policy", "after")]
+            found |= {"win_rate": _rate(own, before, judge), "reward_after": fmean(reply.score for reply in own)}
+            rows = [row | {"after": asdict(one)} for row, one in zip(rows, own, strict=True)]
+            bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
+        if self.previous:
+            last = [one for (one,) in replies("previous", "previous")] if bench.takes("previous") else before
+            found["win_rate_previous"] = _rate(own, last, judge)
+            rows = [row | {"previous": asdict(one)} for row, one in zip(rows, last, strict=True)]
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
         write_atomically(figures / "evaluation.json", json.dumps(found, indent=1))
+
+
+def _rate(replies: Sequence[Reply], baseline: Sequence[Reply], judge: Any) -> dict[str, Any]:
+    from lodestar.evaluation import win_rate
+
+    return asdict(win_rate([one.judged_by(judge) for one in replies], [one.judged_by(judge) for one in baseline]))
+
+
+def of_round_before(plan: Plan, model: str) -> str:
+    """The last model that was made before a model's own round; empty where it is of no round, or there is none."""
+    maker = plan.maker(model)
+    if maker is None or maker.round is None:
+        return ""
+    own = maker.round
+    earlier = list(takewhile(lambda one: (by := plan.maker(one)) is None or by.round != own, plan.all("model")))
+    return earlier[-1] if earlier else ""
 
 
 def ancestor(plan: Plan, model: str) -> str:
