@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import takewhile
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -66,13 +65,13 @@ class Evaluate(Stage):
             case "against":
                 return ancestor(plan, inputs["policy"][0])
             case "previous":  # the same model is not served twice
-                found = of_round_before(plan, inputs["policy"][0])
+                found = plan.of_round_before(inputs["policy"][0])
                 return "" if (found,) == inputs.get("against") else found
         return None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
         """Gold exists in the synthetic world alone, and the round before in rounds."""
-        if self.previous and not of_round_before(plan, step.inputs["policy"][0]):
+        if self.previous and not plan.of_round_before(step.inputs["policy"][0]):
             raise ConfigError(
                 f"stages.{step.name}.previous",
                 f"{step.inputs['policy'][0]} is of no round, or nothing made a model before it; leave previous out",
@@ -127,16 +126,6 @@ def _rate(replies: Sequence[Reply], baseline: Sequence[Reply], judge: Any) -> di
     from lodestar.evaluation import win_rate
 
     return asdict(win_rate([one.judged_by(judge) for one in replies], [one.judged_by(judge) for one in baseline]))
-
-
-def of_round_before(plan: Plan, model: str) -> str:
-    """The last model that was made before a model's own round; empty where it is of no round, or there is none."""
-    maker = plan.maker(model)
-    if maker is None or maker.round is None:
-        return ""
-    own = maker.round
-    earlier = list(takewhile(lambda one: (by := plan.maker(one)) is None or by.round != own, plan.all("model")))
-    return earlier[-1] if earlier else ""
 
 
 def ancestor(plan: Plan, model: str) -> str:
