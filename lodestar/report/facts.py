@@ -53,6 +53,11 @@ class Facts:
         return str(self.results.get("evaluation", {}).get("judge", "reward"))
 
     @property
+    def reference(self) -> str:
+        """What PPO's KL is measured from: in rounds, each has its own."""
+        return "the last round's reference" if self.rounds else "the SFT model"
+
+    @property
     def offset(self) -> float | None:
         """What PPO subtracted from every score, as the learner recorded it; None where it did not."""
         found = self.steps[-1].get("offset") if self.steps else None

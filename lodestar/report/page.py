@@ -92,8 +92,10 @@ def _headline(facts: Facts) -> str:
         if rate["judge"] == "gold"
         else "the reward model it was trained on"
     )
+    rounds = sum(row["win_rate"] is not None for row in facts.rounds)
+    after = f"{rounds} rounds of feedback" if rounds > 1 else f"{facts.summary['steps']} steps of PPO"
     return (
-        f"After {facts.summary['steps']} steps of PPO the policy {verdict} the SFT model it started from: it wins "
+        f"After {after} the policy {verdict} the SFT model it started from: it wins "
         f"{rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}."
     )
 
@@ -120,7 +122,7 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             "reward-model score",
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
-        (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
+        (f"{summary['kl']:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
         *accuracy,
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
         (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),

@@ -66,7 +66,6 @@ def _row(folder: RunFolder, number: int) -> Row:
     labels = folder.figures(mine.get("label"), "label.json")
     return {
         "round": number,
-        "judge": next((found["judge"] for found in results), None),
         "win_rate": _last(results, "win_rate"),
         "win_rate_previous": _last(results, "win_rate_previous"),
         "reward_model": _accuracy(folder, mine.get("reward")),

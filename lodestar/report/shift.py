@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from lodestar.report.drawing import Figure, Trace, axes, number
+from lodestar.report.drawing import Figure, Trace, axes
 from lodestar.report.facts import Row
 
 Floats = npt.NDArray[np.float64]
@@ -18,7 +18,7 @@ GRID = 160
 
 
 def shift_picture(shift: Sequence[Row]) -> Figure | None:
-    """One density of scores per round, the latest the darkest; the line below each is its mean."""
+    """One density of scores per round, the latest filled."""
     if len(shift) < 2:
         return None
     every = [score for row in shift for score in row["scores"]]
@@ -32,7 +32,7 @@ def shift_picture(shift: Sequence[Row]) -> Figure | None:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": f"{name}, mean {number(fmean(row['scores']))}",
+                "name": f"{name}, mean {_mean(row)}",
                 "x": [round(float(value), 4) for value in x],
                 "y": [round(float(value), 5) for value in density(row["scores"], x)],
                 "line": {"color": "@accent" if last else "@muted" if not position else "@second", "width": 2.2},
@@ -42,9 +42,8 @@ def shift_picture(shift: Sequence[Row]) -> Figure | None:
                 "hovertemplate": f"{name}: %{{x:.2f}}<extra></extra>",
             }
         )
-    first, final = (fmean(row["scores"]) for row in (shift[0], shift[-1]))
     says = (
-        f"From SFT to {_name(shift[-1]['round'])} the mean went from {number(first)} to {number(final)}. Each policy "
+        f"From SFT to {_name(shift[-1]['round'])} the mean went from 0 to {_mean(shift[-1])}. Each policy "
         "is scored by the reward model of its evaluation; 0 is the SFT model's mean by the same one, since two reward "
         "models share no zero. They need not share a unit either: win rates say what is better."
     )
@@ -66,6 +65,11 @@ def density(scores: Sequence[float], x: Floats) -> Floats:
     width = 0.9 * spread * len(values) ** -0.2
     kernels = np.exp(-0.5 * ((x[:, None] - values[None, :]) / width) ** 2)
     return np.asarray(kernels.sum(axis=1) / (len(values) * width * math.sqrt(2 * math.pi)))
+
+
+def _mean(row: Row) -> str:
+    mean = round(fmean(row["scores"]), 2)
+    return f"{mean or 0.0:.2f}".replace("-", "−")
 
 
 def _name(place: int) -> str:

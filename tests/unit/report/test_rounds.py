@@ -71,13 +71,16 @@ def test_a_policy_that_nobody_evaluated_is_told_by_the_next_rounds_samples(tmp_p
 
 
 def test_the_page_has_the_table_and_llama_2s_picture(example_rounds: RunFolder) -> None:
+    write_summary(example_rounds.root)
     page = write_report(example_rounds.root).read_text()
     assert "Round by round" in page
     for cell in ("70.0% (61%–79%)", "<td>2.20</td>", "<td>92</td>"):
         assert cell in page
+    assert "After 2 rounds of feedback the policy beats the SFT model" in page
     figure = shift_picture(read_facts(example_rounds.root).shift)
     assert figure is not None
     assert [trace["name"].partition(",")[0] for trace in figure.data] == ["SFT", "round 1", "round 2"]
+    assert figure.data[0]["name"].split()[-1] == "0.00"
     assert "score-shift" in page
 
 
