@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -86,6 +87,15 @@ class Plan:
     def last(self, kind: str) -> Step | None:
         """The last step of a kind of stage."""
         return next((step for step in reversed(self.steps) if step.kind == kind), None)
+
+    def of_round_before(self, model: str) -> str:
+        """The last model that was made before a model's own round; empty where it is of no round, or there is none."""
+        maker = self.maker(model)
+        if maker is None or maker.round is None:
+            return ""
+        own = maker.round
+        earlier = list(takewhile(lambda one: (by := self.maker(one)) is None or by.round != own, self.all("model")))
+        return earlier[-1] if earlier else ""
 
     @property
     def is_synthetic(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
+from lodestar.report.rounds import round_rows, score_shift
 
 Row = dict[str, Any]
 
@@ -32,6 +33,10 @@ class Facts:
     """The last reward model's."""
     training: dict[str, list[Row]]
     """Stage → figures of its supervised training, in order."""
+    rounds: list[Row]
+    """Figures of each round (lodestar.report.rounds); empty where the run has none."""
+    shift: list[Row]
+    """Scores of the SFT model and of each round's policy."""
 
     @property
     def judged_pairs(self) -> list[tuple[float, float]]:
@@ -46,6 +51,11 @@ class Facts:
     def judge(self) -> str:
         """gold or reward."""
         return str(self.results.get("evaluation", {}).get("judge", "reward"))
+
+    @property
+    def reference(self) -> str:
+        """What PPO's KL is measured from: in rounds, each has its own."""
+        return "the last round's reference" if self.rounds else "the SFT model"
 
     @property
     def offset(self) -> float | None:
@@ -84,6 +94,8 @@ def read_facts(root: Path) -> Facts:
         samples=folder.rows(evaluated, "samples.jsonl"),
         card=read_json(card / "card.json") if card and (card / "card.json").exists() else {},
         training={name: _curve(fit) for name, fit in fits.items() if fit.get("history")},
+        rounds=round_rows(folder),
+        shift=score_shift(folder),
     )
 
 

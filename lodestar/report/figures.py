@@ -127,7 +127,7 @@ def score_against_kl(facts: Facts) -> Figure | None:
         shaped = facts.config.get("ppo", {}).get("score", {})
         if shaped.get("clip") is not None or shaped.get("missing_eos") is not None:
             says += " Only PPO's steps are clipped, or replaced where EOS is missing, as configured."
-    layout = axes("KL to the SFT model, nats per sequence", showlegend=True, legend=LEGEND)
+    layout = axes(f"KL to {facts.reference}, nats per sequence", showlegend=True, legend=LEGEND)
     return Figure(
         "score-kl", "Reward-model score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives}
     )
@@ -192,7 +192,7 @@ def over_optimisation(facts: Facts) -> Figure | None:
     says += (
         f". The over-optimisation alarm was raised at step {alarmed['step']}." if alarmed else ". No alarm was raised."
     )
-    layout = axes("√KL to the SFT model, √nats per sequence", showlegend=True, legend=LEGEND)
+    layout = axes(f"√KL to {facts.reference}, √nats per sequence", showlegend=True, legend=LEGEND)
     return Figure(
         "over-optimisation",
         "Does the score still mean what it should?",

@@ -13,6 +13,7 @@ from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, judgement, read_facts
 from lodestar.report.metrics import GROUPS
 from lodestar.report.shell import assets, template
+from lodestar.report.shift import shift_picture
 
 SAMPLES = 8
 """Prompts shown; half as many again unfold."""
@@ -39,6 +40,7 @@ def render(facts: Facts) -> str:
         headline=_headline(facts),
         key_figures=_key_figures(facts),
         means=_means(facts),
+        rounds=[_round(row) for row in facts.rounds],
         samples=_chosen_samples(facts),
         groups=_metric_groups(facts),
         pictures=sections,
@@ -56,6 +58,7 @@ def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     time = [figures.stage_seconds(seconds) if seconds else None, figures.step_seconds(facts.steps)]
     return {
         "better": [figure for figure in better if figure],
+        "rounds": [figure for figure in (shift_picture(facts.shift),) if figure],
         "curves": [figure for _, group in _metric_groups(facts) for figure in group],
         "reward_model": reward_model,
         "training": [figures.training_curve(stage, lines) for stage, lines in facts.training.items()],
@@ -89,8 +92,10 @@ def _headline(facts: Facts) -> str:
         if rate["judge"] == "gold"
         else "the reward model it was trained on"
     )
+    rounds = sum(row["win_rate"] is not None for row in facts.rounds)
+    after = f"{rounds} rounds of feedback" if rounds > 1 else f"{facts.summary['steps']} steps of PPO"
     return (
-        f"After {facts.summary['steps']} steps of PPO the policy {verdict} the SFT model it started from: it wins "
+        f"After {after} the policy {verdict} the SFT model it started from: it wins "
         f"{rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}."
     )
 
@@ -117,7 +122,7 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             "reward-model score",
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
-        (f"{summary['kl']:.2f}", "KL to SFT", "nats per sequence"),
+        (f"{summary['kl']:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
         *accuracy,
         (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
         (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
@@ -142,6 +147,22 @@ def _means(facts: Facts) -> list[tuple[str, str, str]]:
     if pairs[0][0].get("gold") is not None:
         rows.insert(0, row("gold reward", lambda reply: reply["gold"], ".2f"))
     return rows
+
+
+def _round(row: Row) -> list[str]:
+    """A round's row of the table, as it is read."""
+
+    def rate(found: Row | None) -> str:
+        return f"{found['value']:.1%} ({found['low']:.0%}–{found['high']:.0%})" if found else "–"
+
+    return [
+        str(row["round"]),
+        rate(row["win_rate"]),
+        rate(row["win_rate_previous"]),
+        rate(row["reward_model"]),
+        "–" if row["kl"] is None else _signed(row["kl"]),
+        "–" if row["labels"] is None else f"{row['labels']:,}",
+    ]
 
 
 def _chosen_samples(facts: Facts) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 import lodestar
 from lodestar.files import read_json, write_atomically
 from lodestar.recipe.folder import RunFolder
+from lodestar.report.rounds import round_rows
 
 VERSIONS = ("torch", "transformers", "grpcio", "redis")
 
@@ -35,6 +36,7 @@ def write_summary(root: Path) -> dict[str, Any]:
         "kl": steps[-1]["kl_after"] if steps else None,
         "reward_model": _accuracy(folder),
         "over_optimised_at": next((step["step"] for step in steps if step.get("over_optimised")), None),
+        "rounds": round_rows(folder),
         "steps": len(steps),
         "wall_seconds": round(sum(seconds.values()), 3),
         "seconds": seconds,

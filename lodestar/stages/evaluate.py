@@ -32,6 +32,7 @@ class Evaluate(Stage):
         "policy": "model",
         "against": "model",
         "filtered": "rival",
+        "previous": "model",
         "reward": "reward_model",
         "prompts": "prompts",
     }
@@ -41,9 +42,10 @@ class Evaluate(Stage):
         "against": Call("policy", "against"),
         "reference": Call("reference", "against"),
         "filtered": Call("policy", "filtered"),
+        "previous": Call("policy", "previous"),
         "reward": Call("reward", "reward"),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered"})
+    optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered", "previous"})
 
     prompts: int | None = Field(default=None, ge=1)
     """Held-out prompts; unset takes all that the data stage kept (data.evaluation_rows)."""
@@ -56,13 +58,30 @@ class Evaluate(Stage):
     model is better). Unset: gold where there is one."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at most; unset: as many as the stage that samples the longest."""
+    previous: bool = False
+    """Compare with the policy of the round before too; with the model that rounds began from in the first."""
+
+    def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
+        """The round before's policy only where it is asked for."""
+        return {port: kinds for port, kinds in super().ports(run).items() if port != "previous" or self.previous}
 
     def tie(self, port: str, plan: Plan, inputs: Mapping[str, tuple[str, ...]]) -> str | None:
         """Compared against the model from which training by a reward began: the reference's reference's … reference."""
-        return ancestor(plan, inputs["policy"][0]) if port == "against" else None
+        match port:
+            case "against":
+                return ancestor(plan, inputs["policy"][0])
+            case "previous":  # the same model is not served twice
+                found = plan.of_round_before(inputs["policy"][0])
+                return "" if (found,) == inputs.get("against") else found
+        return None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
-        """Gold exists in the synthetic world alone."""
+        """Gold exists in the synthetic world alone, and the round before in rounds."""
+        if self.previous and not plan.of_round_before(step.inputs["policy"][0]):
+            raise ConfigError(
+                f"stages.{step.name}.previous",
+                f"{step.inputs['policy'][0]} is of no round, or nothing made a model before it; leave previous out",
+            )
         if self.judge == "gold" and not plan.is_synthetic:
             raise ConfigError(
                 f"stages.{step.name}.judge", "gold exists for data.source synthetic only; leave it out, or set reward"
@@ -70,22 +89,23 @@ class Evaluate(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes figures/samples.jsonl and figures/evaluation.json."""
-        from lodestar.evaluation import win_rate
         from lodestar.files import write_atomically, write_jsonl
 
         table = Table(self, bench)
         before = table.replies("against" if bench.takes("against") else "policy", "before")
         found: dict[str, Any] = {"judge": table.judge, "reward_before": fmean(reply.score for reply in before)}
         rows = [{"id": p.id, "prompt": p.text, "before": asdict(b)} for p, b in zip(table.prompts, before, strict=True)]
+        own = before
         if bench.takes("against"):
-            after = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
-            rate = win_rate(
-                [one.judged_by(table.judge) for one in after], [one.judged_by(table.judge) for one in before]
-            )
-            found |= {"win_rate": asdict(rate), "reward_after": fmean(reply.score for reply in after)}
+            own = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
+            found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
             found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
-            rows = [row | {"after": asdict(one)} for row, one in zip(rows, after, strict=True)]
-            bench.progress.metrics({"win_rate": rate.value})
+            rows = [row | {"after": asdict(one)} for row, one in zip(rows, own, strict=True)]
+            bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
+        if self.previous:
+            last = table.replies("previous", "previous") if bench.takes("previous") else before
+            found["win_rate_previous"] = table.rate(own, last)
+            rows = [row | {"previous": asdict(one)} for row, one in zip(rows, last, strict=True)]
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
         write_atomically(figures / "evaluation.json", json.dumps(found, indent=1, allow_nan=False))
@@ -105,12 +125,20 @@ class Table:
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
         several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
+        several += bench.takes("previous")
         bench.progress.start(bench.step.name, several * len(self.prompts))
 
     def replies(self, fleet: str, purpose: str) -> list[Reply]:
         """A fleet's judged reply to every prompt."""
         replies = self._asking(fleet).replies(self.prompts, purpose, progress=self._bench.progress.advance)
         return [one for (one,) in asyncio.run(replies)]
+
+    def rate(self, replies: Sequence[Reply], others: Sequence[Reply]) -> dict[str, Any]:
+        """The win rate of replies against others to the same prompts, by the judge of this table."""
+        from lodestar.evaluation import win_rate
+
+        ours, theirs = ([one.judged_by(self.judge) for one in side] for side in (replies, others))
+        return asdict(win_rate(ours, theirs))
 
     async def rivals(self, temperatures: Sequence[float], best_of: Sequence[int]) -> dict[str, Any]:
         """What lodestar.rivals says, and best-of-n as win rates and scores by n."""

@@ -35,6 +35,7 @@ FIELDS = {
     "kl": None,
     "over_optimised_at": None,
     "reward_model": {"accuracy", "low", "high", "n"},
+    "rounds": None,
     "steps": None,
     "wall_seconds": None,
     "seconds": {"data", "sft", "reward", "ppo", "evaluate"},

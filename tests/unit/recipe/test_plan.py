@@ -103,6 +103,29 @@ def test_a_reference_inside_a_round_names_the_rounds_own_artifact_first() -> Non
     assert ties(planned(stages), "r2.label")["samples"] == ("r2.sample/samples",)
 
 
+def test_an_evaluation_in_a_round_compares_with_sft_and_with_the_round_before() -> None:
+    """In the first round these are one model, which is served once."""
+    inside = {"sample": {}, "label": {}, "reward": {}, "ppo": {}, "evaluate": {"previous": True}}
+    made = planned({"data": {}, "sft": {}, "rounds": {"n": 3, "stages": inside}, "evaluate": {"previous": True}})
+    compared = {
+        name: {port: ties(made, name).get(port) for port in ("policy", "against", "previous")}
+        for name in ("r1.evaluate", "r2.evaluate", "r3.evaluate", "evaluate")
+    }
+    assert compared["r1.evaluate"] == {"policy": ("r1.ppo/policy",), "against": ("sft/policy",), "previous": None}
+    for name, own, before in (("r2.evaluate", "r2", "r1"), ("r3.evaluate", "r3", "r2"), ("evaluate", "r3", "r2")):
+        assert compared[name] == {
+            "policy": (f"{own}.ppo/policy",),
+            "against": ("sft/policy",),
+            "previous": (f"{before}.ppo/policy",),
+        }
+
+
+def test_the_round_before_is_the_round_before_where_every_ppo_starts_from_sft() -> None:
+    inside = {"reward": {}, "ppo": {"use": {"policy": "sft/policy"}}, "evaluate": {"previous": True}}
+    made = planned({"data": {}, "sft": {}, "rounds": {"n": 2, "stages": inside}})
+    assert ties(made, "r2.evaluate")["previous"] == ("r1.ppo/policy",)
+
+
 # ruff: noqa: E501
 REFUSED = [
     ({"data": {}, "stf": {}}, r"stages\.stf: there is no stage 'stf'; did you mean sft\?"),
@@ -122,6 +145,7 @@ REFUSED = [
     ({"data": {}, "R2!": {"kind": "sft"}}, r"stages\.R2!: is no name for a stage"),
     ({"data": {}, "sft": {}, "sample": {}, "label": {"by": "file"}}, r"file goes with by: file"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "sample": {}, "label": {}}, r"by: panel exists for data\.source synthetic only"),
+    ({"data": {}, "sft": {}, "reward": {}, "ppo": {}, "evaluate": {"previous": True}}, r"evaluate\.previous: ppo/policy is of no round"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "reward": {}, "evaluate": {"judge": "gold"}}, r"gold exists for data\.source synthetic only"),
 ]  # fmt: skip
 

@@ -38,6 +38,41 @@ def write_example_run(root: Path) -> RunFolder:
     return folder
 
 
+def write_example_rounds(root: Path) -> RunFolder:
+    """A run of three rounds, the last of which is not evaluated yet."""
+    rng = random.Random(4)
+    inside = {"sample": {}, "label": {}, "reward": {"use": {"policy": "sft/policy"}}, "ppo": {"steps": 2}}
+    inside["evaluate"] = {"previous": True, "best_of": []}
+    stages = {"data": {}, "sft": {}, "rounds": {"n": 3, "stages": inside}, "evaluate": {"best_of": []}, "report": {}}
+    write_atomically(root / "config.yaml", dump(RunConfig(name="example-rounds", stages=stages)))
+    folder = RunFolder.open(root)
+    for step in folder.plan.steps[:-3]:
+        made = folder.store.unfinished(step)
+        for port in step.makes:
+            (made / port).mkdir(parents=True)
+        place = step.round or 0
+        if step.kind == "sample":
+            scores = [rng.gauss(place - 1, 1.0) for _ in range(200)] if place > 1 else []
+            _json(made / "figures" / "sample.json", {"prompts": 100, "scores": scores})
+        elif step.kind == "label":
+            _json(made / "figures" / "label.json", {"by": "panel", "answers": 90 + place})
+        elif step.kind == "reward":
+            _json(made / "reward" / "card.json", _card(rng) | {"accuracy": _rate(0.6 + 0.05 * place, 80)})
+        elif step.kind == "ppo":
+            rows = [{**_step(k, rng), "kl_after": place + 0.1 * k} for k in (1, 2)]
+            write_jsonl(made / "figures" / "metrics.jsonl", rows)
+        elif step.kind == "evaluate":
+            rows = [_sample(i, rng) for i in range(PROMPTS)]
+            for row in rows:
+                for side, mean in (("before", 10.0 * place), ("after", 11.0 * place)):  # zeros of their own
+                    row[side]["score"] = rng.gauss(mean, 1.0)  # type: ignore[index]
+            write_jsonl(made / "figures" / "samples.jsonl", rows)
+            found = {"win_rate": _rate(0.6 + 0.1 * place, PROMPTS), "win_rate_previous": _rate(0.61, PROMPTS)}
+            _json(made / "figures" / "evaluation.json", {**_evaluation(), **found})
+        folder.store.seal(step, {"seconds": 1.0})
+    return folder
+
+
 def _json(path: Path, tree: dict[str, object]) -> None:
     write_atomically(path, json.dumps(tree))
 
