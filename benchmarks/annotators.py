@@ -3,8 +3,9 @@
     python benchmarks/annotators.py --runs 200
 
 Ten honest annotators (the synthetic world's panel twice, from noise 0.3 to 1.2), one who clicks at random, one who
-always takes the reply shown first. Three people judge each of 600 pairs of the world's own replies; a share of the pairs
-is gold, where the true rewards differ by 1 or more. Everybody's doubts are followed to their last judgement, about 150.
+always takes the reply shown first. Three people judge each of 600 pairs of the world's own replies; a share of
+the pairs is gold, where the true rewards differ by 1 or more. Everybody's doubts are followed to their last judgement,
+about 150.
 """
 
 from __future__ import annotations
