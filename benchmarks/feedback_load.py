@@ -250,7 +250,7 @@ def postgresql() -> Iterator[str]:
 
 def measure(kind: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
     """One row."""
-    judgements, people, kills = (200, 10, 1) if arguments.small else (10_000, 50, 5)
+    judgements, people, kills = (200, 10, 1) if arguments.small else (arguments.judgements, 50, 5)
     folder = Path(tempfile.mkdtemp(prefix="feedback-"))
     try:
         if kind == "sqlite":
@@ -293,6 +293,10 @@ if __name__ == "__main__":
     options_.add_argument(
         "--thinking", type=float, default=1.0, help="mean seconds between page and answer (default 1)"
     )
+    options_.add_argument("--judgements", type=int, default=10_000, help="in all (default 10,000)")
     chosen = options_.parse_args()
-    rows = [measure(kind, chosen) for kind in chosen.database]
+    rows = []
+    for kind in chosen.database:
+        rows.append(measure(kind, chosen))
+        print(rows[-1], flush=True)
     report("feedback_load", rows, chosen, notes="machine's load average at the end in the last column")

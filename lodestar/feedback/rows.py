@@ -22,6 +22,8 @@ from lodestar.records import Choice, Feedback, Ranking, Ratings
 Row = dict[str, Any]
 BOTH_BAD = "both bad"
 UNSAFE = "unsafe"
+GROUP = "group "
+"""Begins a flag that names a group to which the annotator counts themselves."""
 
 
 def rows_of(campaign: Campaign, items: Mapping[str, Item], judgements: Iterable[Judgement]) -> list[Row]:
@@ -99,7 +101,7 @@ def _feedback(
         id=f"{one.id}/{part}" if part else one.id,
         annotator=one.annotator,
         subset=campaign.name,
-        flags=(*flags, *(f"group {group}" for group in one.groups)),
+        flags=(*flags, *(GROUP + group for group in one.groups)),
     )
 
 

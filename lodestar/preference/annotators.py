@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from lodestar.evaluation import WinRate, clopper_pearson
 
-ALARM = 0.01
+ALARM = 0.02
 """Largest probability, per test and annotator, of ever doubting somebody whose hypothesis holds."""
 KEEN = 0.7
 """Share of the others' agreement beyond chance that still counts as honest."""

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from lodestar.evaluation import bounded_mean, spread
+from lodestar.feedback.rows import GROUP
 from lodestar.preference.agreement import agreement
 from lodestar.preference.baselines import BagOfWords, length_differences
 from lodestar.preference.calibration import (
@@ -33,7 +34,7 @@ from lodestar.records import Comparison, Feedback, Ratings
 HISTOGRAM_BINS = 30
 LENGTH_BINS = 10
 SUBSETS = 24
-"""Largest subsets that get a line of their own."""
+"""Largest subsets, and groups, that get a line of their own."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def make_card(
         "offset": calibration_offset(demonstration_scores) if demonstration_scores else None,
         "agreement": agreement(judged.feedback),
     }
+    if groups := _groups(judged):
+        card["groups"] = groups
     if tau := _taus(judged):
         card["kendall_tau"] = tau
     if judged.aspects:
@@ -170,6 +173,25 @@ def _subsets(rows: Sequence[Comparison], opinions: Mapping[str, Sequence[float]]
         }
         for name, chosen in largest
     }
+
+
+def _groups(judged: Judged) -> dict[str, Any]:
+    """Whose preferences were learned: accuracy on what each declared group said, and how far its members agree."""
+    members: dict[str, list[int]] = {}
+    for number, record in enumerate(judged.feedback):
+        for flag in record.flags:
+            if flag.startswith(GROUP):
+                members.setdefault(flag.removeprefix(GROUP), []).append(number)
+    ends = [0, *accumulate(len(choices(record)) for record in judged.feedback)]
+    found = {}
+    for name, records in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))[:SUBSETS]:
+        chosen = [pair for number in records for pair in range(ends[number], ends[number + 1])]
+        rows = [judged.comparisons[pair] for pair in chosen]
+        rate = accuracy(
+            [judged.differences[pair] for pair in chosen], [row.label for row in rows], [row.prompt for row in rows]
+        )
+        found[name] = {"accuracy": asdict(rate), "agreement": agreement([judged.feedback[i] for i in records])}
+    return found
 
 
 def _confidences(rows: Sequence[Comparison]) -> list[str]:

@@ -25,6 +25,8 @@ def card_pictures(card: Row) -> list[Figure]:
                 f"rm-subset-{len(found)}", f"Accuracy on {name}", [*rates.items()], "model and baselines"
             )
         )
+    groups = [(name, group["accuracy"]) for name, group in card.get("groups", {}).items()]
+    found += card_figures.listed("rm-groups", "Accuracy on what each declared group said", groups)
     by_length = [(f"{row['winner_longer_by']:+.0f} tokens", row) for row in card.get("by_length_difference", [])]
     found += card_figures.listed("rm-length-difference", "By how much longer the winner is", by_length)
     confidence = [(row["confidence"], row) for row in card.get("by_confidence", [])]

@@ -347,3 +347,19 @@ def test_the_card_tells_subsets_rankings_and_aspects_apart() -> None:
     assert card["aspects"]["helpful"]["spearman"] > 0.8
     assert len(card["ensemble"]["by_doubt"]) == 3
     assert card["by_confidence"]
+
+
+def test_the_card_tells_whose_preferences_were_learned() -> None:
+    """Cooks like the first, sailors the second; the model sides with the cooks."""
+    said = [
+        Feedback(f"p{i}", ("a", "b"), (Choice(0, 1, label),), annotator=name, flags=("unsafe", f"group {group}"))
+        for i in range(6)
+        for name, group, label in (("ada", "cooks", 1.0), ("bob", "sailors", 0.0), ("eve", "cooks", 1.0))
+    ]
+    judged = Judged(said, [1.0, 0.0] * len(said), [1] * 2 * len(said))
+    groups = make_card(comparisons(said), judged, [0.0])["groups"]
+    assert {name: (group["accuracy"]["value"], group["accuracy"]["n"]) for name, group in groups.items()} == {
+        "cooks": (1.0, 12),
+        "sailors": (0.0, 6),
+    }
+    assert "groups" not in make_card(comparisons(_feedback(20, 1)), _judged(_feedback(20, 1)), [0.0])

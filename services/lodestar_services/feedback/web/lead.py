@@ -15,6 +15,7 @@ from lodestar.errors import InvalidArgument
 from lodestar.feedback.campaign import MARKS
 from lodestar.feedback.records import Item, Judgement
 from lodestar.feedback.rows import Row
+from lodestar.preference.annotators import ALARM
 from lodestar_services.feedback import campaigns, pages, people, quality
 from lodestar_services.feedback import export as export_
 from lodestar_services.feedback.campaigns import Counts, Opened
@@ -73,6 +74,7 @@ class LeadPages:
                 "aside": _aside(said),
                 "disagreements": differing[:MOST_DISAGREEMENTS],
                 "differing": len(differing),
+                "alarm": ALARM,
             }
 
         return self._page("campaign.html.j2", **await self._read(request, work))
