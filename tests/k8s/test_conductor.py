@@ -311,6 +311,7 @@ def test_a_reward_of_rules_trains_no_model_and_waits_for_none(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_stages_work_for_real_by_the_command_of_their_pods(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
     run = run_of(
         tmp_path,
