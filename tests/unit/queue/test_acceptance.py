@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lodestar_services.learner import collector as module
 
 from lodestar.queue.port import DeadLetter
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from lodestar.rollouts import collector as module
 from lodestar.rollouts.acceptance import fault_of
 from tests.unit.queue.fleet import Fleet, collector, rollout, schedule
 
