@@ -21,12 +21,11 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import parser, report
-from lodestar.layout import RunFolder
 
-from lodestar.config import ServeOptions
+from lodestar.config.serve import Listening, PolicyTask
 from lodestar.local.ports import free_ports
 from lodestar.local.processes import Processes
-from lodestar.local.tiny import tiny_config, write_tiny_run
+from lodestar.local.tiny import write_tiny_models
 from lodestar.rpc.channel import serving
 from lodestar.v1 import policy_pb2, policy_pb2_grpc
 
@@ -97,14 +96,14 @@ def main(arguments: argparse.Namespace) -> None:
     seconds = 2.0 if arguments.small else 10.0
     runs = 1 if arguments.small else arguments.runs
     with tempfile.TemporaryDirectory() as root:
-        folder = RunFolder(Path(root) / "bench")
-        run = tiny_config(Path(root), "bench")
-        write_tiny_run(folder)
+        folder = Path(root)
+        write_tiny_models(folder / "tiny")
         (port,) = free_ports(1)
-        options = ServeOptions(config=run, run_dir=folder.root, model=str(folder.sft), port=port)
-        with Processes(folder.logs) as processes:
-            told = {"role": "policy", "options": options.model_dump(mode="json")}
-            child = processes.start("policy", "lodestar.local.jobs:serve", told)
+        task = PolicyTask(
+            run="bench", folder=folder, model=str(folder / "tiny" / "policy"), listening=Listening(port=port)
+        )
+        with Processes(folder / "logs") as processes:
+            child = processes.start("policy", "lodestar.crew.work:serve", {"task": task.model_dump(mode="json")})
             address = f"127.0.0.1:{port}"
             while not serving(address):
                 if child.wait(0.1) is not None:

@@ -30,7 +30,7 @@ class FeedbackOptions(Section):
     port: int = Field(default=0, ge=0, le=65_535)
     """Of gRPC; 0 takes a free one."""
     caller_port: int | None = Field(default=None, ge=0, le=65_535)
-    """See ServeOptions, as for what follows."""
+    """See lodestar.config.serve.Listening, as for what follows."""
     health_port: int | None = Field(default=None, ge=0, le=65_535)
     metrics_port: int = Field(default=0, ge=0, le=65_535)
     replica: int = Field(default=0, ge=0)

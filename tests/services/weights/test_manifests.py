@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lodestar.errors import ModelError, Unavailable
+from lodestar.errors import ModelError
 from lodestar.records import TensorFile, WeightManifest, WeightVersion
 from lodestar.weights.checks import check_manifest
-from lodestar.weights.directory import DirectorySource, read_manifest, write_manifest
+from lodestar.weights.directory import read_manifest, write_manifest
 from lodestar.weights.follower import WeightFollower
 
 
@@ -78,14 +78,3 @@ async def test_a_follower_fetches_nothing_under_a_name_that_is_a_path(tmp_path: 
     await asyncio.wait([following])
     assert "no plain name" in follower.refusal
     assert not Hostile.fetched
-
-
-async def test_a_file_of_another_size_than_announced_is_not_copied(tmp_path: Path) -> None:
-    folder = tmp_path / "root" / "9f31c2aa-3"
-    folder.mkdir(parents=True)
-    (folder / "a.safetensors").write_bytes(b"x" * 1000)
-    into = tmp_path / "into"
-    into.mkdir()
-    with pytest.raises(Unavailable, match="has 1000 bytes, and 5 were announced"):
-        await DirectorySource(tmp_path / "root").fetch(manifest(TensorFile("a.safetensors", 5)), into)
-    assert list(into.iterdir()) == []

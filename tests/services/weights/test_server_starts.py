@@ -9,7 +9,8 @@ import pytest
 from lodestar_services.learner import publisher as module
 from lodestar_services.learner.publisher import WeightPublisher
 
-from lodestar.config import RunConfig, ServeOptions
+from lodestar.config import PpoConfig
+from lodestar.config.serve import LearnerTask
 from lodestar.errors import LodestarError
 
 
@@ -18,7 +19,7 @@ class Doomed(WeightPublisher):
 
     kills = 0
 
-    def _start(self, told: ServeOptions) -> subprocess.Popen[str]:
+    def _start(self, told: LearnerTask) -> subprocess.Popen[str]:
         server = super()._start(told)
         if self.kills:
             self.kills -= 1
@@ -34,8 +35,11 @@ def publisher(tmp_path: Path) -> Doomed:
     return made
 
 
-def options(tmp_path: Path) -> ServeOptions:
-    return ServeOptions(config=RunConfig(name="demo"), run_dir=tmp_path)
+def options(tmp_path: Path) -> LearnerTask:
+    return LearnerTask(
+        run="demo", folder=tmp_path, ppo=PpoConfig(), policy="p", reference="p", prompts=tmp_path / "prompts.jsonl",
+        state=tmp_path / "state", figures=tmp_path / "figures", output=tmp_path / "policy",
+    )  # fmt: skip
 
 
 def test_a_server_killed_while_it_starts_is_started_again(publisher: Doomed, tmp_path: Path) -> None:
