@@ -88,7 +88,7 @@ class World:
                 phi_NF[i, place] += count
             for place, count in second_of.items():
                 phi_NF[i, place] -= count
-        common = (phi_NF[:candidates] != 0).sum(axis=0) >= 40
+        common = (phi_NF[:candidates] != 0).sum(axis=0) >= 100
         phi_NF = phi_NF[:, common]
         self.phi_NF, self.tested_NF = phi_NF[:candidates], phi_NF[candidates:]
         self.votes_N = np.array(votes[:candidates])

@@ -22,7 +22,8 @@ def disagreement(margins_NM: Floats) -> Floats:
     Raises:
         InvalidArgument: fewer than two members, or a margin that is not finite.
     """
-    return np.asarray(_probabilities(margins_NM).std(axis=1), dtype=np.float64)
+    deviation_N: Floats = _probabilities(margins_NM).std(axis=1)
+    return deviation_N
 
 
 def bald(margins_NM: Floats) -> Floats:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from lodestar.preference.ranking.table import Table
 Pairing = tuple[str, str]
 Score = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 """(prompt, completion) pairs → one number each, larger is better."""
+Connect = Callable[[], AbstractAsyncContextManager[People]]
 
 
 class UsedUp(Exception):
@@ -136,7 +138,9 @@ class Scored:
 class Asked:
     """People, on the page. Started again with the same seed it asks the same, and what was answered is there."""
 
-    def __init__(self, replies: Replies, people: Callable[[], People], campaign: Campaign) -> None:
+    def __init__(
+        self, replies: Replies, people: Callable[[], AbstractAsyncContextManager[People]], campaign: Campaign
+    ) -> None:
         """``people`` connects: every batch is an event loop of its own."""
         self._replies, self._people, self._campaign = replies, people, campaign
         self._asked = 0
@@ -151,14 +155,14 @@ class Asked:
         return asyncio.run(self._ask(items))
 
     async def _ask(self, items: Sequence[Item]) -> list[float]:
-        people = self._people()
         wanted = {item.id for item in items}
         labels: dict[str, list[float]] = {}
-        await people.add_items(self._campaign, items)
-        await people.finished(self._campaign.name)
-        async for one in _settled(people, self._campaign.name):
-            if one.item_id in wanted and isinstance(one.verdict, PairVerdict):
-                labels.setdefault(one.item_id, []).append(one.verdict.label)
+        async with self._people() as people:
+            await people.add_items(self._campaign, items)
+            await people.finished(self._campaign.name)
+            async for one in _settled(people, self._campaign.name):
+                if one.item_id in wanted and isinstance(one.verdict, PairVerdict):
+                    labels.setdefault(one.item_id, []).append(one.verdict.label)
         missing = wanted - labels.keys()
         if missing:
             raise UsedUp("the campaign was closed before all was answered")

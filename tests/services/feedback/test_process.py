@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,15 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from lodestar_services.feedback import cli
 from lodestar_services.feedback.__main__ import invite, listen
 from lodestar_services.feedback.options import FeedbackOptions
+from typer.testing import CliRunner
 
 from lodestar.errors import ConfigError, FailedPrecondition, InvalidArgument
 from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, PairVerdict
+from lodestar.preference.ranking.duels import Duels
+from lodestar.preference.ranking.judges import Asked, Replies
 from lodestar.records import Choice, Feedback
 from lodestar.rpc.channel import serving
 from lodestar.rpc.state import ServiceState
@@ -204,6 +209,92 @@ def test_the_first_leads_link_is_in_a_file_for_its_owner_and_in_no_log(
     assert token not in running.log
     assert "/join/" not in running.log
     assert os.environ.get("LODESTAR_LOG", "INFO") == "INFO", "what this test means to look at"
+
+
+def test_a_backup_taken_while_people_answer_is_whole_and_can_be_restored(
+    start: Callable[..., Running], join: Join, tmp_path: Path
+) -> None:
+    running = start()
+    people = Client(running.address)
+    people.add(Campaign(name="p", form="pair"), PAIRS)
+    ada = join(people.invite("ada"))
+    answer(ada, "p", "a2")
+    folder, copies = str(running.options.folder), tmp_path / "copies"
+    for _ in range(3):
+        said = CliRunner().invoke(cli.app, ["backup", folder, str(copies), "--keep", "1"])
+        assert said.exit_code == 0, said.output
+    answer(ada, "p", "b2")
+    (copy,) = copies.glob("feedback-*.sqlite")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    copy.replace(restored / "feedback.sqlite")
+    assert len(rows_of(restored)) == 1
+    assert len(rows_of(running.options.folder)) == 2
+
+
+def rows_of(folder: Path) -> list[str]:
+    """As the command line exports them."""
+    said = CliRunner().invoke(cli.app, ["export", str(folder), "p"])
+    assert said.exit_code == 0, said.output
+    return said.output.splitlines()
+
+
+class Client:
+    """A few blocking calls."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def add(self, campaign: Campaign, items: list[Item]) -> None:
+        asyncio.run(self._add(campaign, items))
+
+    async def _add(self, campaign: Campaign, items: list[Item]) -> None:
+        async with AsyncFeedbackClient(self._address) as people:
+            await people.add_items(campaign, items)
+
+    def invite(self, name: str) -> str:
+        return asyncio.run(self._invite(name))
+
+    async def _invite(self, name: str) -> str:
+        async with AsyncFeedbackClient(self._address) as people:
+            return await people.invite(name)
+
+
+def test_people_decide_duels_on_the_page(start: Callable[..., Running], join: Join) -> None:
+    running = start()
+    replies = Replies(
+        {"good": {f"q{i}": f"good {i}" for i in range(30)}, "bad": {f"q{i}": f"bad {i}" for i in range(30)}}
+    )
+    judge = Asked(
+        replies, lambda: AsyncFeedbackClient(running.address), Campaign(name="duel", form="pair", strength=False)
+    )
+    people = Client(running.address)
+    people.add(Campaign(name="duel", form="pair", strength=False), [])
+    ada = join(people.invite("ada"))
+    duels = Duels(("good", "bad"), seed=1)
+    stopping = threading.Event()
+
+    def answers() -> None:
+        while not stopping.is_set():
+            html = ada.get("/c/duel").text
+            if "Which reply" in html:
+                answer(ada, "duel", "a" if html.index("good ") < html.index("bad ") else "b")
+            else:
+                time.sleep(0.05)
+
+    person = threading.Thread(target=answers)
+    person.start()
+    try:
+        while not duels.settled and duels.told < 40:
+            pairs = [duels.propose() for _ in range(5)]
+            labels = judge.judge([(duels.names[first], duels.names[second]) for first, second in pairs])
+            for (first, second), label in zip(pairs, labels, strict=True):
+                duels.tell(first, second, label)
+    finally:
+        stopping.set()
+        person.join()
+    assert duels.winners == ("good",)
 
 
 def test_an_open_address_needs_tls(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lodestar.preference.ranking.duels import (
     METHODS,
     Duels,
     Method,
+    _log_gamma,
     condorcet_regret,
     copeland_bounds,
     copeland_regret,
@@ -83,6 +84,11 @@ def test_decisions_need_evidence_and_say_who() -> None:
     assert math.isnan(decided_KK[1, 2])
     low_K, high_K = copeland_bounds(decided_KK)
     assert (low_K.tolist(), high_K.tolist()) == ([1.0, 0.0, 0.0], [2.0, 1.0, 2.0])
+
+
+def test_the_logarithm_of_gamma_is_right() -> None:
+    x = np.array([0.5, 1.0, 1.5, 2.0, 7.25, 100.5, 30_000.0])
+    assert _log_gamma(x) == pytest.approx([math.lgamma(value) for value in x], abs=1e-9, rel=1e-11)
 
 
 def test_rucb_ends_with_the_winner_against_itself() -> None:
