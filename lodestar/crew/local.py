@@ -132,8 +132,8 @@ class Local:
         self._stop(list(self._tasks))
         if self.redis is not None:
             self.redis.stop()
-            shutil.rmtree(self._store.root / "redis", ignore_errors=True)
             self.redis = None
+        shutil.rmtree(self._store.root / "redis", ignore_errors=True)  # that of an earlier start, which was killed, too
 
     def _fork_server(self) -> Processes:
         if self._processes is None:
