@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +24,9 @@ from lodestar.weights.tensors import publish
 
 log = logging.getLogger(__name__)
 
+STARTS = 5
+"""How often a weights server that is killed while it starts is started again."""
+
 
 class WeightPublisher:
     """Writes each version below the run's folder; a process of its own streams it, so that training never waits.
@@ -33,6 +37,8 @@ class WeightPublisher:
 
     def __init__(self, root: Path, *, run: str, incarnation: str, tokenizer_hash: str, keep: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob(".*.partial"):  # of a start that was killed
+            shutil.rmtree(leftover)
         self._directory = WeightDirectory(root)
         self._directory.retract()
         self._run = run
@@ -50,29 +56,42 @@ class WeightPublisher:
         Raises:
             LodestarError: it did not start, with its last words.
         """
-        ours = task.listening.model_copy(update={"port": task.listening.weights_port})
+        listening = task.listening
+        ours = listening.model_copy(update={"port": listening.weights_port})
         told = task.model_copy(update={"listening": ours, "endpoints": Endpoints()})
+        for _ in range(STARTS):
+            server = self._start(told)
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            if line:
+                break
+            code = server.wait()
+            self.close()
+            if code >= 0:  # it ended by itself, and would again
+                break
+            log.warning("the weights server was killed by signal %d while it started; starting it again", -code)
+        if not line:
+            raise LodestarError(
+                f"the weights server on {listening.host}:{listening.weights_port} did not start "
+                f"(exit {code}); its error is in this log"
+            )
+        port = int(json.loads(line)["port"])
+        at = listening.model_copy(update={"weights_port": port})
+        self._task = task.model_copy(update={"listening": at})
+        self._listener = threading.Thread(target=_count, args=(server.stdout,), name="weights", daemon=True)
+        self._listener.start()
+        return port
+
+    def _start(self, told: LearnerTask) -> subprocess.Popen[str]:
         self.server = subprocess.Popen(
             [sys.executable, "-m", "lodestar_services.learner.weights_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self._say(told.model_dump_json())
-        line = self.server.stdout.readline()
-        if not line:
-            raise LodestarError(
-                f"the weights server on {task.listening.host}:{task.listening.weights_port} did not start "
-                f"(exit {self.server.wait()}); its error is in this log"
-            )
-        port = int(json.loads(line)["port"])
-        at = task.listening.model_copy(update={"weights_port": port})
-        self._task = task.model_copy(update={"listening": at})
-        self._listener = threading.Thread(target=_count, args=(self.server.stdout,), name="weights", daemon=True)
-        self._listener.start()
-        return port
+        with contextlib.suppress(BrokenPipeError):  # it died just now, which its missing answer says
+            self._say(told.model_dump_json())
+        return self.server
 
     def publish(self, model: nn.Module, step: int) -> WeightManifest:
         """Writes and announces the model's weights as the version of ``step``."""
