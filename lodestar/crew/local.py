@@ -135,8 +135,8 @@ class Local:
         self._stop(list(self._tasks))
         if self.redis is not None:
             self.redis.stop()
-            shutil.rmtree(self._store.root / "redis", ignore_errors=True)
             self.redis = None
+        shutil.rmtree(self._store.root / "redis", ignore_errors=True)  # that of an earlier start, which was killed, too
 
     def pids(self) -> list[int]:
         """Of the servers, workers and stages that live."""

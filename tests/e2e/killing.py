@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from lodestar.errors import DataError
-from lodestar.files import read_json, read_jsonl
+from lodestar.files import digest, read_json, read_jsonl
 from lodestar.recipe.folder import RunFolder
 from lodestar.rollouts.ledger import check_run, verify_ledger
 
@@ -195,14 +195,17 @@ class Killed:
         assert not list((self.root / "services").iterdir())
 
     def made(self) -> dict[str, str]:
-        """Digest of every artifact but figures, which tell of clocks."""
+        """Digest of every artifact but figures, and of every evaluation; cards and figures tell of clocks too."""
         folder = RunFolder.open(self.root)
-        return {
-            f"{step.name}/{port}": seal["made"][port]
-            for step, seal in folder.seals()
-            for port, kind in step.makes.items()
-            if kind != "figures"
-        }
+        found = {}
+        for step in folder.done():
+            for port, kind in step.makes.items():
+                path = self.root / step.name / port
+                if kind == "reward_model":
+                    path /= "model.safetensors"
+                if kind != "figures" or step.kind == "evaluate":
+                    found[f"{step.name}/{port}"] = digest(path)
+        return found
 
     def _strike_until_the_end(self, launcher: subprocess.Popen[str], left: list[Strike], deadline: float) -> bool:
         """Whether the conductor was struck."""

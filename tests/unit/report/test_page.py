@@ -121,9 +121,9 @@ def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> N
 
 def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: RunFolder) -> None:
     """With several reward sources the run's offset is not the one of the reward model's card."""
-    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
-    example_run.metrics.write_text("".join(json.dumps(row | {"offset": -12.58}) + "\n" for row in rows))
-    figure = score_against_kl(read_facts(example_run))
+    rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
+    _metrics(example_run).write_text("".join(json.dumps(row | {"offset": -12.58}) + "\n" for row in rows))
+    figure = score_against_kl(read_facts(example_run.root))
     assert figure is not None
     by_name = {trace["name"]: trace for trace in figure.data}
     assert by_name["best of n"]["y"] == pytest.approx([0.83 + 12.58, 1.22 + 12.58, 1.55 + 12.58])
@@ -131,26 +131,25 @@ def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: R
     assert by_name["PPO, held-out prompts"]["x"] == [rows[-1]["kl_after"]]
     for row in rows:
         del row["offset"]
-    example_run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unknown = score_against_kl(read_facts(example_run))
+    _metrics(example_run).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unknown = score_against_kl(read_facts(example_run.root))
     assert unknown is not None
     assert [trace["name"] for trace in unknown.data] == ["PPO, by step"]
     assert "did not record what it subtracted" in unknown.says
 
 
 def test_the_report_says_that_a_stage_was_cut_short(example_run: RunFolder) -> None:
-    line = {"stage": "sft", "seconds": 30.0, "done": 110, "total": 240, "cut_short": 110 / 240}
-    with (example_run.logs / "sft.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    text = Elements(render(read_facts(example_run))).text
+    path = example_run.store.path("sft/figures") / "fit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cut_short": {"done": 110, "total": 240}}))
+    text = Elements(render(read_facts(example_run.root))).text
     assert text.count("max_seconds cut it short at 110 of 240 steps.") == 1
 
 
 def test_a_figure_that_was_no_number_is_left_out_of_its_curve(example_run: RunFolder) -> None:
-    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
     rows[3] |= {"kl_k3": math.inf, "score": math.nan, "kl_sequence": math.nan}
-    example_run.metrics.write_text("".join(strict_json.dumps(row) + "\n" for row in rows))
-    facts = read_facts(example_run)
+    _metrics(example_run).write_text("".join(strict_json.dumps(row) + "\n" for row in rows))
+    facts = read_facts(example_run.root)
     assert facts.steps[3]["not_finite"] == {"kl_k3": "inf", "score": "nan", "kl_sequence": "nan"}
     assert "nan" not in str(score_against_kl(facts))
     render(facts)
