@@ -82,9 +82,13 @@ def remove(path: Path) -> None:
     _delete(hidden)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Deletes the temporaries that killed writers of ``folder/name`` left; nobody may be writing it now."""
-    for leftover in folder.glob(f".{name}.*.partial"):
+def remove_leftovers(folder: Path, name: str = "*", *, below: bool = False) -> None:
+    """Deletes the temporaries that killed writers of ``folder/name`` left; nobody may be writing it now.
+
+    Args:
+        below: those in folders below it too.
+    """
+    for leftover in list((folder.rglob if below else folder.glob)(f".{name}.*.partial")):
         _delete(leftover)
 
 

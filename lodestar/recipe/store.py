@@ -126,6 +126,8 @@ class Store:
             DataError: an output is missing; the stage has a defect.
         """
         folder = self.unfinished(step)
+        for port in step.makes:  # a stage that was killed and started again may have left some in its outputs
+            remove_leftovers(folder / port, below=True)
         seal = {
             "format": FORMAT,
             "asked": self.asked(step),

@@ -192,7 +192,7 @@ class Killed:
         cache = "torchinductor_"  # torch's own, and empty
         assert not [path for path in self.temporary.rglob("*") if not path.name.startswith(cache)]
         assert not (self.root / "redis").exists()
-        assert not list((self.root / "services").iterdir())
+        assert not list((self.root / "services").glob("*"))
 
     def made(self) -> dict[str, str]:
         """Digest of every artifact but figures, and of every evaluation; cards and figures tell of clocks too."""

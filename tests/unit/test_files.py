@@ -203,3 +203,14 @@ def test_a_json_file_is_an_object(tmp_path: Path) -> None:
         read_json(path)
     with pytest.raises(DataError, match=r"b\.json: no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_leftovers_below_a_folder_go_too_when_that_is_asked(tmp_path: Path) -> None:
+    left = tmp_path / "feedback" / ".train.jsonl.1f00ba42.partial"
+    left.parent.mkdir()
+    left.write_text("{")
+    remove_leftovers(tmp_path)
+    assert left.exists()
+    remove_leftovers(tmp_path, below=True)
+    assert not left.exists()
+    assert left.parent.exists()
