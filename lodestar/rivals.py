@@ -18,10 +18,12 @@ import itertools
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lodestar.errors import InvalidArgument
-from lodestar.evaluation import WinRate, best_of_n_kl, win_rate
+
+if TYPE_CHECKING:  # it brings numpy and scipy, and a plan needs the names below alone
+    from lodestar.evaluation import WinRate
 
 TEMPERATURES = (0.8, 0.6, 0.4, 0.2)
 """At which the SFT model is sampled, beside 1 and greedy."""
@@ -93,6 +95,8 @@ class Side:
         if len({len(several) for several in takes}) != 1:
             raise InvalidArgument("takes", "as many of every prompt are needed")
         chosen = [max(several, key=lambda take: take.score) for several in takes]
+        from lodestar.evaluation import best_of_n_kl
+
         kl = best_of_n_kl(len(takes[0]))
         plain = Side.of(chosen)
         surprise = -math.fsum(take.start_logprob for take in chosen) / len(chosen)
@@ -262,6 +266,8 @@ def _between(warmer: Side, cooler: Side, part: float) -> float:
 
 
 def _mixed(policy: Side, warmer: Side, cooler: Side, part: float) -> WinRate:
+    from lodestar.evaluation import WinRate
+
     first, second = asdict(_rate(policy, warmer)), asdict(_rate(policy, cooler))
     value, low, high = (first[name] + part * (second[name] - first[name]) for name in ("value", "low", "high"))
     return WinRate(value, low, high, first["n"])
@@ -275,6 +281,8 @@ def _match_in_words(match: Matched, where: str) -> str:
 
 
 def _rate(ours: Side, theirs: Side) -> WinRate:
+    from lodestar.evaluation import win_rate
+
     return win_rate(ours.judgements, theirs.judgements)
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from lodestar.config import RunConfig, load_config
 from lodestar.recipe.conduct import Wanted
+from lodestar.recipe.folder import RunFolder
 from lodestar.recipe.plan import Plan, plan
 
 DEMO_BUDGETS = {"data": 10, "sft": 50, "reward": 60, "ppo": 120, "evaluate": 25, "report": 5}
@@ -58,6 +59,7 @@ def evaluate(path: Path, overrides: Sequence[str], *, plain: bool) -> None:
 
 def report(root: Path) -> None:
     """Summary and report and nothing else."""
+    RunFolder.open(root)  # before what takes long to import
     from lodestar.report import write_report, write_summary
 
     write_summary(root)

@@ -78,7 +78,7 @@ def _config(folder: Path, text: str) -> str:
     return str(path)
 
 
-TYPO = "name: a\nppo: {stpes: 4}\n"
+TYPO = "name: a\nrecipe: instruct-gpt\nstages: {ppo: {stpes: 4}}\n"
 
 
 @pytest.mark.parametrize("command", [("run",), ("train", "sft"), ("eval",), ("config", "check")])
