@@ -24,7 +24,7 @@ from lodestar.preference.statistics import mean_with_interval
 
 ITEMS = 16
 HORIZON = 10_000
-PATIENCE = 60_000
+PATIENCE = 20_000
 """Duels after which a contest that is not settled is given up."""
 
 
@@ -79,6 +79,8 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
     seeds = range(2 if arguments.small else arguments.runs)
     rows = []
     for case, p_KK in cases().items():
+        if case not in arguments.cases:
+            continue
         base: list[float] = []
         for method in METHODS:
             curves = [regret(p_KK, method, seed, horizon, cyclic=case == "cycle") for seed in seeds]
@@ -106,5 +108,6 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
 if __name__ == "__main__":
     options = parser(__doc__)
     options.set_defaults(runs=20)
+    options.add_argument("--cases", nargs="+", default=list(cases()), choices=list(cases()))
     chosen = options.parse_args()
     report("duels", measure(chosen), chosen, notes=f"{chosen.runs} seeds; error 0.05; at most {PATIENCE} duels")

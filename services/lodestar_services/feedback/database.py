@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,8 @@ BUSY_SECONDS = 5.0
 """How long SQLite waits for another process (a backup, a second server) that holds the file."""
 _MIGRATION_LOCK = 0x6C6F6465
 """PostgreSQL advisory lock: two replicas that start together migrate one after the other."""
+_MIGRATING = threading.Lock()
+"""Alembic's context belongs to the process."""
 _RETRIES = 5
 """Of a transaction that another one of ours crossed (PostgreSQL deadlock or serialization failure, unique index)."""
 
@@ -82,7 +85,7 @@ class Database:
         config.set_main_option("script_location", "lodestar_services.feedback:migrations")
         ours = {script.revision for script in alembic.script.ScriptDirectory.from_config(config).walk_revisions()}
         try:
-            with self.engine.connect() as connection:
+            with _MIGRATING, self.engine.connect() as connection:
                 if not self.sqlite:
                     connection.execute(sa.select(sa.func.pg_advisory_lock(_MIGRATION_LOCK)))
                     connection.commit()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -320,24 +323,22 @@ def test_a_database_of_an_earlier_version_is_migrated_with_its_data(where: Any, 
         assert [one.groups for one in page.counted("p")] == [("new",)]
 
 
-def test_two_processes_that_start_at_once_migrate_once(where: Any) -> None:
-    databases = [Database(where) for _ in range(4)]
-    errors: list[BaseException] = []
+def test_processes_that_start_at_once_migrate_once(where: Any) -> None:
+    migrate = (
+        "import sys; from lodestar_services.feedback.database import Database; one = Database(sys.argv[1]); "
+        "one.migrate(); one.close()"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", migrate, str(where)], stderr=subprocess.PIPE) for _ in range(3)]
+    said = [process.communicate(timeout=120)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
 
-    def migrate(one: Database) -> None:
-        try:
-            one.migrate()
-        except BaseException as error:
-            errors.append(error)
 
-    threads = [threading.Thread(target=migrate, args=(one,)) for one in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def test_threads_of_a_process_that_migrate_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    databases = [Database(tmp_path) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(Database.migrate, databases))
     for one in databases:
         one.close()
-    assert not errors
 
 
 def test_a_database_of_a_newer_version_is_refused(where: Any) -> None:
