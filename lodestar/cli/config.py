@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lodestar.config import RunConfig
 from lodestar.config.load import load_config, read_tree
+from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
 from lodestar.recipe.folder import CONFIG, refuse_old
 from lodestar.recipe.plan import Plan, Step, plan
@@ -91,7 +92,7 @@ def _tell_models(console: Console, run: RunConfig, planned: Plan) -> None:
 def _place(step: Step) -> str:
     """What runs it, and which servers and workers beside it."""
     own = f"{step.stage.serves} service" if step.stage.serves else "a process"
-    fleets = [*step.stage.calls, *(["rollout workers"] if step.stage.rolls_out else [])]
+    fleets = [*calls_of(step), *(["rollout workers"] if step.stage.rolls_out else [])]
     return f"{own}, with {', '.join(fleets)}" if fleets else own
 
 

@@ -100,9 +100,9 @@ def _scorers(run: RunConfig, plan: Plan) -> Iterator[tuple[str, str]]:
                 yield (source.name if len(source.paths) == 1 else f"{source.name}-{number}"), path
     for step in plan.steps:
         for option in ("path", "start"):
-            path = getattr(step.stage, option, None)
-            if "reward_model" in step.makes.values() and isinstance(path, str) and _is_here(path):
-                yield f"{step.name}.{option}", path
+            folder = getattr(step.stage, option, None)
+            if "reward_model" in step.makes.values() and isinstance(folder, str) and _is_here(folder):
+                yield f"{step.name}.{option}", folder
     if _is_here(run.given.get("reward_model")):
         yield "given.reward_model", run.given["reward_model"]
 

@@ -121,9 +121,9 @@ def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> N
 
 def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: RunFolder) -> None:
     """With several reward sources the run's offset is not the one of the reward model's card."""
-    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
-    example_run.metrics.write_text("".join(json.dumps(row | {"offset": -12.58}) + "\n" for row in rows))
-    figure = score_against_kl(read_facts(example_run))
+    rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
+    _metrics(example_run).write_text("".join(json.dumps(row | {"offset": -12.58}) + "\n" for row in rows))
+    figure = score_against_kl(read_facts(example_run.root))
     assert figure is not None
     by_name = {trace["name"]: trace for trace in figure.data}
     assert by_name["best of n"]["y"] == pytest.approx([0.83 + 12.58, 1.22 + 12.58, 1.55 + 12.58])
@@ -131,26 +131,26 @@ def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: R
     assert by_name["PPO, held-out prompts"]["x"] == [rows[-1]["kl_after"]]
     for row in rows:
         del row["offset"]
-    example_run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unknown = score_against_kl(read_facts(example_run))
+    _metrics(example_run).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unknown = score_against_kl(read_facts(example_run.root))
     assert unknown is not None
     assert [trace["name"] for trace in unknown.data] == ["PPO, by step"]
     assert "did not record what it subtracted" in unknown.says
 
 
 def test_the_report_says_that_a_stage_was_cut_short(example_run: RunFolder) -> None:
-    line = {"stage": "sft", "seconds": 30.0, "done": 110, "total": 240, "cut_short": 110 / 240}
-    with (example_run.logs / "sft.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    text = Elements(render(read_facts(example_run))).text
+    path = example_run.store.path("sft/figures") / "fit.json"
+    cut = {"done": 110, "total": 240}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cut_short": cut}))
+    text = Elements(render(read_facts(example_run.root))).text
     assert text.count("max_seconds cut it short at 110 of 240 steps.") == 1
 
 
 def test_a_figure_that_was_no_number_is_left_out_of_its_curve(example_run: RunFolder) -> None:
-    rows = [json.loads(line) for line in example_run.metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
     rows[3] |= {"kl_k3": math.inf, "score": math.nan, "kl_sequence": math.nan}
-    example_run.metrics.write_text("".join(strict_json.dumps(row) + "\n" for row in rows))
-    facts = read_facts(example_run)
+    _metrics(example_run).write_text("".join(strict_json.dumps(row) + "\n" for row in rows))
+    facts = read_facts(example_run.root)
     assert facts.steps[3]["not_finite"] == {"kl_k3": "inf", "score": "nan", "kl_sequence": "nan"}
     assert "nan" not in str(score_against_kl(facts))
     render(facts)
@@ -206,3 +206,40 @@ def test_a_browser_draws_every_figure_without_a_request_or_an_error(example_run:
     drawn = re.findall(r'<div class="plot js-plotly-plot" id="([^"]+)"', done.stdout)
     assert len(drawn) == (example_run.root / "report.html").read_text().count('role="img"') > 30
     assert done.stdout.count('class="main-svg"') >= len(drawn)
+
+
+def _rows(html: str, kind: str) -> list[list[str]]:
+    table = re.search(rf'<table class="{kind}">(.*?)</table>', html, re.DOTALL)
+    assert table is not None
+    rows = re.findall(r"<tr>(.*?)</tr>", table[1], re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in rows]
+
+
+def test_the_table_of_rivals_says_what_each_does_and_how_ppo_fares_against_it(example_run: RunFolder) -> None:
+    found = json.loads((example_run.store.path("evaluate/figures") / "evaluation.json").read_text())
+    html = render(read_facts(example_run.root))
+    header, *rows = _rows(html, "rivals")
+    assert header == ["", "against SFT", "PPO against it", "gold", "score", "KL", "entropy"]
+    assert [row[0] for row in rows] == [
+        "SFT at temperature 1", "SFT at temperature 0.5", "SFT, greedy", "SFT, best of 2", "SFT, best of 8",
+        "SFT on the best demonstrations", "PPO",
+    ]  # fmt: skip
+    cool, best = found["sft"][1], found["rivals"]["best_of_8"]
+    for row, side in ((rows[1], cool), (rows[4], best)):
+        against = side["against_policy"]
+        assert row[1] == f"{side['win_rate']:.1%} ({side['low']:.0%}–{side['high']:.0%})"
+        assert row[2] == f"{against['value']:.1%} ({against['low']:.0%}–{against['high']:.0%})"
+        figures = (side["judgement"], side["score"], side["kl"], side["entropy"])
+        assert row[3:] == [f"{figure:.2f}".replace("-", "−") for figure in figures]
+    assert (rows[0][1], rows[-1][2], rows[-1][5]) == ("–", "–", "4.93")
+    text = Elements(html).text
+    assert found["learned"]["sentence"] in text
+    assert f"With both always at their likeliest token, PPO wins {found['greedy']['value']:.1%}" in text
+
+
+def test_where_the_reward_judges_its_score_stands_once(example_run: RunFolder) -> None:
+    path = example_run.store.path("evaluate/figures") / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judge": "reward"}))
+    header, *rows = _rows(render(read_facts(example_run.root)), "rivals")
+    assert header[3:] == ["score", "KL", "entropy"]
+    assert {len(row) for row in rows} == {6}
