@@ -138,7 +138,7 @@ def _other_policies(facts: Facts) -> list[tuple[Row, list[float]]]:
     if facts.offset is None:
         return []
     found = []
-    if best := facts.results.get("baseline", {}).get("best_of_n_score", {}):
+    if best := facts.results.get("evaluation", {}).get("best_of_n_score", {}):
         nats = [best_of_n_kl(int(n)) for n in best]
         scores = [score - facts.offset for score in best.values()]
         found.append((marks("best of n", nats, scores, list(best)), nats))
