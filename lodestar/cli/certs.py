@@ -13,7 +13,8 @@ from lodestar.rpc.certificates import LOOPBACK, Authority
 
 HOLDERS: dict[str, str] = {
     **dict.fromkeys(
-        ("policy", "against", "filtered", "previous", "reward", "reference", "learner", "stage", "rollout"), Role.WORKER
+        ("policy", "against", "filtered", "previous", "reward", "reference", "learner", "stage", "rollout", "feedback"),
+        Role.WORKER,
     ),
     "conductor": Role.OPERATOR,
     "redis": "",

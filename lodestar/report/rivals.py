@@ -35,7 +35,10 @@ def rival_table(facts: Facts) -> RivalTable | None:
             name,
             "–" if name == BASELINE else _rate(side["win_rate"], side["low"], side["high"]),
             _rate(**against) if (against := side.get("against_policy")) else "–",
-            *(f"{side[key]:.2f}".replace("-", "−") for key in (*(key for _, key in judged), "kl", "entropy")),
+            *(
+                f"{round(side[key], 2) + 0.0:.2f}".replace("-", "−")
+                for key in (*(key for _, key in judged), "kl", "entropy")
+            ),
         ]
         for name, side in _sides(found)
     ]
