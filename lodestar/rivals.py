@@ -153,7 +153,8 @@ async def play_once(sample: Sampler) -> Side:
 
 
 def figures(policy: Contender, start: Start, on_best: Side | None = None) -> dict[str, Any]:
-    """summary.json's part: ``rivals``, ``greedy``, the ``policy``'s own figures, ``learned`` with the sentence.
+    """evaluation.json's part: ``rivals``, ``greedy``, the ``policy``'s own figures, ``learned`` with the sentence, and
+    ``sft``: the SFT model at every temperature, from 1 down to greedy.
 
     ``on_best`` is None where no such model was trained; it is then missing from ``rivals``.
     """
@@ -163,12 +164,13 @@ def figures(policy: Contender, start: Start, on_best: Side | None = None) -> dic
     sides = {"sft_temperature": best, "sft_greedy": greedy, "sft_on_best": on_best}
     sides |= {f"best_of_{n}": side for n, side in start.best_of.items()}
     found = sharpening(policy.plain, [start.plain, *start.cooler])
+
+    def held_against(side: Side) -> dict[str, Any]:
+        return _described(side, start.plain) | {"against_policy": _interval(_rate(policy.plain, side))}
+
     return {
-        "rivals": {
-            name: _described(side, start.plain) | {"against_policy": _interval(_rate(policy.plain, side))}
-            for name, side in sides.items()
-            if side is not None
-        },
+        "rivals": {name: held_against(side) for name, side in sides.items() if side is not None},
+        "sft": [held_against(side) for side in (start.plain, *start.cooler)],
         "greedy": asdict(_rate(policy.greedy, greedy)),
         "policy": _described(policy.plain, start.plain),
         "learned": asdict(found) | {"sentence": found.sentence},
@@ -291,10 +293,14 @@ def _interval(rate: WinRate) -> dict[str, float]:
 
 
 def _described(side: Side, baseline: Side) -> dict[str, Any]:
+    rate = _rate(side, baseline)
     described: Mapping[str, Any] = {
-        "win_rate": _rate(side, baseline).value,
+        "win_rate": rate.value,
+        "low": rate.low,
+        "high": rate.high,
         "kl": side.kl,
         "entropy": side.entropy,
         "judgement": math.fsum(side.judgements) / len(side.judgements),
+        "score": side.score,
     }
     return dict(described) | ({} if side.temperature is None else {"temperature": side.temperature})

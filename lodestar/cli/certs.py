@@ -12,7 +12,10 @@ from lodestar.rpc.access import Role, add_token
 from lodestar.rpc.certificates import LOOPBACK, Authority
 
 HOLDERS: dict[str, str] = {
-    **dict.fromkeys(("policy", "against", "reward", "reference", "learner", "stage", "rollout"), Role.WORKER),
+    **dict.fromkeys(
+        ("policy", "against", "filtered", "previous", "reward", "reference", "learner", "stage", "rollout", "feedback"),
+        Role.WORKER,
+    ),
     "conductor": Role.OPERATOR,
     "redis": "",
     "caller": Role.CALLER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,22 @@ from rich.table import Table
 
 from lodestar.config import RunConfig
 from lodestar.config.load import load_config, read_tree
-from lodestar.errors import ConfigError
+from lodestar.crew.port import calls_of
+from lodestar.errors import ConfigError, ModelError
 from lodestar.recipe.folder import CONFIG, refuse_old
-from lodestar.recipe.plan import Step, plan
+from lodestar.recipe.plan import Plan, Step, plan
 from lodestar.recipe.stage import registry
 from lodestar.recipe.store import Store
 from lodestar.recipe.written import nearest, whole, written_as_before
 
 
 def check(path: Path, overrides: Sequence[str]) -> None:
-    """Prints the plan; raises as load_config and plan do."""
+    """Prints the plan, and what the models in local folders will do.
+
+    Raises:
+        ConfigError: as load_config and plan.
+        ModelError: a model will not do what the run asks of it.
+    """
     run = load_config(path, overrides)
     planned = plan(run)
     root = Path(run.runs_dir) / run.name
@@ -36,6 +43,7 @@ def check(path: Path, overrides: Sequence[str]) -> None:
         table.add_row(step.name, "\n".join(takes), ", ".join(step.makes), _place(step), _state(store, step))
     console = Console(highlight=False)
     console.print(table)
+    _tell_models(console, run, planned)
     held = (root / CONFIG).exists()
     console.print(
         f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}"
@@ -65,10 +73,26 @@ def schema(stage: str | None) -> None:
     print(json.dumps(tree, indent=2))
 
 
+def _tell_models(console: Console, run: RunConfig, planned: Plan) -> None:
+    """What the preflight says; loads torch where a model lies in a local folder."""
+    from lodestar.crew.before import in_words, looked_at
+
+    found = looked_at(run, planned)
+    if found is None:
+        return
+    table = Table("model", "", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for one in found.findings:
+        says = escape(one.says)
+        table.add_row(escape(one.model), one.aspect, f"[red]✗ {says}[/]" if one.refused else says)
+    console.print(table)
+    if found.refusals:
+        raise ModelError(in_words([asdict(one) for one in found.refusals]))
+
+
 def _place(step: Step) -> str:
     """What runs it, and which servers and workers beside it."""
     own = f"{step.stage.serves} service" if step.stage.serves else "a process"
-    fleets = [*step.stage.calls, *(["rollout workers"] if step.stage.rolls_out else [])]
+    fleets = [*calls_of(step), *(["rollout workers"] if step.stage.rolls_out else [])]
     return f"{own}, with {', '.join(fleets)}" if fleets else own
 
 

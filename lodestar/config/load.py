@@ -78,7 +78,10 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
         ConfigError: as load_config; it names ``where``.
     """
     try:
-        return RunConfig.model_validate(merged(whole(tree), as_stages(_in_stages(parse_overrides(overrides), tree))))
+        base = whole(tree)
+        if not (base.get("stages") or base.get("recipe")):
+            base["recipe"] = DEFAULT  # or an override of one stage would be taken for all the stages there are
+        return RunConfig.model_validate(merged(base, as_stages(_in_stages(parse_overrides(overrides), tree))))
     except ValidationError as error:
         raise ConfigError(where, complaints(error)) from None
     except ValueError as error:

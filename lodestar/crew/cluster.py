@@ -86,7 +86,7 @@ class Cluster:
         self._api = api
         self._site = site
         self._wanted: dict[str, Wanted] = {}
-        self._fleets = sorted({*(name for step in plan.steps for name in step.stage.calls), WORKERS} - {*site.shared})
+        self._fleets = sorted({*(name for step in plan.steps for name in calls_of(step)), WORKERS} - {*site.shared})
         self._endpoints = Endpoints()
         self._said: set[str] = set()
         self._restarts: dict[str, int] = {}

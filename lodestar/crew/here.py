@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.config import Listening, RunConfig, dump
+from lodestar.crew.before import refuse_models, refuse_queue
 from lodestar.crew.local import Local
 from lodestar.crew.status import served
 from lodestar.errors import FailedPrecondition
@@ -57,7 +58,10 @@ def run_here(
     with interruptible() as hurry, locked(root):
         store = Store(root, run)
         opened(root, plan, resume=resume, fresh=fresh, begins=begins)
-        accepted(plan, store, wanted, look_only=True)
+        steps = accepted(plan, store, wanted, look_only=True)
+        if not any(store.seal_of(step.name) for step in plan.steps):
+            refuse_models(run, plan)
+        refuse_queue(run, [step for step in steps if step.name == wanted.begin or not store.done(step)])
         write_atomically(root / CONFIG, dump(run))
         board = board_of(run, plan, budgets)
         with view(board), Local(run, plan, store, board, hurry=hurry) as crew, served(board, root, Listening()):

@@ -32,6 +32,7 @@ def to_proto(board: Board) -> run_pb2.RunProgress:
                 fraction=row.fraction,
                 detail=row.detail,
                 budget_seconds=row.budget_seconds,
+                cut_short=row.cut_short,
             )
             for row in board.stages
         ],
@@ -106,6 +107,7 @@ def _stage(told: run_pb2.StageStatus, now: float) -> StageRow:
         now - told.seconds,
         told.fraction if told.HasField("fraction") else None,
         told.detail,
+        told.cut_short,
     )
 
 

@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lodestar.local.board import Board, Message, ServiceRow
+from lodestar.local.board import Board, Message, ServiceRow, StageRow
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 22
@@ -157,7 +157,7 @@ class Page:
                 bar(row.fraction, 18) if row.state == "running" else Text(),
                 Text(clock(row.elapsed) if row.state != "waiting" else "", style=faint),
                 f"of {clock(row.budget_seconds)}" if row.budget_seconds else "",
-                row.detail or ("kept from before" if row.state == "kept" else ""),
+                _detail(row),
             )
         return table
 
@@ -243,6 +243,13 @@ def _service_cells(row: ServiceRow) -> list[RenderableType]:
         "" if row.weight_step is None else f"step {row.weight_step}",
         Text(str(row.restarts), style="yellow") if row.restarts else Text("·", style="bright_black"),
     ]
+
+
+def _detail(row: StageRow) -> Text:
+    """What its clock did to a stage, then its newest figures."""
+    cut = f"cut short at {row.cut_short}" if row.cut_short else ""
+    said = row.detail or ("kept from before" if row.state == "kept" else "")
+    return Text.assemble((cut, "yellow"), " · " if cut and said else "", said)
 
 
 def _warning(message: Message) -> Text:

@@ -12,6 +12,7 @@ from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, judgement, read_facts
 from lodestar.report.metrics import GROUPS
+from lodestar.report.rivals import rival_table
 from lodestar.report.shell import assets, template
 from lodestar.report.shift import shift_picture
 
@@ -39,6 +40,7 @@ def render(facts: Facts) -> str:
         summary=facts.summary,
         headline=_headline(facts),
         key_figures=_key_figures(facts),
+        rivals=rival_table(facts),
         means=_means(facts),
         rounds=[_round(row) for row in facts.rounds],
         samples=_chosen_samples(facts),

@@ -83,6 +83,7 @@ class PreferenceObjective:
             for record, rows in zip(held_out, encode_groups(tokenizer, held_out), strict=True)
         ]
         self.lengths = [sum(len(row.token_ids) for row in group.rows) for group in self._groups]
+        self.row_lengths = [len(row.token_ids) for group in (*self._groups, *self._held_out) for row in group.rows]
 
     def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
         """Scalar loss of some training rows."""

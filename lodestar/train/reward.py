@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.files import read_demonstrations, read_feedback
 from lodestar.errors import ConfigError, NonFinite
 from lodestar.files import read_json, write_atomically
+from lodestar.model.context import check_lengths
 from lodestar.model.heads import score_head
 from lodestar.model.loading import (
     load_scalar_model,
@@ -93,11 +94,14 @@ class RewardTraining:
         Raises:
             ResumeRefused, NonFinite: see fit.
             ModelError: ``training.path`` is no reward model.
+            InvalidArgument: rows beyond the model's context (lodestar.model.context), before anything is trained.
             ConfigError: aspects that nobody rated; a ``training.start`` that reads tokens otherwise.
         """
         if self._training.path is not None:
             self._tokenizer = load_tokenizer(self._training.path)
             model = load_scalar_model(self._training.path, device=self._device)
+            held_out = encode_groups(self._tokenizer, self._feedback["held_out"])
+            self._check_lengths(model, (len(row.token_ids) for rows in held_out for row in rows))
             save_model(model, self._tokenizer, output)
             write_card(output, self._card([model]))
             return None
@@ -123,12 +127,14 @@ class RewardTraining:
     def _train(self, name: str, seed: int, train: Sequence[Feedback]) -> tuple[Any, Fit]:
         model = self._begin(seed)
         held_out = self._feedback["held_out"]
+        objective = PreferenceObjective(train, held_out, self._tokenizer, self._training, self._model, seed)
+        self._check_lengths(model, objective.row_lengths)
         digests = identity(self._training, seed, model, train, held_out)
         trained: Any = trainable(self._model, model)
         result = fit(
             "reward",
             Trainee(trained, self._training, rating_scales(train, self._training.aspects)),
-            PreferenceObjective(train, held_out, self._tokenizer, self._training, self._model, seed),
+            objective,
             self._training,
             seed=seed,
             state_file=self._state / f"{name}.pt",
@@ -136,6 +142,12 @@ class RewardTraining:
             progress=self._progress,
         )
         return trained, result
+
+    def _check_lengths(self, model: PreTrainedModel, lengths: Iterable[int]) -> None:
+        """Refuses rows beyond the model's context: these, and those that the card is made of when training is over."""
+        judged = encode_groups(self._tokenizer, [*self._feedback["evaluation"], *self._shown])
+        later = (len(row.token_ids) for rows in judged for row in rows)
+        check_lengths(model.config, (*lengths, *later), "reward's rows")
 
     def _begin(self, seed: int) -> PreTrainedModel:
         """What training begins with: ``training.start``, or the language model's trunk under a new head."""

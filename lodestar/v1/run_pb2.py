@@ -25,43 +25,43 @@ _sym_db = _symbol_database.Default()
 from lodestar.v1 import learner_pb2 as lodestar_dot_v1_dot_learner__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lodestar/v1/run.proto\x12\x0blodestar.v1\x1a\x19lodestar/v1/learner.proto\"\xb8\x01\n\x0bStageStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.lodestar.v1.StageState\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\x08\x66raction\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1b\n\x0e\x62udget_seconds\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_fractionB\x11\n\x0f_budget_seconds\"\xbc\x01\n\rServiceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.lodestar.v1.ServiceState\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0b\n\x03pid\x18\x04 \x01(\x04\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0c\n\x04rpcs\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x18\n\x0bweight_step\x18\x08 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_weight_step\"L\n\x07WinRate\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\t\n\x01n\x18\x05 \x01(\r\"9\n\nRunMessage\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x0f\n\x07warning\x18\x02 \x01(\x08\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xf0\x02\n\x0bRunProgress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12(\n\x06stages\x18\x03 \x03(\x0b\x32\x18.lodestar.v1.StageStatus\x12,\n\x08services\x18\x04 \x03(\x0b\x32\x1a.lodestar.v1.ServiceStatus\x12\'\n\x07learner\x18\x05 \x01(\x0b\x32\x16.lodestar.v1.RunStatus\x12&\n\x08win_rate\x18\x06 \x01(\x0b\x32\x14.lodestar.v1.WinRate\x12\x1a\n\rqueue_waiting\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0bqueue_taken\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12)\n\x08messages\x18\t \x03(\x0b\x32\x17.lodestar.v1.RunMessage\x12\x17\n\x0fmessages_before\x18\n \x01(\x04\x42\x10\n\x0e_queue_waitingB\x0e\n\x0c_queue_taken\"\x1c\n\x1aRunServiceGetStatusRequest\"I\n\x1bRunServiceGetStatusResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x18.lodestar.v1.RunProgress\"\x18\n\x16RunServiceWatchRequest\"E\n\x17RunServiceWatchResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x18.lodestar.v1.RunProgress\"\x18\n\x16RunServicePauseRequest\")\n\x17RunServicePauseResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\"\x17\n\x15RunServiceStopRequest\"(\n\x16RunServiceStopResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t*\x9f\x01\n\nStageState\x12\x1b\n\x17STAGE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13STAGE_STATE_WAITING\x10\x01\x12\x17\n\x13STAGE_STATE_RUNNING\x10\x02\x12\x14\n\x10STAGE_STATE_DONE\x10\x03\x12\x14\n\x10STAGE_STATE_KEPT\x10\x04\x12\x16\n\x12STAGE_STATE_FAILED\x10\x05*\x9b\x01\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_STARTING\x10\x01\x12\x17\n\x13SERVICE_STATE_READY\x10\x02\x12\x1c\n\x18SERVICE_STATE_RESTARTING\x10\x03\x12\x19\n\x15SERVICE_STATE_STOPPED\x10\x04\x32\xe7\x02\n\nRunService\x12^\n\tGetStatus\x12\'.lodestar.v1.RunServiceGetStatusRequest\x1a(.lodestar.v1.RunServiceGetStatusResponse\x12T\n\x05Watch\x12#.lodestar.v1.RunServiceWatchRequest\x1a$.lodestar.v1.RunServiceWatchResponse0\x01\x12R\n\x05Pause\x12#.lodestar.v1.RunServicePauseRequest\x1a$.lodestar.v1.RunServicePauseResponse\x12O\n\x04Stop\x12\".lodestar.v1.RunServiceStopRequest\x1a#.lodestar.v1.RunServiceStopResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lodestar/v1/run.proto\x12\x0blodestar.v1\x1a\x19lodestar/v1/learner.proto\"\xcb\x01\n\x0bStageStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.lodestar.v1.StageState\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\x08\x66raction\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x1b\n\x0e\x62udget_seconds\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tcut_short\x18\x07 \x01(\tB\x0b\n\t_fractionB\x11\n\x0f_budget_seconds\"\xbc\x01\n\rServiceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.lodestar.v1.ServiceState\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0b\n\x03pid\x18\x04 \x01(\x04\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0c\n\x04rpcs\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\x12\x18\n\x0bweight_step\x18\x08 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_weight_step\"L\n\x07WinRate\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\t\n\x01n\x18\x05 \x01(\r\"9\n\nRunMessage\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x0f\n\x07warning\x18\x02 \x01(\x08\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xf0\x02\n\x0bRunProgress\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12(\n\x06stages\x18\x03 \x03(\x0b\x32\x18.lodestar.v1.StageStatus\x12,\n\x08services\x18\x04 \x03(\x0b\x32\x1a.lodestar.v1.ServiceStatus\x12\'\n\x07learner\x18\x05 \x01(\x0b\x32\x16.lodestar.v1.RunStatus\x12&\n\x08win_rate\x18\x06 \x01(\x0b\x32\x14.lodestar.v1.WinRate\x12\x1a\n\rqueue_waiting\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0bqueue_taken\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12)\n\x08messages\x18\t \x03(\x0b\x32\x17.lodestar.v1.RunMessage\x12\x17\n\x0fmessages_before\x18\n \x01(\x04\x42\x10\n\x0e_queue_waitingB\x0e\n\x0c_queue_taken\"\x1c\n\x1aRunServiceGetStatusRequest\"I\n\x1bRunServiceGetStatusResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x18.lodestar.v1.RunProgress\"\x18\n\x16RunServiceWatchRequest\"E\n\x17RunServiceWatchResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x18.lodestar.v1.RunProgress\"\x18\n\x16RunServicePauseRequest\")\n\x17RunServicePauseResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\"\x17\n\x15RunServiceStopRequest\"(\n\x16RunServiceStopResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t*\x9f\x01\n\nStageState\x12\x1b\n\x17STAGE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13STAGE_STATE_WAITING\x10\x01\x12\x17\n\x13STAGE_STATE_RUNNING\x10\x02\x12\x14\n\x10STAGE_STATE_DONE\x10\x03\x12\x14\n\x10STAGE_STATE_KEPT\x10\x04\x12\x16\n\x12STAGE_STATE_FAILED\x10\x05*\x9b\x01\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_STARTING\x10\x01\x12\x17\n\x13SERVICE_STATE_READY\x10\x02\x12\x1c\n\x18SERVICE_STATE_RESTARTING\x10\x03\x12\x19\n\x15SERVICE_STATE_STOPPED\x10\x04\x32\xe7\x02\n\nRunService\x12^\n\tGetStatus\x12\'.lodestar.v1.RunServiceGetStatusRequest\x1a(.lodestar.v1.RunServiceGetStatusResponse\x12T\n\x05Watch\x12#.lodestar.v1.RunServiceWatchRequest\x1a$.lodestar.v1.RunServiceWatchResponse0\x01\x12R\n\x05Pause\x12#.lodestar.v1.RunServicePauseRequest\x1a$.lodestar.v1.RunServicePauseResponse\x12O\n\x04Stop\x12\".lodestar.v1.RunServiceStopRequest\x1a#.lodestar.v1.RunServiceStopResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lodestar.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGESTATE']._serialized_start=1290
-  _globals['_STAGESTATE']._serialized_end=1449
-  _globals['_SERVICESTATE']._serialized_start=1452
-  _globals['_SERVICESTATE']._serialized_end=1607
+  _globals['_STAGESTATE']._serialized_start=1309
+  _globals['_STAGESTATE']._serialized_end=1468
+  _globals['_SERVICESTATE']._serialized_start=1471
+  _globals['_SERVICESTATE']._serialized_end=1626
   _globals['_STAGESTATUS']._serialized_start=66
-  _globals['_STAGESTATUS']._serialized_end=250
-  _globals['_SERVICESTATUS']._serialized_start=253
-  _globals['_SERVICESTATUS']._serialized_end=441
-  _globals['_WINRATE']._serialized_start=443
-  _globals['_WINRATE']._serialized_end=519
-  _globals['_RUNMESSAGE']._serialized_start=521
-  _globals['_RUNMESSAGE']._serialized_end=578
-  _globals['_RUNPROGRESS']._serialized_start=581
-  _globals['_RUNPROGRESS']._serialized_end=949
-  _globals['_RUNSERVICEGETSTATUSREQUEST']._serialized_start=951
-  _globals['_RUNSERVICEGETSTATUSREQUEST']._serialized_end=979
-  _globals['_RUNSERVICEGETSTATUSRESPONSE']._serialized_start=981
-  _globals['_RUNSERVICEGETSTATUSRESPONSE']._serialized_end=1054
-  _globals['_RUNSERVICEWATCHREQUEST']._serialized_start=1056
-  _globals['_RUNSERVICEWATCHREQUEST']._serialized_end=1080
-  _globals['_RUNSERVICEWATCHRESPONSE']._serialized_start=1082
-  _globals['_RUNSERVICEWATCHRESPONSE']._serialized_end=1151
-  _globals['_RUNSERVICEPAUSEREQUEST']._serialized_start=1153
-  _globals['_RUNSERVICEPAUSEREQUEST']._serialized_end=1177
-  _globals['_RUNSERVICEPAUSERESPONSE']._serialized_start=1179
-  _globals['_RUNSERVICEPAUSERESPONSE']._serialized_end=1220
-  _globals['_RUNSERVICESTOPREQUEST']._serialized_start=1222
-  _globals['_RUNSERVICESTOPREQUEST']._serialized_end=1245
-  _globals['_RUNSERVICESTOPRESPONSE']._serialized_start=1247
-  _globals['_RUNSERVICESTOPRESPONSE']._serialized_end=1287
-  _globals['_RUNSERVICE']._serialized_start=1610
-  _globals['_RUNSERVICE']._serialized_end=1969
+  _globals['_STAGESTATUS']._serialized_end=269
+  _globals['_SERVICESTATUS']._serialized_start=272
+  _globals['_SERVICESTATUS']._serialized_end=460
+  _globals['_WINRATE']._serialized_start=462
+  _globals['_WINRATE']._serialized_end=538
+  _globals['_RUNMESSAGE']._serialized_start=540
+  _globals['_RUNMESSAGE']._serialized_end=597
+  _globals['_RUNPROGRESS']._serialized_start=600
+  _globals['_RUNPROGRESS']._serialized_end=968
+  _globals['_RUNSERVICEGETSTATUSREQUEST']._serialized_start=970
+  _globals['_RUNSERVICEGETSTATUSREQUEST']._serialized_end=998
+  _globals['_RUNSERVICEGETSTATUSRESPONSE']._serialized_start=1000
+  _globals['_RUNSERVICEGETSTATUSRESPONSE']._serialized_end=1073
+  _globals['_RUNSERVICEWATCHREQUEST']._serialized_start=1075
+  _globals['_RUNSERVICEWATCHREQUEST']._serialized_end=1099
+  _globals['_RUNSERVICEWATCHRESPONSE']._serialized_start=1101
+  _globals['_RUNSERVICEWATCHRESPONSE']._serialized_end=1170
+  _globals['_RUNSERVICEPAUSEREQUEST']._serialized_start=1172
+  _globals['_RUNSERVICEPAUSEREQUEST']._serialized_end=1196
+  _globals['_RUNSERVICEPAUSERESPONSE']._serialized_start=1198
+  _globals['_RUNSERVICEPAUSERESPONSE']._serialized_end=1239
+  _globals['_RUNSERVICESTOPREQUEST']._serialized_start=1241
+  _globals['_RUNSERVICESTOPREQUEST']._serialized_end=1264
+  _globals['_RUNSERVICESTOPRESPONSE']._serialized_start=1266
+  _globals['_RUNSERVICESTOPRESPONSE']._serialized_end=1306
+  _globals['_RUNSERVICE']._serialized_start=1629
+  _globals['_RUNSERVICE']._serialized_end=1988
 # @@protoc_insertion_point(module_scope)

@@ -37,20 +37,22 @@ SERVICE_STATE_RESTARTING: ServiceState
 SERVICE_STATE_STOPPED: ServiceState
 
 class StageStatus(_message.Message):
-    __slots__ = ("name", "state", "seconds", "fraction", "detail", "budget_seconds")
+    __slots__ = ("name", "state", "seconds", "fraction", "detail", "budget_seconds", "cut_short")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     BUDGET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CUT_SHORT_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: StageState
     seconds: float
     fraction: float
     detail: str
     budget_seconds: float
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[StageState, str]] = ..., seconds: _Optional[float] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ..., budget_seconds: _Optional[float] = ...) -> None: ...
+    cut_short: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[StageState, str]] = ..., seconds: _Optional[float] = ..., fraction: _Optional[float] = ..., detail: _Optional[str] = ..., budget_seconds: _Optional[float] = ..., cut_short: _Optional[str] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
     __slots__ = ("name", "state", "port", "pid", "restarts", "rpcs", "tokens", "weight_step")

@@ -129,6 +129,11 @@ CASES = {
         silent={learner("queue_oldest_seconds"): "300x30"},
         minute=12,
     ),
+    "LodestarQueueAway": Case(
+        fires={learner("queue_away_seconds"): "0x5 30+60x10"},
+        silent={learner("queue_away_seconds"): "0x5 30 60x10"},
+        minute=10,
+    ),
     "LodestarDeadLetters": Case(
         fires={learner("dead_letters_total"): "0x5 1x10"}, silent={learner("dead_letters_total"): "1x20"}, minute=8
     ),

@@ -78,7 +78,7 @@ def test_a_run_is_submitted_seen_refused_a_second_time_and_cancelled(cluster: Na
     for kind in KINDS:
         assert cluster.list(kind, selector_of("mine")), kind
     assert {w.role for w in status(cluster, "mine").workloads} == {
-        "policy", "against", "reward", "reference", "rollout", "conductor", "redis",
+        "policy", "against", "filtered", "previous", "reward", "reference", "rollout", "conductor", "redis",
     }  # fmt: skip
     assert not next(watch(cluster, "mine")).finished
     with pytest.raises(FailedPrecondition, match="lodestar cancel mine first"):

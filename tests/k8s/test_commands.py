@@ -53,7 +53,7 @@ def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> Non
                 assert str(given["file"]) == "/etc/lodestar/task.json"
     assert seen == {
         "conduct": {"conductor"},
-        "serve": {"policy", "against", "reward", "reference", "rollout"},
+        "serve": {"policy", "against", "filtered", "previous", "reward", "reference", "rollout"},
         "work": {"learner", "stage"},
     }
 

@@ -85,6 +85,7 @@ def test_every_stage_of_the_plan_runs_and_evaluation_and_report_are_among_them(
         "pretrain",
         "sft",
         "reward",
+        "filtered",
         "ppo",
         "evaluate",
         "report",
@@ -93,8 +94,9 @@ def test_every_stage_of_the_plan_runs_and_evaluation_and_report_are_among_them(
         assert (root / step.name / "seal.json").exists(), step.name
     assert {name: set(served) for name, _, served in kubelet.history} == {
         "data": set(), "pretrain": set(), "sft": set(), "reward": set(), "report": set(),
+        "filtered": {"reward"},
         "ppo": {"policy", "reward", "reference", "rollout"},
-        "evaluate": {"policy", "against", "reward"},
+        "evaluate": {"policy", "against", "reference", "filtered", "reward"},
     }  # fmt: skip
     assert set(replicas(deployed).values()) == {0}, "nothing is left that holds a GPU"
     (role,) = [m for m in render("cpu-dev") if m["kind"] == "Role"]

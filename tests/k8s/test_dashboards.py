@@ -26,7 +26,7 @@ from lodestar import metrics
 MONITORING = Path(__file__).parents[2] / "k8s" / "components" / "monitoring"
 TARGET_LABELS = {"role", "run", "pod", "le", "job", "instance"}
 KINDS = (Counter, Gauge, Histogram)
-ROLES = ("conductor", "policy", "against", "reward", "reference", "learner", "rollout")
+ROLES = ("conductor", "policy", "against", "filtered", "previous", "reward", "reference", "learner", "rollout")
 
 EXPORTER = """
 import sys, time

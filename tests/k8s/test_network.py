@@ -17,7 +17,7 @@ CALLER = {"lodestar.dev/caller": "true"}
 PORTS = {"grpc": 50051, "weights": 50052, "callers": 50053, "health": 50054, "metrics": 9090, "redis": 6379}
 
 CLIENTS = ("rollout", "learner", "stage")
-SERVERS = ("policy", "against", "reward", "reference")
+SERVERS = ("policy", "against", "filtered", "previous", "reward", "reference")
 FLOWS = {
     *((client, server, 50051) for client in CLIENTS for server in SERVERS),
     *((client, "redis", 6379) for client in CLIENTS),

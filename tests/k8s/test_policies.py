@@ -12,7 +12,11 @@ import pytest
 import yaml
 
 from lodestar.config import RunConfig, load_config
+from lodestar.config.load import read_tree
+from lodestar.crew.port import calls_of
 from lodestar.errors import ModelError, NonFinite, RunPaused, Terminated
+from lodestar.recipe.plan import plan
+from lodestar.recipe.written import written_as_before
 
 Manifest = dict[str, Any]
 Workloads = Callable[[str], dict[str, tuple[Manifest, Manifest]]]
@@ -50,7 +54,8 @@ def selects(selector: dict[str, str], pod: Manifest) -> bool:
 
 def test_the_fleet_is_complete(workloads: Workloads, overlay: str) -> None:
     assert set(workloads(overlay)) == {
-        "conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout", "redis",
+        "conductor", "stage", "learner", "policy", "against", "filtered", "previous", "reward", "reference", "rollout",
+        "redis",
     }  # fmt: skip
 
 
@@ -111,7 +116,8 @@ def test_every_process_is_probed_by_its_own_health_name(workloads: Workloads, ov
             continue  # called by nobody, so never taken out of a Service
         assert container["readinessProbe"]["grpc"]["port"] == HEALTH_PORT, name
         assert container["readinessProbe"]["grpc"]["service"] in services, name
-        service = {"against": "Policy", "conductor": "Run"}.get(name, name.capitalize())
+        others = dict.fromkeys(("against", "filtered", "previous"), "Policy") | {"conductor": "Run"}
+        service = others.get(name, name.capitalize())
         assert container["readinessProbe"]["grpc"]["service"] == f"lodestar.v1.{service}Service", name
 
 
@@ -130,7 +136,7 @@ def test_gpus_go_to_models_and_not_to_workers(workloads: Workloads) -> None:
         for name, (_, pod) in workloads("gpu").items()
         if any("nvidia.com/gpu" in c["resources"]["limits"] for c in pod["spec"]["containers"])
     }
-    assert with_gpu == {"policy", "against", "reward", "reference", "learner", "stage"}
+    assert with_gpu == {"policy", "against", "filtered", "previous", "reward", "reference", "learner", "stage"}
     for name in with_gpu:
         _, pod = workloads("gpu")[name]
         assert any(t["key"] == "nvidia.com/gpu" for t in pod["spec"]["tolerations"]), name
@@ -250,6 +256,16 @@ def test_the_fleet_belongs_to_the_run_of_its_configuration(
         assert pod["metadata"]["labels"]["lodestar.dev/run"] == name
 
 
+def test_the_run_of_an_overlay_is_a_recipe_and_finds_a_workload_for_all_that_it_calls(
+    render: Callable[[str], list[Manifest]], workloads: Workloads, overlay: str, tmp_path: Path
+) -> None:
+    run = run_config(render, overlay, tmp_path)
+    assert written_as_before(read_tree(tmp_path / "run.yaml")) == []
+    for step in plan(run).steps:
+        wanted = {*calls_of(step), step.stage.serves or "stage", *(["rollout"] if step.stage.rolls_out else [])}
+        assert wanted <= set(workloads(overlay)), step.name
+
+
 def test_grace_periods_outlast_the_drain(
     workloads: Workloads, render: Callable[[str], list[Manifest]], overlay: str, tmp_path: Path
 ) -> None:
@@ -257,6 +273,8 @@ def test_grace_periods_outlast_the_drain(
     drains = {
         "policy": services.policy.drain_seconds,
         "against": services.policy.drain_seconds,
+        "filtered": services.policy.drain_seconds,
+        "previous": services.policy.drain_seconds,
         "reward": services.reward.drain_seconds,
         "reference": services.reference.drain_seconds,
         "rollout": RunConfig(name="any").services.learner.drain_seconds,  # workers take the servers' default

@@ -19,7 +19,8 @@ from lodestar.kubernetes import Fleet, Namespace, cancel, logs, render, status, 
 
 OVERLAYS = Path(__file__).parents[2] / "k8s" / "overlays"
 PODS = {"lodestar.dev/run": "mine", "app.kubernetes.io/component": "learner", "lodestar.dev/stage": "ppo"}
-WORKLOADS = ("conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout", "redis")
+FLEETS = ("policy", "against", "filtered", "previous", "reward", "reference", "rollout")
+WORKLOADS = ("conductor", "stage", "learner", "redis", *FLEETS)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_references_inside_a_fleet_point_into_it(fleet: Fleet) -> None:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
     told = fleet_map(fleet)
     assert ("Service", told["REDIS_HOST"].split(":")[0]) in names
-    for fleet_name in ("policy", "against", "reward", "reference", "learner"):
+    for fleet_name in ("policy", "against", "filtered", "previous", "reward", "reference", "learner"):
         assert ("Service", fleet_name + told["SUFFIX"]) in names
 
 
@@ -164,8 +165,7 @@ def test_submitting_creates_valid_objects_and_cancelling_removes_them(
     server.put("persistentvolumeclaims", {"metadata": {"name": "runs"}})
     submit(cluster, fleet)
     assert server.names("jobs") == {"conductor-mine", "stage-mine", "learner-mine"}
-    fleets = ("policy", "against", "reward", "reference", "rollout")
-    assert server.names("deployments") == {f"{name}-mine" for name in fleets}
+    assert server.names("deployments") == {f"{name}-mine" for name in FLEETS}
     for manifest in fleet.objects:
         (stored,) = [
             m

@@ -28,6 +28,7 @@ Manifest = dict[str, Any]
 Workloads = Callable[[str], dict[str, tuple[Manifest, Manifest]]]
 OVERLAY = "cpu-dev-tls"
 PASSWORD = "0123abcd"
+FLEETS = ("policy", "against", "filtered", "previous", "reward", "reference")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_certificates_name_the_role_and_every_address_that_is_called(
     render: Callable[[str], list[Manifest]], certificates: dict[str, Manifest]
 ) -> None:
     services = {m["metadata"]["name"] for m in render(OVERLAY) if m["kind"] == "Service"}
-    assert {"conductor", "learner", "policy", "against", "reward", "reference", "redis"} == services
+    assert services == {"conductor", "learner", "redis", *FLEETS}
     for host in services:
         assert {host, f"{host}.lodestar.svc.cluster.local"} <= set(certificates[host]["dnsNames"])
         assert "server auth" in certificates[host]["usages"]
@@ -81,7 +82,7 @@ def test_nothing_is_plaintext_but_probes_and_metrics(
     fleet = next(m["data"] for m in render(OVERLAY) if m["metadata"]["name"].startswith("fleet-"))
     assert (fleet["LODESTAR_INSECURE"], fleet["LODESTAR_TLS"], fleet["REDIS_SCHEME"]) == ("false", "/tls", "rediss")
     assert "--insecure" not in str(render(OVERLAY))
-    for name in ("conductor", "stage", "learner", "policy", "against", "reward", "reference", "rollout"):
+    for name in ("conductor", "stage", "learner", "rollout", *FLEETS):
         _, pod = workloads(OVERLAY)[name]
         assert any(m["mountPath"] == fleet["LODESTAR_TLS"] for m in pod["spec"]["containers"][0]["volumeMounts"])
 

@@ -39,6 +39,7 @@ def board() -> Board:
     made = Board("mine", [StageRow("data"), StageRow("sft", 45.0), StageRow("ppo"), StageRow("report")])
     made.kept("data", 4.5)
     made.stage("sft").state, made.stage("sft").seconds = "done", 12.0
+    made.stage("sft").cut_short = "320 of 960 steps"
     made.stage("ppo").state, made.stage("ppo").started = "running", time.monotonic() - 65
     made.stage("ppo").detail = "score 0.5"
     row = made.service("policy-0", 50051)
@@ -62,7 +63,7 @@ def test_a_board_is_the_same_on_the_other_side() -> None:
     for name in ("run", "win_rate", "queue_waiting", "queue_taken", "messages", "status"):
         assert getattr(got, name) == getattr(made, name), name
     for theirs, ours in zip(got.stages, made.stages, strict=True):
-        for name in ("name", "state", "fraction", "detail", "budget_seconds"):
+        for name in ("name", "state", "fraction", "detail", "budget_seconds", "cut_short"):
             assert getattr(theirs, name) == getattr(ours, name), name
         assert theirs.elapsed == pytest.approx(ours.elapsed, abs=5)
     assert got.services == made.services

@@ -101,3 +101,14 @@ def test_a_long_detail_leaves_room_for_the_stages_names() -> None:
     assert isinstance(console.file, io.StringIO)
     for name in ("data", "sft", "ppo", "report", "figure 0"):
         assert name in console.file.getvalue()
+
+
+def test_a_stage_that_its_clock_ended_says_how_far_it_came() -> None:
+    board = _board()
+    board.progress("sft", [{"stage": "sft", "seconds": 45.0, "done": 320, "total": 960, "held_out_loss": 1.25}])
+    board.progress("sft", [{"stage": "sft", "seconds": 45.0, "done": 320, "total": 960, "cut_short": 1 / 3}])
+    console = Console(width=120, file=io.StringIO(), force_terminal=False)
+    console.print(Page(board))
+    assert isinstance(console.file, io.StringIO)
+    rows = [line for line in console.file.getvalue().splitlines() if " sft " in line]
+    assert any("cut short at 320 of 960 steps · held out loss 1.25" in row for row in rows)

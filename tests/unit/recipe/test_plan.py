@@ -23,7 +23,7 @@ def ties(made: Plan, name: str) -> dict[str, tuple[str, ...]]:
 
 def test_the_default_is_instruct_gpt_and_every_port_takes_the_newest_of_its_kind() -> None:
     made = planned()
-    assert [step.name for step in made.steps] == ["data", "sft", "reward", "ppo", "evaluate", "report"]
+    assert [step.name for step in made.steps] == ["data", "sft", "reward", "filtered", "ppo", "evaluate", "report"]
     assert ties(made, "sft") == {"policy": ("data/tokenizer",), "demonstrations": ("data/demonstrations",)}
     assert ties(made, "ppo")["policy"] == ties(made, "ppo")["reference"] == ("sft/policy",)
     assert ties(made, "evaluate")["policy"] == ("ppo/policy",)

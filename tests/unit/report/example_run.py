@@ -10,6 +10,7 @@ from pathlib import Path
 from lodestar.config import RunConfig, dump
 from lodestar.files import write_atomically, write_jsonl
 from lodestar.recipe.folder import RunFolder
+from lodestar.rivals import Contender, Side, Start, figures
 
 STEPS = 40
 PROMPTS = 96
@@ -203,7 +204,21 @@ def _evaluation() -> dict[str, object]:
         "reward_before": 0.21,
         "win_rate": _rate(0.842, PROMPTS),
         "reward_after": 2.71,
+        **_rivals(),
     }
+
+
+def _rivals() -> dict[str, object]:
+    """What cooling, picking and filtering give, and PPO, by the arithmetic of the evaluation itself."""
+    rng = random.Random(5)
+
+    def side(gain: float, kl: float, entropy: float, temperature: float | None = None) -> Side:
+        return Side([rng.gauss(gain, 1.0) for _ in range(PROMPTS)], kl, entropy, temperature, score=gain + 0.25)
+
+    ladder = [side(1.5 * (1 - t), 9 * (1 - t), 2.1 * t, t) for t in (1.0, 0.5, 0.0)]
+    policy = Contender(side(2.5, 4.93, 1.1, 1.0), side(2.6, 6.0, 0.0, 0.0))
+    best = {n: side(gain, gain, 1.9) for n, gain in (("2", 0.6), ("8", 1.25))}
+    return figures(policy, Start(ladder[0], ladder[1:], best), side(0.7, 1.4, 2.0, 1.0))
 
 
 def _watched() -> list[dict[str, float]]:

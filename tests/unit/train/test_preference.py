@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lodestar.config import DataConfig, ModelConfig, RewardTrainingConfig
 from lodestar.data.files import DataFiles, read_feedback, write_feedback
 from lodestar.data.prepare import prepare
 from lodestar.data.tokenizer import train_tokenizer
-from lodestar.errors import ConfigError, NonFinite
+from lodestar.errors import ConfigError, InvalidArgument, NonFinite
 from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.loading import load_tokenizer, new_causal_lm, save_model
 from lodestar.preference.losses import bradley_terry
@@ -27,6 +28,7 @@ from lodestar.rewards.combine import over_ensemble
 from lodestar.train import RewardTraining
 from lodestar.train.preference import PreferenceObjective, Trainee, bootstrap, rating_scales, score_all
 from lodestar.train.reward import judge
+from tests.unit.model import zoo
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "kv_heads": 2, "context_tokens": 96}
 BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1, "learning_rate": 5e-3, "centering": 0.0}
@@ -325,3 +327,22 @@ def test_an_aspects_head_learns_its_ratings(made: DataFiles, loss: str) -> None:
         optimizer.step()
     found = _scores(trainee, objective, config)[:, 1].tolist()
     assert spearman(found, [float(text.count("fox")) for text in texts]) > 0.8
+
+
+@pytest.mark.parametrize("split", ["train", "held_out", "evaluation"])
+def test_rows_beyond_the_context_are_refused_before_anything_is_trained(
+    split: str, made: DataFiles, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(made.tokenizer)
+    config = zoo.tiny_config("gpt2", vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    save_model(zoo.tiny_model(config), tokenizer, tmp_path / "start")  # positions are learned: they end at 64
+    feedback = shutil.copytree(made.folder / "feedback", tmp_path / "feedback")
+    path = feedback / f"{split}.jsonl"
+    long = Feedback("tell me", ("red fox " * 40, "the owl"), (Choice(0, 1, 1.0, 2.0),))
+    write_feedback(path, [*read_feedback(path), long])
+    training = RewardTraining(
+        _config(), MODEL, feedback=[feedback], demonstrations=None, start=tmp_path / "start", state=tmp_path, seed=0
+    )
+    with pytest.raises(InvalidArgument, match=r"reward's rows: 1 rows have more tokens, up to \d+, than .* of 64"):
+        training.run(tmp_path / "reward")
+    assert not list(tmp_path.glob("*.pt"))
