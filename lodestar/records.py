@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -239,6 +239,10 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...] = ()
     """Shape [S], the policy's tokens; empty before tokenization."""
+    messages: tuple[ChatMessage, ...] = ()
+    """What the text was rendered from; empty where it was a string. A reward model of another family renders them."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the prompt's row as JSON has them, for functions as rewards: ``{"answer": "42"}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +289,15 @@ class Ratings:
     """Aspect → rating of each completion; fractions where several people's mean was kept."""
     scales: Mapping[str, tuple[float, float]]
     """Aspect → lowest and highest rating."""
+    compared_by: tuple[str, ...] = ()
+    """Aspects that say which completion is better; empty where all do. The others describe (verbosity)."""
 
     def overall(self, index: int) -> float | None:
-        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any."""
+        """Mean over the aspects that compare, each moved to 0 … 1 by its scale; None without any rating of these."""
         shares = [
             (values[index] - self.scales[name][0]) / (self.scales[name][1] - self.scales[name][0])  # type: ignore[operator]
             for name, values in self.aspects.items()
-            if values[index] is not None
+            if values[index] is not None and (not self.compared_by or name in self.compared_by)
         ]
         return sum(shares) / len(shares) if shares else None
 

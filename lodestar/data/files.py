@@ -2,10 +2,11 @@
 
     demonstrations.{train,held_out}.jsonl   {"prompt", "completion", "id"}
     comparisons.{train,…}.jsonl             {"prompt", "completions": [C, …], "label" | "ranking" | …}: see schema.py
-    prompts.{ppo,evaluation}.jsonl          {"id", "text"}
+    prompts.{ppo,evaluation}.jsonl          {"id", "text"}, and "messages" and "columns" where there are any
     text.{train,held_out}.jsonl             {"text"}, written when the run pretrains
     counts.json                             rows of each, and rows left out
     bad_rows.txt                            one ``file:line: what is wrong`` per refused row
+    notes.txt                               what else a person should know: columns that nothing reads, joined families
 
 Prompts are rendered text: what the model sees, after the chat template (lodestar.data.rows says how it becomes tokens).
 """
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
+from lodestar.data.columns import Unused
 from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
 from lodestar.layout import RunFolder
@@ -74,6 +76,11 @@ class DataFiles:
         """Rows that could not be used, one sentence each."""
         return self.folder / "bad_rows.txt"
 
+    @property
+    def notes(self) -> Path:
+        """What else there is to know about the rows, one sentence each."""
+        return self.folder / "notes.txt"
+
 
 class BadRows:
     """Collects the rows that cannot be used; raises at the first one when ``strict``."""
@@ -81,6 +88,9 @@ class BadRows:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self.errors: list[DataError] = []
+        self.notes: list[str] = []
+        """What else a person should know, one sentence each."""
+        self.unused = Unused()
 
     def add(self, error: DataError) -> None:
         """Counts a bad row.
@@ -92,7 +102,12 @@ class BadRows:
             raise error
         self.errors.append(error)
 
-    def refuse_empty(self, path: Path, rows: Sized, before: int) -> None:
+    def say(self, note: str) -> None:
+        """Keeps a sentence to be told, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def refuse_empty(self, path: Path | str, rows: Sized, before: int) -> None:
         """Refuses a file that gave no rows; ``before`` errors were there when its reading began.
 
         Raises:
@@ -107,21 +122,26 @@ class BadRows:
 
 @contextmanager
 def open_text(
-    path: Path, *, encoding: str = "utf-8", newline: str | None = None, missing: str = "no such file"
+    path: Path, *, encoding: str | None = None, newline: str | None = None, missing: str = "no such file"
 ) -> Iterator[TextIO]:
     """A text file, or a .gz of one, whose troubles are told by its name; ``missing`` is said of one that is not there.
+
+    A byte order mark is left out, and tells UTF-16 (as Windows programs write it) from UTF-8.
 
     Raises:
         DataError: the file is missing, unreadable, no UTF-8, or ends inside a compressed block.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding=encoding, errors="strict", newline=newline) as file:
+        with opener(path, "rb") as raw:
+            begin = raw.read(2)
+        found = encoding or ("utf-16" if begin in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        with opener(path, "rt", encoding=found, errors="strict", newline=newline) as file:
             yield cast(TextIO, file)
     except FileNotFoundError:
         raise DataError(path, missing) from None
     except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise DataError(path, f"is not {error.encoding.upper()} text: {error.reason} at byte {error.start}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(path, f"cannot be read: {error}") from error
 
@@ -129,10 +149,12 @@ def open_text(
 def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are skipped.
 
+    A line ends at a line feed alone.
+
     Raises:
         DataError: the file is missing, unreadable, or ends inside a compressed block; a bad row when strict.
     """
-    with open_text(path) as file:
+    with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -140,6 +162,9 @@ def read_jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 bad.add(DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line=number))
+                continue
+            except RecursionError:
+                bad.add(DataError(path, "is not JSON: it is nested too deep", line=number))
                 continue
             if isinstance(row, dict):
                 yield number, row

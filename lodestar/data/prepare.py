@@ -16,22 +16,24 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from lodestar.config import DataConfig, RunConfig
 from lodestar.data.chat import ChatFormat
 from lodestar.data.corpus import Corpus, Split, shuffle_labels, split_families
+from lodestar.data.dates import pinned
 from lodestar.data.documents import documents
 from lodestar.data.files import BadRows, DataFiles, write_jsonl, write_text
 from lodestar.data.hub import read_hub
-from lodestar.data.jsonl import read_files
-from lodestar.data.rows import encode_prompts, encode_rows
+from lodestar.data.jsonl import read_files, reading_of
+from lodestar.data.rows import encode_demonstrations, encode_prompts, encode_rows
 from lodestar.data.schema import Example
 from lodestar.data.synthetic import draw_corpus
-from lodestar.data.tokenizer import template, train_tokenizer
+from lodestar.data.tokenizer import DIALOGUE_TEMPLATE, template, train_tokenizer
 from lodestar.errors import ConfigError, DataError
 from lodestar.layout import RunFolder
 from lodestar.model.loading import context_tokens, load_tokenizer
@@ -39,6 +41,8 @@ from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
 
 Record = TypeVar("Record")
+SHOWN_CLASHES = 20
+"""Joined families that are named; the others are counted."""
 Counts = dict[str, int]
 """Rows per file, and ``bad_rows``, ``long_rows`` and ``long_prompts`` left out."""
 
@@ -56,10 +60,16 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
     files, bad = DataFiles.of(folder), BadRows(strict=config.data.strict)
     tokenizer = None
     if config.model.path is not None:
-        tokenizer = load_tokenizer(config.model.path)
+        tokenizer = run_tokenizer(config.model.path, config.data)
+        tokenizer.save_pretrained(folder.tokenizer)
         _check_context(config, config.model.path)
-    chat = ChatFormat(tokenizer) if tokenizer else ChatFormat.of_template(template(config.model.tokenizer.kind))
-    corpus = read_corpus(config, chat, bad)
+        chat = ChatFormat(tokenizer, merge_turns=config.data.merge_turns, fold_system=config.data.fold_system)
+    else:
+        chat = ChatFormat.of_template(template(config.model.tokenizer.kind))
+    corpus = _checked(read_corpus(config, chat, bad), config)
+    corpus, joined = corpus.one_family_per_prompt()
+    for one, other in joined[:SHOWN_CLASHES]:
+        bad.say(f"the families {one[:60]!r} and {other[:60]!r} share a prompt and count as one")
     if config.data.shuffle_labels:
         corpus = Corpus(corpus.demonstrations, shuffle_labels(corpus.feedback, config.seed), corpus.prompts)
     progress.advance()
@@ -74,13 +84,18 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress | None = No
         tokenizer.save_pretrained(folder.tokenizer)
     progress.advance()
     counts: Counts = {"bad_rows": len(bad.errors), "long_rows": 0, "long_prompts": 0}
-    _write_rows(config.data, corpus, splits, tokenizer, files, counts)
+    counts |= {"cut_prompts": chat.cut_back, "merged_turns": chat.merged, "folded_systems": chat.folded}
+    counts["joined_families"] = len(joined)
+    _write_rows(config, corpus, splits, tokenizer, files, counts)
     progress.advance()
-    _write_prompts(config, corpus, splits, tokenizer, files, counts)
+    _write_prompts(config, corpus, splits, tokenizer, chat, files, counts)
     for split, pieces in text.items():
         write_jsonl(files.text(split), ({"text": piece} for piece in pieces))
         counts[f"text.{split}"] = len(pieces)
+    if config.model.path is not None and config.data.strings == "text":
+        _say_of_strings(corpus, bad)
     write_text(files.bad_rows, "".join(f"{error}\n" for error in bad.errors))
+    write_text(files.notes, "".join(f"{note}\n" for note in (*bad.notes, *bad.unused.sentences())))
     write_text(files.counts, json.dumps(counts, indent=2) + "\n")
     progress.advance()
     progress.metrics({name: float(count) for name, count in counts.items()})
@@ -97,40 +112,90 @@ def _check_context(config: RunConfig, path: str) -> None:
         )
 
 
+def run_tokenizer(path: str, data: DataConfig) -> PreTrainedTokenizerBase:
+    """The start model's tokenizer as the run uses and saves it: with a chat template, whose date is ``data.date``.
+
+    A tokenizer without a template gets HH's dialogues, so that what is trained can be asked.
+    """
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = DIALOGUE_TEMPLATE
+    elif isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = pinned(tokenizer.chat_template, data.date)
+    return tokenizer
+
+
 def read_corpus(config: RunConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
     """Everything the configured source has, before any split."""
     if config.data.kind == "synthetic":
         return draw_corpus(config.data, config.seed)
-    return (read_hub if config.data.kind == "hub" else read_files)(config.data, chat, bad)
+    return (read_hub if config.data.kind == "hub" else read_files)(config.data, chat, bad, reading_of(config))
+
+
+def _checked(corpus: Corpus, config: RunConfig) -> Corpus:
+    """Refuses a source that lacks what a stage of the run learns from.
+
+    Raises:
+        DataError: no feedback for a reward model, or no demonstrations for SFT or for the offset of scores.
+    """
+    root = str(config.data.root or "data")
+    if not corpus.feedback and config.trains_reward_model:
+        raise DataError(
+            root,
+            "holds no feedback, and the run trains a reward model: name files of comparisons in data.files, or let "
+            "reward.sources be rules, functions or models that are trained already",
+        )
+    if not corpus.demonstrations and config.sft is not None:
+        raise DataError(root, "holds no reply to imitate: name data.demonstrations, or set sft: null")
+    if not corpus.demonstrations and config.ppo.score.offset == "demonstrations":
+        raise DataError(root, "holds no demonstrations for ppo.score.offset: set it to samples, none or a number")
+    return corpus
+
+
+def _say_of_strings(corpus: Corpus, bad: BadRows) -> None:
+    rows: list[Example[Any]] = [*corpus.demonstrations, *corpus.feedback, *corpus.prompts]
+    plain = sum(not row.messages for row in rows)
+    if plain:
+        bad.say(
+            f"{plain} of {len(rows)} rows have strings for prompts, which are taken as they stand, without the "
+            "model's chat template; data.strings: messages reads them as a user's words"
+        )
 
 
 def _write_rows(
-    config: DataConfig,
+    config: RunConfig,
     corpus: Corpus,
     splits: dict[str, Split],
     tokenizer: PreTrainedTokenizerBase,
     files: DataFiles,
     counts: Counts,
 ) -> None:
-    longest = min(config.max_tokens, tokenizer.model_max_length)
-
-    def fits(prompts: list[str], completions: list[str]) -> list[bool]:
-        return [len(row.token_ids) <= longest for row in encode_rows(tokenizer, prompts, completions)]
+    longest = min(config.data.max_tokens, tokenizer.model_max_length, _positions(config))
 
     def demonstrations_fit(rows: Sequence[Demonstration]) -> list[bool]:
-        return fits([row.prompt for row in rows], [row.completion for row in rows])
+        encoded = encode_demonstrations(tokenizer, [row.prompt for row in rows], [row.completion for row in rows])
+        return [len(row.token_ids) <= longest for row in encoded]
 
     def feedback_fits(rows: Sequence[Feedback]) -> list[bool]:
         prompts = [row.prompt for row in rows for _ in row.completions]
-        answers = iter(fits(prompts, [completion for row in rows for completion in row.completions]))
-        return [sum(not next(answers) for _ in row.completions) == 0 for row in rows]
+        encoded = iter(encode_rows(tokenizer, prompts, [text for row in rows for text in row.completions]))
+        return [all([len(next(encoded).token_ids) <= longest for _ in row.completions]) for row in rows]
 
-    for split in ("train", "held_out"):
-        rows = _kept(corpus.demonstrations, splits, split, demonstrations_fit, counts)
-        _write(files.demonstrations(split), rows, counts, f"demonstrations.{split}", longest)
-    for split in ("train", "held_out", "evaluation"):
-        pairs = _kept(corpus.feedback, splits, split, feedback_fits, counts)
-        _write(files.comparisons(split), pairs, counts, f"comparisons.{split}", longest)
+    if corpus.demonstrations:
+        for split in ("train", "held_out"):
+            rows = _kept(corpus.demonstrations, splits, split, demonstrations_fit, counts)
+            _write(files.demonstrations(split), rows, counts, f"demonstrations.{split}", longest)
+    if corpus.feedback:
+        for split in ("train", "held_out", "evaluation"):
+            pairs = _kept(corpus.feedback, splits, split, feedback_fits, counts)
+            _write(files.comparisons(split), pairs, counts, f"comparisons.{split}", longest)
+
+
+def _positions(config: RunConfig) -> int:
+    """Tokens that the start model has positions for."""
+    if config.model.path is None:
+        return config.model.architecture.context_tokens
+    return context_tokens(config.model.path) or config.data.max_tokens
 
 
 def _kept(
@@ -163,10 +228,11 @@ def _write_prompts(
     corpus: Corpus,
     splits: dict[str, Split],
     tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
     files: DataFiles,
     counts: Counts,
 ) -> None:
-    prompts = corpus.every_prompt()
+    prompts = [_asked(prompt, chat) for prompt in corpus.every_prompt()]
     random.Random(f"{config.seed}/prompts").shuffle(prompts)
     lengths = [len(row) for row in encode_prompts(tokenizer, [prompt.record for prompt in prompts])]
     short = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= config.data.max_prompt_tokens]
@@ -184,8 +250,20 @@ def _write_prompts(
                 f"no prompt of at most data.max_prompt_tokens {config.data.max_prompt_tokens} tokens is left for it; "
                 "raise that or data.held_out_fraction, or give more data",
             )
-        write_jsonl(path, ({"id": f"{name}-{i}", "text": prompt.record} for i, prompt in enumerate(chosen)))
+        write_jsonl(path, (_prompt_row(f"{name}-{i}", prompt) for i, prompt in enumerate(chosen)))
         counts[f"prompts.{name}"] = len(chosen)
+
+
+def _asked(prompt: Example[str], chat: ChatFormat) -> Example[str]:
+    """The prompt as it is served: a reply's may have been cut back (ChatFormat.reply)."""
+    return replace(prompt, record=chat.prompt(prompt.messages)) if prompt.messages and chat.cut_back else prompt
+
+
+def _prompt_row(name: str, prompt: Example[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": name, "text": prompt.record}
+    if prompt.messages:
+        row["messages"] = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    return row | ({"columns": dict(prompt.columns)} if prompt.columns else {})
 
 
 def _tokenizer_texts(corpus: Corpus, splits: dict[str, Split], documents: list[str]) -> list[str]:
