@@ -23,11 +23,8 @@ def pinned(template: str, date: str) -> str:
         return template
     head = _PINNED
     if "date_string" in template:
-        head += (
-            "{%- if date_string is not defined %}{%- set date_string = "
-            + repr(day.strftime("%d %b %Y"))
-            + " %}{%- endif %}"
-        )
+        written = repr(day.strftime("%d %b %Y"))
+        head += "{%- if date_string is not defined -%}{%- set date_string = " + written + " -%}{%- endif -%}"
     if "strftime_now" in template:
         answers = "".join(
             "{%- " + ("elif" if place else "if") + f" format == {form!r} -%}}{day.strftime(form)}"

@@ -42,9 +42,7 @@ def _content(value: Any, name: str) -> str:
             if not isinstance(part, Mapping) or part.get("type") != "text":
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
                 raise ValueError(f"{name}[{i}] is a part of type {kind}: only text can be read")
-        return "".join(
-            without_mark(_plain(part.get("text"), f"{name}[{i}].text"), name) for i, part in enumerate(value)
-        )
+        value = "".join(_plain(part.get("text"), f"{name}[{i}].text") for i, part in enumerate(value))
     return without_mark(_plain(value, name), name)
 
 

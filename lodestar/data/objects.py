@@ -166,7 +166,7 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 STRUCTURED = frozenset(
-    ["messages", "completions", "ranking", "choices", "ratings", "scales", "compared_by", "gold", "flags", "columns"]
+    {"messages", "completions", "ranking", "choices", "ratings", "scales", "compared_by", "gold", "flags", "columns"}
 )
 """Columns of the schema that no string is right in."""
 

@@ -179,7 +179,7 @@ def _write_rows(
     def feedback_fits(rows: Sequence[Feedback]) -> list[bool]:
         prompts = [row.prompt for row in rows for _ in row.completions]
         encoded = iter(encode_rows(tokenizer, prompts, [text for row in rows for text in row.completions]))
-        return [all([len(next(encoded).token_ids) <= longest for _ in row.completions]) for row in rows]
+        return [max(len(next(encoded).token_ids) for _ in row.completions) <= longest for row in rows]
 
     if corpus.demonstrations:
         for split in ("train", "held_out"):

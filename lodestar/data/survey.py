@@ -69,7 +69,8 @@ def survey(path: Path, found: Found, bad: BadRows) -> Survey:
     """Counts what came from a file."""
     feedback = [row.record for row in found.feedback]
     shown = [row.record for row in found.demonstrations]
-    prompts = [record.prompt for record in (*feedback, *shown)] + [row.record for row in found.prompts]
+    prompts = [record.prompt for record in feedback] + [record.prompt for record in shown]
+    prompts += [row.record for row in found.prompts]
     replies = [text for record in feedback for text in record.completions] + [record.completion for record in shown]
     labels = [choice.label for record in feedback for choice in choices(record)]
     kinds = Counter(_kind(record) for record in feedback)

@@ -15,11 +15,12 @@ BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad")
 
 def _votes(row: Row) -> Iterator[Converted]:
     """A vote on turn t is about the conversation up to its t-th answer."""
-    sides = [_until(need(row, f"conversation_{side}", list), row.get("turn")) for side in "ab"]
+    first, second = (_until(need(row, f"conversation_{side}", list), row.get("turn")) for side in "ab")
     winner = row.get("winner")
     yield pair(
         None,
-        *sides,
+        first,
+        second,
         one_of(winner, "winner", LABELS),
         annotator=_name(row.get("judge")),
         subset=_models(row),
@@ -52,7 +53,7 @@ def _table(row: Row) -> Iterator[Converted]:
         for prompt, response in zip(prompts, responses, strict=True):
             turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         sides.append(turns)
-    yield pair(None, *sides, _winner(row), subset=_models(row), id=row.get("id"))
+    yield pair(None, sides[0], sides[1], _winner(row), subset=_models(row), id=row.get("id"))
 
 
 def _winner(row: Row) -> float:

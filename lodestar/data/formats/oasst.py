@@ -55,13 +55,14 @@ def _messages(rows: Iterable[Numbered]) -> Iterator[Numbered]:
         parent_of[row["message_id"]] = row["parent_id"]
         names = ("message_id", "role", "text", "rank", "deleted")
         nodes[row["message_id"]] = line, {name: row.get(name) for name in names} | {"replies": []}
+    for name, (_, node) in nodes.items():
+        if parent_of[name] in nodes:
+            nodes[parent_of[name]][1]["replies"].append(node)
     for name, (line, node) in nodes.items():
         parent = parent_of[name]
         if parent is None:
             yield line, {"prompt": node}
-        elif parent in nodes:
-            nodes[parent][1]["replies"].append(node)
-        else:
+        elif parent not in nodes:
             yield line, {"prompt": {**node, "role": f"a reply to {parent}, which is not in this file"}}
 
 

@@ -32,8 +32,8 @@ def _convert(row: Row) -> Iterator[Converted]:
     if row.get("tools") not in (None, "", []):
         raise ValueError("tools: tools are not written into prompts here; put them into a system message")
     if "chosen" in row:
-        sides = ([_message(row[side], side)] for side in ("chosen", "rejected"))
-        yield pair(messages, *sides, 1.0)
+        chosen, rejected = ([_message(row[side], side)] for side in ("chosen", "rejected"))
+        yield pair(messages, chosen, rejected, 1.0)
     elif row.get("kto_tag") is not None:
         yield {"prompt": messages[:-1], "completion": messages[-1:], "label": row["kto_tag"]}
     else:

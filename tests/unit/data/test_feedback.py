@@ -212,7 +212,7 @@ def test_mixed_schemas_in_a_file_are_refused_by_line(tmp_path: Path) -> None:
     assert len(found) == 1
     assert bad == [
         ":2: is a row with ranking, the file began with label: split it by schema",
-        ":3: is a row of oasst, the file began with hh: split it by schema",
+        ":3: is a row of OASST trees, the file began with Lodestar's own rows: split it by schema",
     ]
 
 
