@@ -196,6 +196,10 @@ class ScoreItem:
     """As token ids with EOS when it ended with one."""
     cut_off: bool = False
     """Text only: no EOS follows, as for a response that reached max_tokens."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """See Prompt.columns."""
+    messages: tuple[ChatMessage, ...] = ()
+    """See Prompt.messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class Evaluator:
             self.watched.append(self._board.win_rate)
 
     def _samples(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._folder.samples.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self._folder.samples.read_text(encoding="utf-8").split("\n") if line]
 
     def _against_baseline(self, replies: Sequence[Reply], rows: Sequence[dict[str, Any]]) -> WinRate:
         before = [Reply(**row["before"]) for row in rows]

@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a file that the run itself wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _tokens_per_second(steps: list[dict[str, Any]]) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lodestar.config import RunConfig, TrainingConfig
 from lodestar.data.files import DataFiles, read_demonstrations, read_text
-from lodestar.data.rows import encode_documents, encode_rows
+from lodestar.data.rows import encode_demonstrations, encode_documents
 from lodestar.layout import RunFolder
 from lodestar.model.loading import save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
@@ -90,7 +90,7 @@ def train_sft(config: RunConfig, folder: RunFolder, progress: Progress | None = 
     assert config.sft is not None, "the run has no SFT stage"
     files, tokenizer = DataFiles.of(folder), policy_tokenizer(config, folder)
     train, held_out = (
-        encode_rows(tokenizer, [row.prompt for row in rows], [row.completion for row in rows])
+        encode_demonstrations(tokenizer, [row.prompt for row in rows], [row.completion for row in rows])
         for rows in (read_demonstrations(files.demonstrations(split)) for split in ("train", "held_out"))
     )
     return _run("sft", config.sft, config, folder, folder.sft, train, held_out, (folder.pretrained,), progress)

@@ -21,8 +21,9 @@ from lodestar.model.weights import tensor_digests, weights_digest
 
 
 def policy_tokenizer(config: RunConfig, folder: RunFolder) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer, or the one that the data stage made."""
-    return load_tokenizer(config.model.path or folder.tokenizer)
+    """The run's tokenizer, which the data stage made: the model's own with its chat template, or one from nothing."""
+    made = folder.tokenizer.exists()
+    return load_tokenizer(config.model.path if config.model.path and not made else folder.tokenizer)
 
 
 def start_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, *earlier: Path) -> PreTrainedModel:

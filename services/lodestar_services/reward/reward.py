@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lodestar import metrics
 from lodestar.config import RewardConfig, RunConfig, SourceConfig
-from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError
+from lodestar.data.rows import ending
+from lodestar.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LodestarError
 from lodestar.records import ModelDescription, ModelInfo, Score, ScoreItem, WeightVersion
 from lodestar.rewards.combine import Judgement, combine
 from lodestar.rewards.models import Encoded, ScoringModel
@@ -17,6 +19,8 @@ from lodestar.rpc.batching import ComputeThread, TokenBatcher
 from lodestar.rpc.checks import check_count, check_tokenizer_hash, check_tokens
 from lodestar_services.reward.sources import ModelSource, PythonSource, Work
 
+ANSWERED_IN = 0.9
+"""Share of a caller's deadline after which a source is too slow: the caller still hears which one."""
 MAX_CHARACTERS = 2**20
 """Of a prompt or completion given to sources that have no context of their own."""
 
@@ -67,14 +71,15 @@ class Reward:
             )
         check_tokenizer_hash(ours, theirs)
 
-    async def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        """One score per item, in order.
+    async def score(self, items: Sequence[ScoreItem], seconds: float | None = None) -> list[Score]:
+        """One score per item, in order; ``seconds`` are left until the caller's deadline.
 
         Raises:
             InvalidArgument: an empty call or completion, a sequence beyond a model's context, an id that is no token.
             ResourceExhausted: too much is queued.
             NonFinite: a model is broken.
             SourceFailed: a function raised or returned what is no reward.
+            DeadlineExceeded: a Python source was too slow for this many items; the message names it.
         """
         check_count(items, "items")
         exchanges = await self._tokenizing.run(self._read, items)
@@ -82,16 +87,24 @@ class Reward:
         self._check(items, works)
         metrics.TOKENS_IN.inc(sum(work.tokens for work in works if work.encoded))
         modelled = self._batcher.submit(works) if self._models else _nothing(len(items))
-        judged, of_python = await asyncio.gather(modelled, self._ask_python(exchanges))
+        judged, of_python = await asyncio.gather(modelled, self._ask_python(exchanges, seconds))
         for one, more in zip(judged, of_python, strict=True):
             one.update(more)
         self._measure(judged)
         return [combine(one, self._weights) for one in judged]
 
-    async def _ask_python(self, exchanges: Sequence[Exchange]) -> list[dict[str, Judgement]]:
+    async def _ask_python(self, exchanges: Sequence[Exchange], seconds: float | None) -> list[dict[str, Judgement]]:
         found: list[dict[str, Judgement]] = [{} for _ in exchanges]
+        until = None if seconds is None else asyncio.get_running_loop().time() + ANSWERED_IN * seconds
         for source in self._python:
-            judged = await self._python_thread.run(source.judge, exchanges)
+            try:
+                async with asyncio.timeout_at(until):
+                    judged = await self._python_thread.run(source.judge, exchanges)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"reward source {source.config.name} did not judge {len(exchanges)} "
+                    f"completion{'s' * (len(exchanges) != 1)} within the call's deadline of {seconds:.1f} s"
+                ) from None
             for one, judgement in zip(found, judged, strict=True):
                 if judgement is not None:
                     one[source.config.name] = judgement
@@ -103,7 +116,7 @@ class Reward:
         read = []
         for i, item in enumerate(items):
             if isinstance(item.prompt, str) and isinstance(item.completion, str):
-                read.append(Exchange(item.prompt, item.completion, item.cut_off))
+                read.append(Exchange(item.prompt, item.completion, item.cut_off, item.columns, item.messages))
                 continue
             reader = self._reader
             if reader is None:
@@ -115,7 +128,8 @@ class Reward:
                 check_tokens(
                     ids, f"items[{i}].{half}", vocab_size=reader.vocab_size, context_tokens=reader.context_tokens
                 )
-            read.append(self._spelled(reader, prompt, completion) if self._python else Exchange("", ""))
+            spelled = self._spelled(reader, prompt, completion) if self._python else Exchange("", "")
+            read.append(replace(spelled, columns=item.columns))
         return read
 
     @property
@@ -127,7 +141,7 @@ class Reward:
 
     def _spelled(self, reader: ScoringModel, prompt: tuple[int, ...], completion: tuple[int, ...]) -> Exchange:
         tokenizer = reader.tokenizer
-        ended = completion[-1] == tokenizer.eos_token_id
+        ended = completion[-1] in (tokenizer.eos_token_id, ending(tokenizer).stop[-1])
         head = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
         tail = completion[:-1] if ended else completion
         texts = [tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in (head, tail)]
