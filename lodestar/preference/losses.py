@@ -142,5 +142,5 @@ def kto(
 
 
 def kto_reference_point(mismatched_B: Tensor, mismatched_reference_B: Tensor) -> Tensor:
-    """max(0, mean of log π(y′|x) − log π_ref(y′|x)) over completions y′ of *other* prompts: KTO's estimate of the KL."""
+    """max(0, mean of log π(y′|x) − log π_ref(y′|x)) over completions y′ of *other* prompts: KTO's KL estimate."""
     return (mismatched_B - mismatched_reference_B).mean().clamp(min=0).detach()

@@ -158,6 +158,6 @@ def _check(field: str, spec: str, function: object) -> None:
     except ValueError:
         return  # built in C: its first call tells
     try:
-        signature.bind([], [], **dict.fromkeys(_asked(function)[0], []))
+        signature.bind([], [], **{name: [] for name in _asked(function)[0]})
     except TypeError as error:
         raise ConfigError(field, f"{spec}{signature} does not take these arguments ({error}); {wanted}") from error

@@ -225,10 +225,7 @@ async def _patiently(service: str, call: Callable[[], Awaitable[T]], late: int =
     Raises:
         DeadlineExceeded: no answer before the deadline, ``late`` times in a row: asking again would only be late again.
     """
-    pause, missed = LATE = 4
-"""Deadlines missed in a row by one call before its ticket fails: enough of those pause the run."""
-UNLIMITED = 2**31
-FIRST_PAUSE_SECONDS, 0
+    pause, missed = FIRST_PAUSE_SECONDS, 0
     while True:
         try:
             answer = await call()
