@@ -121,7 +121,7 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
     named = DataFiles.of(folder).bad_rows.read_text().splitlines()
     assert named[0].startswith(f"{path}:61: is not JSON: ")
     assert named[1] == f"{path}:62: must be an object {{…}}, is list"
-    assert named[2].startswith(f"{path}:63: needs chosen and rejected")
+    assert named[2] == (f"{path}:63: is a row with prompt, the file began with chosen and rejected: split it by schema")
 
 
 def test_strict_refuses_the_first_bad_row(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_own_demonstrations_and_text_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (None, "no such folder; set data.root to the folder of the .jsonl files"),
-        ({}, "holds no .jsonl, .json or .csv file"),
+        (None, "no such folder; set data.root to the folder of the files"),
+        ({}, "holds no file ending in .jsonl, .json, .csv"),
         ({"a.jsonl": ""}, "a.jsonl: has no rows"),
         ({"a.jsonl": '{"x": 1}\n'}, "a.jsonl: has no usable row; the first was refused: .*a.jsonl:1: needs chosen"),
         ({"a.jsonl.gz": "not gzip"}, "a.jsonl.gz: cannot be read"),
