@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -80,6 +81,9 @@ class ModelCalls:
         self._call_tokens = call_tokens
         self._scores = SharedCalls(self._score, tokens_of=_score_tokens, call_tokens=call_tokens)
         self._most_items = UNLIMITED
+        """Completions that one call to the reward may hold."""
+        self._late_after = 0.0
+        """Seconds after which the last call that was late was given up."""
         self._references: dict[float, SharedCalls[Scored, TokenLogProbs]] = {}
 
     async def meet(self) -> None:
@@ -151,13 +155,18 @@ class ModelCalls:
         scores: list[Score] = []
         while len(scores) < len(items):
             part = items[len(scores) : len(scores) + self._most_items]
+            began = time.monotonic()
             try:
                 scores += await self._score_part(part)
             except DeadlineExceeded as error:
                 if len(part) == 1:
                     raise
+                self._late_after = time.monotonic() - began
                 self._most_items = max(1, min(self._most_items, len(part)) // 2)
                 log.warning("%s; asking for at most %d at once from now on", error, self._most_items)
+            else:
+                if len(part) == self._most_items and time.monotonic() - began < self._late_after / 4:
+                    self._most_items *= 2
         return scores
 
     async def _score_part(self, items: Sequence[ScoreItem]) -> Sequence[Score]:
