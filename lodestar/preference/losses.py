@@ -137,7 +137,7 @@ def kto(
     """
     gap_B = beta * (logprobs_B - reference_B - kl.detach())
     signed_B = torch.where(liked_B, gap_B, -gap_B)
-    weight_B = torch.where(liked_B, desirable, undesirable)
+    weight_B = torch.where(liked_B, gap_B.new_tensor(desirable), gap_B.new_tensor(undesirable))
     return weight_B * torch.sigmoid(-signed_B)
 
 

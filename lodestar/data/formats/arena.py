@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from lodestar.data.formats.base import Converted, Format, embedded, need, one_of, pair
@@ -27,6 +27,20 @@ def _votes(row: Row) -> Iterator[Converted]:
         id=row.get("question_id"),
         flags=["both bad"] if winner in BOTH_BAD else [],
     )
+
+
+def is_vote(columns: Collection[str]) -> bool:
+    """Whether these are the columns of a vote between two models, with or without what they said."""
+    return {"model_a", "model_b"} <= set(columns) and bool({"winner", "winner_model_a"} & set(columns))
+
+
+def vote_label(row: Row) -> float:
+    """Probability that model_a is better.
+
+    Raises:
+        ValueError: the vote is none that is known.
+    """
+    return float(one_of(row["winner"], "winner", LABELS)) if "winner" in row else _winner(row)
 
 
 def _until(conversation: list[Any], turn: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from lodestar.data.rows import encode_completions, encode_demonstrations, encode
 from lodestar.engine.chat import chat_ids
 from lodestar.errors import InvalidArgument
 from lodestar.records import ChatMessage
-from tests.unit.data.templates import CHATML, SPECIALS, TEMPLATES, byte_tokenizer, shipped_templates
+from tests.unit.data.templates import CHATML, REFUSES, SPECIALS, TEMPLATES, byte_tokenizer, shipped_templates
 
 TOKENIZERS = {name: byte_tokenizer(template) for name, template in TEMPLATES.items()}
 FORMATS = {name: ChatFormat(tokenizer) for name, tokenizer in TOKENIZERS.items()}
@@ -134,12 +134,6 @@ def test_templates_that_transformers_ships_are_right_or_refused() -> None:
                 _decoded_as_rendered(tokenizer, chat, dialogue)
                 right.append(name)
     assert {name.partition("/")[0] for name in right} >= {"llama4", "qwen2_audio"}, (right, refused)
-
-
-REFUSES = (
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must take turns') }}{% endif %}{{ m['content'] + '</s>' }}{% endfor %}"
-)
 
 
 def test_what_a_template_refuses_is_said_in_its_own_words_with_advice() -> None:

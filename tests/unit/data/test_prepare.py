@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
+from transformers import LlamaConfig
 
 from lodestar.config import RunConfig
 from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_prompts, read_text
@@ -15,6 +16,7 @@ from lodestar.data.world import parse
 from lodestar.errors import DataError
 from lodestar.layout import RunFolder
 from lodestar.model.loading import load_tokenizer
+from tests.unit.data.templates import CHATML, REFUSES, byte_tokenizer
 
 SYNTHETIC = {"kind": "synthetic", "demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 100}
 
@@ -189,6 +191,91 @@ def test_unusable_sources_say_why(tmp_path: Path, files: dict[str, str] | None, 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/b.jsonl: no such file"):
         prepare(_config({"kind": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}), RunFolder(tmp_path / "run"))
+
+
+def _model(folder: Path, template: str | None) -> str:
+    tokenizer = byte_tokenizer(template)
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=200).save_pretrained(folder)
+    return str(folder)
+
+
+def _asked(i: int, *before: tuple[str, str]) -> dict[str, Any]:
+    turns = [{"role": role, "content": text} for role, text in (*before, ("user", f"What is {i}?"))]
+    return {"prompt": turns, "chosen": "yes", "rejected": "no", "topic": "sums"}
+
+
+def test_rows_that_the_template_refuses_are_bad_rows_or_mended_when_asked(tmp_path: Path) -> None:
+    model, source = _model(tmp_path / "model", REFUSES), tmp_path / "rows"
+    source.mkdir()
+    rows = [*map(_asked, range(60)), _asked(60, ("system", "s")), _asked(61, ("user", "u"))]
+    (source / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sections = {"model": {"path": model}, "ppo": {"max_tokens": 8}}
+    data = {"kind": "jsonl", "root": str(source), "max_prompt_tokens": 100}
+    folder = RunFolder(tmp_path / "run")
+    counts = prepare(_config(data, **sections), folder)
+    assert counts["bad_rows"] == 2
+    named = DataFiles.of(folder).bad_rows.read_text()
+    assert f"{source}/a.jsonl:61: the chat template refuses it: roles must take turns" in named
+    assert f"{source}/a.jsonl: nothing reads the columns topic" in DataFiles.of(folder).notes.read_text()
+    mended = prepare(_config(data | {"merge_turns": True, "fold_system": True}, **sections), RunFolder(tmp_path / "b"))
+    assert (mended["bad_rows"], mended["merged_turns"] > 0, mended["folded_systems"] > 0) == (0, True, True)
+    ok = source / "ok"
+    ok.mkdir()
+    (ok / "a.jsonl").write_text("".join(json.dumps(_asked(i)) + "\n" for i in range(60)))
+    with pytest.raises(DataError, match=r"columns that nothing reads: topic"):
+        prepare(_config(data | {"strict": True, "root": str(ok)}, **sections), RunFolder(tmp_path / "c"))
+
+
+def test_a_chosen_template_and_a_pinned_date_are_saved_with_the_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text("".join(json.dumps(_asked(i)) + "\n" for i in range(60)))
+    data = {"kind": "jsonl", "root": str(tmp_path / "rows"), "max_prompt_tokens": 100, "date": "2020-02-03"}
+    for name, template in (("none", None), ("dated", "{{ strftime_now('%d %b %Y') }} " + CHATML)):
+        model, folder = _model(tmp_path / name, template), RunFolder(tmp_path / f"run-{name}")
+        prepare(_config(data, model={"path": model}, ppo={"max_tokens": 8}), folder)
+        saved = load_tokenizer(folder.tokenizer)
+        prompt = read_prompts(DataFiles.of(folder).ppo_prompts)[0]
+        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        assert saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == prompt.text
+        assert prompt.text.startswith("\n\nHuman: What" if name == "none" else "03 Feb 2020 <|im_start|>user")
+
+
+RULE = {"sources": [{"name": "brief", "kind": "rule", "rule": "length", "words": 5}]}
+
+
+def test_prompts_alone_are_enough_for_rewards_by_rule(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(60)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"kind": "jsonl", "root": str(tmp_path), "prompts": "p.jsonl", "columns": {"prompt": "question"}}
+    model = {"path": _model(tmp_path / "model", CHATML)}
+    ppo = {"critic": {"init": "policy"}, "score": {"offset": "none"}, "max_tokens": 8}
+    folder = RunFolder(tmp_path / "run")
+    sections = {"model": model, "ppo": ppo, "reward": RULE}
+    prepare(_config(data | {"strings": "messages"}, sft=None, **sections), folder)
+    prompts = read_prompts(DataFiles.of(folder).ppo_prompts)
+    assert all(
+        prompt.text == f"<|im_start|>user\nWhat is {prompt.columns['answer']}?<|im_end|>\n<|im_start|>assistant\n"
+        for prompt in prompts
+    )
+    with pytest.raises(DataError, match=r"holds no reply to imitate: name data\.demonstrations, or set sft: null"):
+        prepare(_config(data, **sections), folder)
+    with pytest.raises(DataError, match=r"holds no demonstrations for ppo\.score\.offset: set it to samples"):
+        prepare(_config(data, sft=None, model=model, reward=RULE, ppo=ppo | {"score": {}}), folder)
+    with pytest.raises(DataError, match="holds no feedback, and the run trains a reward model"):
+        prepare(_config(data, sft=None, model=model, ppo=ppo), folder)
+
+
+def test_families_that_share_a_prompt_are_joined_and_said(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "family": f"f{i}"} for i in range(60)]
+    rows.append({"prompt": "q0 ", "chosen": "a", "rejected": "c", "family": "f59"})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = RunFolder(tmp_path / "run")
+    counts = prepare(_config({"kind": "jsonl", "root": str(tmp_path)}), folder)
+    assert counts["joined_families"] == 1
+    assert "the families 'f0' and 'f59' share a prompt and count as one" in DataFiles.of(folder).notes.read_text()
+    sides = [{row.prompt for row in read_comparisons(DataFiles.of(folder).comparisons(split))} for split in SPLITS]
+    assert sum({"q0", "q0 ", "q59"} <= side for side in sides) == 1
 
 
 def test_ppo_ptx_gets_its_text_without_a_pretraining_stage(tmp_path: Path) -> None:
