@@ -40,7 +40,7 @@ from lodestar.model.loading import context_tokens, load_tokenizer
 from lodestar.records import Demonstration, Feedback
 from lodestar.train.progress import Progress, Silent
 
-Record = TypeVar("Record")
+Record = TypeVar("Record", Demonstration, Feedback)
 SHOWN_CLASHES = 20
 """Joined families that are named; the others are counted."""
 Counts = dict[str, int]
@@ -181,13 +181,16 @@ def _write_rows(
         encoded = iter(encode_rows(tokenizer, prompts, [text for row in rows for text in row.completions]))
         return [max(len(next(encoded).token_ids) for _ in row.completions) <= longest for row in rows]
 
+    long: set[str] = set()
     if corpus.demonstrations:
         for split in ("train", "held_out"):
-            rows = _kept(corpus.demonstrations, splits, split, demonstrations_fit, counts)
+            rows = _kept(corpus.demonstrations, splits, split, demonstrations_fit, long)
+            counts["long_rows"] = len(long)
             _write(files.demonstrations(split), rows, counts, f"demonstrations.{split}", longest)
     if corpus.feedback:
         for split in ("train", "held_out", "evaluation"):
-            pairs = _kept(corpus.feedback, splits, split, feedback_fits, counts)
+            pairs = _kept(corpus.feedback, splits, split, feedback_fits, long)
+            counts["long_rows"] = len(long)
             _write(files.comparisons(split), pairs, counts, f"comparisons.{split}", longest)
 
 
@@ -203,12 +206,13 @@ def _kept(
     splits: dict[str, Split],
     split: str,
     fits: Callable[[Sequence[Record]], list[bool]],
-    counts: Counts,
+    long: set[str],
 ) -> list[Record]:
-    """The split's records that are not too long."""
+    """The split's records that are not too long; the others' ids go to ``long``, where a row counts once."""
     records = [example.record for example in examples if splits[example.family] == split]
-    kept = [record for record, fit in zip(records, fits(records), strict=True) if fit]
-    counts["long_rows"] += len(records) - len(kept)
+    fitting = fits(records)
+    kept = [record for record, fit in zip(records, fitting, strict=True) if fit]
+    long.update(record.id for record, fit in zip(records, fitting, strict=True) if not fit)
     return kept
 
 

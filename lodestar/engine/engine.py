@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import PolicyConfig
+from lodestar.data.rows import ending
 from lodestar.engine.blocks import block_hashes
 from lodestar.engine.caches import make_cache
 from lodestar.engine.figures import Figures
@@ -367,4 +368,5 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     generation = getattr(model, "generation_config", None)
     ids = getattr(generation, "eos_token_id", None)
     listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)
+    ends = (*listed, tokenizer.eos_token_id, ending(tokenizer).stop[-1])  # the template's end of turn, which SFT taught
+    return frozenset(i for i in ends if i is not None)
