@@ -37,11 +37,12 @@ def test_pretraining_is_taken_by_what_follows_it() -> None:
     assert ties(made, "sft")["policy"] == ("pretrain/policy",)
 
 
-def test_a_given_model_needs_no_sft_and_no_tokenizer() -> None:
+def test_a_given_model_needs_no_sft_and_shares_the_tokenizer_of_the_data() -> None:
     made = planned(sft=None, model={"path": "mine"})
     assert ties(made, "reward")["policy"] == ties(made, "ppo")["reference"] == ("given/model",)
     assert ties(made, "evaluate")["against"] == ("given/model",)
-    assert "tokenizer" not in made.step("data").makes
+    for name in ("reward", "ppo", "evaluate"):
+        assert ties(made, name)["tokenizer"] == ("data/tokenizer",)
 
 
 def test_nothing_trains_a_random_trunk() -> None:
@@ -72,6 +73,7 @@ def test_rounds_are_unrolled_and_each_goes_on_from_the_one_before() -> None:
         "policy": ("r1.ppo/policy",),
         "reward": ("r1.reward/reward",),
         "prompts": ("data/prompts",),
+        "tokenizer": ("data/tokenizer",),
     }
     assert ties(made, "r3.reward")["feedback"] == (
         "data/feedback",
