@@ -34,13 +34,13 @@ class Data(Stage, DataConfig):
             DataFiles(bench.unfinished),
             seed=bench.seed,
             response_tokens=bench.plan.response_tokens,
-            needed=_needed(bench.plan, bench.step.name),
+            needed=needed(bench.plan, bench.step.name),
             functions=any(source.kind == "function" for source in bench.config.services.reward.sources),
             progress=bench.progress,
         )
 
 
-def _needed(plan: Plan, name: str) -> dict[str, str]:
+def needed(plan: Plan, name: str) -> dict[str, str]:
     """Kind → the first stage that cannot do without what the data stage of this name makes of it."""
     found: dict[str, str] = {}
     for step in plan.steps:
