@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from harness import parser, report
+from harness import mean_with_interval, parser, report
 
 from lodestar.data.world import Annotator, Request, every_request, gold_reward, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS
 from lodestar.preference.active import CHOOSERS, at_random, best, diverse_batch
 from lodestar.preference.ranking.table import Floats
-from lodestar.preference.statistics import mean_with_interval
 
 ANNOTATOR = Annotator("one", noise=0.5, length_liking=0.0, flattery_liking=0.0)
 CANDIDATES, TESTED, BUDGET, BATCH, MEMBERS, PENALTY = 12_000, 4_000, 4_000, 200, 16, 1.0

@@ -20,7 +20,7 @@ from harness import parser, report
 
 from lodestar.data.world import PANEL, every_request, gold_reward, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS
-from lodestar.evaluation import wilson
+from lodestar.evaluation import clopper_pearson
 from lodestar.preference import annotators
 from lodestar.preference.annotators import Mark, assess
 
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
                     else:
                         people += 1
                         doubted += soonest < 10**9
-            honest = wilson(doubted, people)
+            honest = clopper_pearson(doubted, people)
             row: dict[str, Any] = {"gold": gold_share, "alarm": alarm}
             for name in ("random", "first"):
                 found = sorted(first[name])

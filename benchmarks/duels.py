@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from harness import parser, report
+from harness import mean_with_interval, parser, report
 
 from lodestar.preference.ranking.duels import METHODS, Duels, Method, condorcet_regret, copeland_regret
 from lodestar.preference.ranking.table import Floats
-from lodestar.preference.statistics import mean_with_interval
 
 ITEMS = 16
 HORIZON = 10_000

@@ -21,7 +21,9 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
+from scipy.special import stdtrit
 
+from lodestar.evaluation import WinRate
 from lodestar.recipe.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,6 +53,13 @@ def alternate(runs: int, **work: Callable[[], float]) -> dict[str, list[float]]:
 def median_ratio(above: list[float], below: list[float]) -> float:
     """Median of the pairs' ratios."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def mean_with_interval(values: Sequence[float]) -> WinRate:
+    """Mean of a figure of several seeds, with Student's 95% interval; infinite for one seed."""
+    n, mean = len(values), statistics.fmean(values)
+    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / n**0.5 if n > 1 else float("inf")
+    return WinRate(mean, mean - half, mean + half, n)
 
 
 def memory_bytes(*pids: int) -> int:

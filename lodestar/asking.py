@@ -109,7 +109,7 @@ class Asking:
     ) -> list[list[Reply]]:
         """Completions with what is thought of them. Raises as replies."""
         items = [
-            ScoreItem(prompt.text, one.text, cut_off=one.finish_reason is not FinishReason.EOS)
+            ScoreItem(prompt.text, one.text, one.finish_reason is not FinishReason.EOS, prompt.columns, prompt.messages)
             for prompt, several in zip(prompts, completions, strict=True)
             for one in several
         ]

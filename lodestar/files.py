@@ -7,6 +7,7 @@ leave its temporary behind; :func:`remove_leftovers` is for the one that goes on
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -129,14 +130,21 @@ def open_binary(path: Path, *, missing: str = "no such file") -> Iterator[Binary
 
 @contextmanager
 def open_text(
-    path: Path, *, encoding: str = "utf-8", newline: str | None = None, missing: str = "no such file"
+    path: Path, *, encoding: str | None = None, newline: str | None = None, missing: str = "no such file"
 ) -> Iterator[TextIO]:
-    """The text of :func:`open_binary`; raises as that does, and when it is no UTF-8."""
+    """The text of :func:`open_binary`; raises as that does, and when it is no text of the encoding.
+
+    Args:
+        encoding: unset takes what the file's byte order mark says, which is left out: UTF-16 (as Windows programs write
+            it), else UTF-8.
+    """
     try:
-        with open_binary(path, missing=missing) as file, io.TextIOWrapper(file, encoding, newline=newline) as text:
-            yield text
+        with open_binary(path, missing=missing) as file:
+            found = encoding or ("utf-16" if _is_utf16(file) else "utf-8-sig")
+            with io.TextIOWrapper(file, found, newline=newline) as text:
+                yield text
     except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise DataError(path, f"is not {error.encoding.upper()} text: {error.reason} at byte {error.start}") from error
 
 
 def numbered_rows(
@@ -144,7 +152,8 @@ def numbered_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are skipped.
 
-    A line ends at ``\\n`` and nowhere else: U+2028 and the like may stand inside a string.
+    A line ends at ``\\n`` and nowhere else: U+2028 and the like may stand inside a string. A byte order mark is left
+    out; one of UTF-16 says so.
 
     Args:
         refuse: takes the error of a line that is no object, which is then left out; unset raises it.
@@ -152,8 +161,8 @@ def numbered_rows(
     Raises:
         DataError: the file is missing or unreadable; a bad line, unless ``refuse`` took it.
     """
-    with open_binary(path) as file:
-        for number, line in enumerate(file, start=1):
+    with _byte_lines(path) as lines:
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
@@ -175,8 +184,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, unreadable, or holds no object.
     """
-    with open_binary(path) as file:
-        return _object(path, None, file.read())
+    with _byte_lines(path) as lines:
+        return _object(path, None, b"".join(lines))
 
 
 def json_line(row: Mapping[str, Any]) -> str:
@@ -190,6 +199,24 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(map(json_line, rows))
 
 
+def _is_utf16(file: BinaryIO) -> bool:
+    """Whether a file that is read from its beginning has such a byte order mark; its place stays where it is."""
+    return cast(io.BufferedReader, file).peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@contextmanager
+def _byte_lines(path: Path) -> Iterator[Iterator[bytes]]:
+    """A file's lines in UTF-8, without a byte order mark; raises as open_text, but for what is no UTF-8."""
+    with open_binary(path) as file:
+        if not _is_utf16(file):
+            if cast(io.BufferedReader, file).peek(3)[:3] == codecs.BOM_UTF8:
+                file.read(3)
+            yield iter(file)
+            return
+    with open_text(path, newline="\n") as text:
+        yield (line.encode() for line in text)
+
+
 def _object(path: Path, line: int | None, content: bytes) -> dict[str, Any]:
     try:
         row = json.loads(content.decode())
@@ -197,7 +224,9 @@ def _object(path: Path, line: int | None, content: bytes) -> dict[str, Any]:
         raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}", line) from None
     except json.JSONDecodeError as error:
         raise DataError(path, f"is not JSON: {error.msg} at column {error.colno}", line or error.lineno) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets a thousand deep
+    except RecursionError:
+        raise DataError(path, "is not JSON: it is nested too deep", line) from None
+    except ValueError as error:  # a number of thousands of digits
         raise DataError(path, f"is not JSON: {error}", line) from None
     if not isinstance(row, dict):
         raise DataError(path, f"must be an object {{…}}, is {type(row).__name__}", line)

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -203,6 +203,10 @@ class ScoreItem:
     """As token ids with EOS when it ended with one."""
     cut_off: bool = False
     """Text only: no EOS follows, as for a response that reached max_tokens."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """See Prompt.columns."""
+    messages: tuple[ChatMessage, ...] = ()
+    """See Prompt.messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +250,10 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...] = ()
     """Shape [S], the policy's tokens; empty before tokenization."""
+    messages: tuple[ChatMessage, ...] = ()
+    """What the text was rendered from; empty where it was a string. A reward model of another family renders them."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the prompt's row as JSON has them, for functions as rewards: ``{"answer": "42"}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +300,19 @@ class Ratings:
     """Aspect → rating of each completion; fractions where several people's mean was kept."""
     scales: Mapping[str, tuple[float, float]]
     """Aspect → lowest and highest rating."""
+    compared_by: tuple[str, ...] = ()
+    """Aspects that say which completion is better; empty where all do. The others describe (verbosity)."""
 
     def overall(self, index: int, *, beside: int | None = None) -> float | None:
-        """Mean over the aspects rated, each moved to 0 … 1 by its scale; None without any.
+        """Mean over the aspects that compare, each moved to 0 … 1 by its scale; None without any rating of these.
 
         To compare two completions, ``beside`` is the other: an aspect that one side alone was rated for says nothing of
         the two, and is left out.
         """
         shares = []
         for name, values in self.aspects.items():
+            if self.compared_by and name not in self.compared_by:
+                continue
             value, (low, high) = values[index], self.scales[name]
             if value is not None and (beside is None or values[beside] is not None):
                 shares.append((value - low) / (high - low))

@@ -6,29 +6,43 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
 from lodestar.records import Feedback
 
+if TYPE_CHECKING:
+    from lodestar.data.columns import Reading
 
-def check(path: Path, *, strict: bool, as_json: bool, bad_rows: int) -> None:
+
+def reading(columns: list[str] | None, ignore: list[str] | None) -> Reading:
+    """How to read a file, from OURS=THEIRS pairs and names of columns to leave out."""
+    from lodestar.data.columns import Reading
+
+    pairs = [pair.partition("=") for pair in columns or []]
+    if wrong := next((pair for pair in pairs if not all(pair)), None):
+        raise typer.BadParameter(f"--column {''.join(wrong)}: write OURS=THEIRS, such as prompt=question")
+    return Reading(columns={ours: theirs for ours, _, theirs in pairs}, ignore=frozenset(ignore or ()))
+
+
+def check(path: Path, *, strict: bool, as_json: bool, bad_rows: int, reading: Reading) -> None:
     """Prints the survey of a file."""
     from lodestar.data import survey
 
-    found = survey.check(path, strict=strict)
+    found = survey.check(path, strict=strict, reading=reading)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
         typer.echo("\n".join(survey.lines(found, bad_rows=bad_rows)))
 
 
-def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool) -> None:
+def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool, reading: Reading) -> None:
     """Writes train.jsonl and held_out.jsonl and prints the counts."""
     from lodestar.data import survey
 
-    counts = survey.split(path, folder, held_out=held_out, seed=seed, strict=strict)
+    counts = survey.split(path, folder, held_out=held_out, seed=seed, strict=strict, reading=reading)
     typer.echo(
         f"{folder}: {counts['train']} rows in train.jsonl, {counts['held_out']} in held_out.jsonl, "
         f"{counts['bad_rows']} bad rows left out (bad_rows.txt)"

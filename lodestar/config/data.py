@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -14,14 +15,31 @@ class DataConfig(Section):
 
     source: Literal["synthetic", "hh", "jsonl", "hub"] = "synthetic"
     """synthetic: the generated world; hh: Anthropic HH dialogues; jsonl: files of lodestar.data.schema's rows or of a
-    published set that lodestar.data.sources knows; hub: a Hugging Face data set."""
+    published format that lodestar.data.formats knows; hub: a Hugging Face data set."""
     root: str | None = None
     """Folder of the files (hh, jsonl) or hub id (hub). Not used by synthetic."""
     files: tuple[str, ...] = ()
-    """hh, jsonl: feedback files below root; empty means every .jsonl, .json and .csv there, and .gz of them.
+    """hh, jsonl: files below root; empty means every .jsonl, .json, .csv, .tsv, .parquet, .arrow and .feather there.
     hub: configurations (data_dir) to read."""
     demonstrations: str | None = None
-    """jsonl: file of {prompt, completion} rows; unset takes the preferred completions of the comparisons."""
+    """jsonl: file of replies to imitate; unset takes those in files, or the preferred completions of the feedback."""
+    prompts: str | None = None
+    """jsonl: file of prompts for PPO and the evaluation, of any kind; its other columns go to functions as rewards."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our column → the file's, where its names are others: {prompt: instruction, chosen: best}."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out, as if they were not in the files."""
+    strings: Literal["text", "messages"] = "text"
+    """A prompt that is one string. text: taken as it stands; messages: a user's words, for the chat template."""
+    all_turns: bool = False
+    """Learn every answer of a demonstration's dialogue, each after what came before it; else the last alone."""
+    merge_turns: bool = False
+    """Join consecutive messages of one speaker, for chat templates that refuse them."""
+    fold_system: bool = False
+    """Put a system message in front of the next user's words, for chat templates that have no such role."""
+    date: str = Field(default="2024-07-26", pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day that chat templates which write today's date write instead; saved with the model, so that serving agrees.
+    The default is the one that Llama 3.1's template falls back on."""
     text: str | None = None
     """File of plain text to pretrain on; unset takes the text of the demonstrations and dialogues."""
     demonstration_rows: int = Field(default=4000, ge=1)
@@ -41,10 +59,14 @@ class DataConfig(Section):
     max_tokens: int = Field(default=512, ge=2)
     """Longer training rows are left out and counted (the tail of a dialogue cannot be judged without its head)."""
     strict: bool = False
-    """Refuse a file with a bad row instead of counting it."""
+    """Refuse a file with a bad row, or with a column that nothing reads, instead of counting it."""
 
     @model_validator(mode="after")
     def _root_is_given(self) -> DataConfig:
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise ValueError(f"data.date {self.date!r} is no day: {error}") from None
         if self.source != "synthetic" and self.root is None:
             raise ValueError(
                 f"root must name the {'data set' if self.source == 'hub' else 'folder'} when source is {self.source}"

@@ -104,6 +104,8 @@ class PolicyTask(Task):
     """services.policy."""
     model: str
     """Folder or hub id to serve; with ``endpoints.weights`` the learner's versions after it."""
+    tokenizer: str | None = None
+    """Folder of the run's tokenizer; unset: the model's own."""
     cache: Path | None = None
     """Folder of the last verified weights, for a server that follows a learner."""
 
@@ -126,6 +128,8 @@ class ReferenceTask(Task):
     """services.reference."""
     model: str
     """Folder or hub id of the frozen model."""
+    tokenizer: str | None = None
+    """Folder of the run's tokenizer; unset: the model's own."""
 
 
 class RolloutTask(Task):
@@ -154,6 +158,8 @@ class LearnerTask(Task):
     """Of tickets, shuffles and new heads."""
     policy: str
     """Folder or hub id of the start model."""
+    tokenizer: str | None = None
+    """Folder of the run's tokenizer; unset: the start model's own."""
     reference: str
     """Folder or hub id of the reference model; read for the exact KL alone."""
     critic: str | None = None

@@ -11,7 +11,7 @@ from lodestar.config.rewards import served_sources
 from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, Listening, PolicyTask, ReferenceTask, RewardTask, RolloutTask, Task
 from lodestar.errors import LodestarError
-from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.plan import GIVEN, Plan, Step
 from lodestar.recipe.stage import Call, needs_own_model
 from lodestar.recipe.store import Store
 
@@ -103,6 +103,8 @@ def server_task(
         "listening": listening,
     }
     model = None if artifact is None else place(artifact)
+    if call.role != "reward" and artifact == f"{GIVEN}/model" and "tokenizer" in step.inputs:
+        told["tokenizer"] = place(step.inputs["tokenizer"][0])
     match call.role:
         case "policy":
             endpoints = Endpoints(weights=weights if call.follows else None)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from lodestar.data.feedback import read_demonstration_file
 from lodestar.data.files import BadRows, write_jsonl
 from lodestar.data.hh import Dialogues
-from lodestar.data.jsonl import read_demonstration_file
 from lodestar.errors import DataError, InvalidArgument
 from lodestar.records import Choice, Demonstration, Feedback
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
+from lodestar.data.messages import family_of as normalised
 from lodestar.data.schema import Example
 from lodestar.preference.pairs import best
 from lodestar.records import Demonstration, Feedback, Ranking, Ratings
@@ -24,23 +25,64 @@ class Corpus:
     """Prompts beyond those of the rows above."""
 
     def every_prompt(self) -> list[Example[str]]:
-        """Each distinct prompt once, in the order of first appearance."""
+        """Each distinct prompt once, in the order of first appearance, with its first row's columns."""
+        answered: list[Example[Feedback] | Example[Demonstration]] = [*self.feedback, *self.demonstrations]
         prompts = [
             *self.prompts,
-            *(Example(row.family, row.record.prompt) for row in self.feedback),
-            *(Example(row.family, row.record.prompt) for row in self.demonstrations),
+            *(Example(row.family, row.record.prompt, row.messages, row.columns) for row in answered),
         ]
-        return list({prompt.record: prompt for prompt in prompts}.values())
+        found: dict[str, Example[str]] = {}
+        for prompt in prompts:
+            found.setdefault(prompt.record, prompt)
+        return list(found.values())
+
+    def one_family_per_prompt(self) -> tuple[Corpus, list[tuple[str, str]]]:
+        """The same rows, with families that share a prompt made one: rows with names of their own, or strings and
+        messages that render alike. Also the pairs of families that were joined.
+        """
+        parent: dict[str, str] = {}
+        family_of: dict[str, str] = {}
+        joined: list[tuple[str, str]] = []
+
+        def root(family: str) -> str:
+            while parent.setdefault(family, family) != family:
+                family = parent[family]
+            return family
+
+        rows: list[Example[Any]] = [*self.prompts, *self.feedback, *self.demonstrations]
+        for row in rows:
+            text = row.record if isinstance(row.record, str) else row.record.prompt
+            known = family_of.setdefault(normalised(text), row.family)
+            first, second = root(known), root(row.family)
+            if first != second:
+                parent[second] = first
+                joined.append((first, second))
+        if not joined:
+            return self, []
+
+        def renamed(examples: list[Example[Any]]) -> list[Example[Any]]:
+            return [replace(example, family=root(example.family)) for example in examples]
+
+        return Corpus(renamed(self.demonstrations), renamed(self.feedback), renamed(self.prompts)), joined
 
 
 def preferred(feedback: Iterable[Example[Feedback]]) -> list[Example[Demonstration]]:
-    """Demonstrations from feedback: the completion that beats all others; where none does there is nothing to show."""
-    champions = ((row.family, row.record, best(row.record)) for row in feedback)
+    """Demonstrations from feedback: the completion that beats all others, or one that was liked without a rival; where
+    there is none there is nothing to show."""
+    champions = ((row, best(row.record) or _liked(row.record)) for row in feedback)
     return [
-        Example(family, Demonstration(record.prompt, champion, record.id))
-        for family, record, champion in champions
+        Example(row.family, Demonstration(row.record.prompt, champion, row.record.id), row.messages, row.columns)
+        for row, champion in champions
         if champion is not None
     ]
+
+
+def _liked(record: Feedback) -> str | None:
+    """The only completion of a row, where everybody approved of it."""
+    verdict = record.verdict
+    if len(record.completions) > 1 or not isinstance(verdict, Ratings):
+        return None
+    return record.completions[0] if verdict.aspects.get("approval") == (1.0,) else None
 
 
 def split_families(families: Iterable[str], held_out_fraction: float, seed: int) -> dict[str, Split]:
@@ -79,6 +121,6 @@ def shuffle_labels(feedback: list[Example[Feedback]], seed: int) -> list[Example
             ends = sum(verdict.scales[name])
             dealt = (values[seat] for seat in seats)
             aspects[name] = tuple(ends - value if mirrored and value is not None else value for value in dealt)
-        return replace(record, verdict=Ratings(aspects, verdict.scales))
+        return replace(record, verdict=replace(verdict, aspects=aspects))
 
-    return [Example(row.family, anew(row.record)) for row in feedback]
+    return [replace(row, record=anew(row.record)) for row in feedback]

@@ -2,10 +2,11 @@
 
     demonstrations/{train,held_out}.jsonl        {"prompt", "completion", "id"}
     feedback/{train,held_out,evaluation}.jsonl   {"prompt", "completions": [C, …], "label" | …}: see schema.py
-    prompts/{ppo,evaluation}.jsonl               {"id", "text"}
+    prompts/{ppo,evaluation}.jsonl               {"id", "text"}, and "messages" and "columns" where there are any
     text/{train,held_out}.jsonl                  {"text"}
     figures/counts.json                          rows of each, and rows left out
     figures/bad_rows.txt                         one ``file:line: what is wrong`` per refused row
+    figures/notes.txt                            what else there is to know: columns that nothing reads, joined families
 
 Prompts are rendered text: what the model sees, after the chat template (lodestar.data.rows says how it becomes tokens).
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lodestar import files
+from lodestar.data.columns import Unused
 from lodestar.data.schema import feedback_row, parse_demonstration, parse_feedback, parse_prompt, parse_text
 from lodestar.errors import DataError
 from lodestar.preference.pairs import comparisons
@@ -50,7 +52,7 @@ class DataFiles:
 
     @property
     def tokenizer(self) -> Path:
-        """Tokenizer made for the run, when ``model.path`` is unset."""
+        """The run's tokenizer: the start model's with its chat template, or one made from nothing."""
         return self.folder / "tokenizer"
 
     @property
@@ -63,6 +65,11 @@ class DataFiles:
         """Rows that could not be used, one sentence each."""
         return self.folder / "figures" / "bad_rows.txt"
 
+    @property
+    def notes(self) -> Path:
+        """What else there is to know about the rows, one sentence each."""
+        return self.folder / "figures" / "notes.txt"
+
 
 class BadRows:
     """Collects the rows that cannot be used; raises at the first one when ``strict``."""
@@ -70,6 +77,9 @@ class BadRows:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self.errors: list[DataError] = []
+        self.notes: list[str] = []
+        """What else a person should know, one sentence each."""
+        self.unused = Unused()
 
     def add(self, error: DataError) -> None:
         """Counts a bad row.
@@ -81,7 +91,12 @@ class BadRows:
             raise error
         self.errors.append(error)
 
-    def refuse_empty(self, path: Path, rows: Sized, before: int) -> None:
+    def say(self, note: str) -> None:
+        """Keeps a sentence to be told, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def refuse_empty(self, path: Path | str, rows: Sized, before: int) -> None:
         """Refuses a file that gave no rows; ``before`` errors were there when its reading began.
 
         Raises:

@@ -37,6 +37,6 @@ class Dialogues:
         turns = (f"\n\n{names.get(message.role, 'Human')}: {message.content}" for message in messages)
         return "".join(turns) + "\n\nAssistant:"
 
-    def completion(self, messages: Sequence[ChatMessage], reply: str) -> str:
-        """The reply as it stands after that text."""
-        return f" {reply}"
+    def reply(self, messages: Sequence[ChatMessage], reply: str) -> tuple[str, str]:
+        """That text, and the reply as it stands after it."""
+        return self.prompt(messages), f" {reply}"

@@ -1,4 +1,5 @@
-"""Reads preference data and demonstrations from files: one's own (schema.py has the rows) or a published set's."""
+"""Reads preference data, demonstrations and prompts from files: one's own (schema.py has the rows) or published ones
+(lodestar.data.formats)."""
 
 from __future__ import annotations
 
@@ -6,51 +7,54 @@ from pathlib import Path
 
 from lodestar.config import DataConfig
 from lodestar.data.chat import ChatFormat
+from lodestar.data.columns import Reading
 from lodestar.data.corpus import Corpus, preferred
-from lodestar.data.feedback import read_feedback_file
+from lodestar.data.feedback import Found, read_demonstration_file, read_file, read_prompt_file
 from lodestar.data.files import BadRows
-from lodestar.data.objects import ENDINGS, stem
-from lodestar.data.schema import Chat, Example, parse_demonstration
+from lodestar.data.objects import ENDINGS, data_files
+from lodestar.data.schema import Example
 from lodestar.errors import DataError
-from lodestar.files import numbered_rows
-from lodestar.records import Demonstration
+from lodestar.records import Feedback
 
 
-def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows) -> Corpus:
+def reading_of(data: DataConfig, *, functions: bool) -> Reading:
+    """How a run reads its files. ``functions``: the reward is made of some, which are given the columns that nothing
+    else reads: these are not lost, and strict allows them."""
+    return Reading(
+        columns=data.columns,
+        ignore=frozenset(data.ignore),
+        strings=data.strings,
+        all_turns=data.all_turns,
+        strict=data.strict and not functions,
+    )
+
+
+def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows, reading: Reading) -> Corpus:
     """The corpus of ``data.root`` and ``data.files``; without demonstrations, the preferred completions serve.
 
     Raises:
-        DataError: no such folder or file, no comparison files there, a file without a usable row.
+        DataError: no such folder or file, no files there, a file without a usable row.
     """
     assert config.root is not None, "the configuration requires data.root"
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(root, "no such folder; set data.root to the folder of the .jsonl files")
+        raise DataError(root, "no such folder; set data.root to the folder of the files")
     demonstrations = root / config.demonstrations if config.demonstrations else None
-    files = [root / name for name in config.files] or sorted(
-        path for ending in ENDINGS for path in (*root.glob(f"*{ending}"), *root.glob(f"*{ending}.gz"))
-    )
-    feedback = [row for path in files if path != demonstrations for row in read_feedback_file(path, chat, bad)]
-    if not feedback:
-        raise DataError(
-            root, "holds no .jsonl, .json or .csv file (or .gz of one) of comparisons; name it in data.files"
-        )
-    if demonstrations is None:
-        return Corpus(preferred(feedback), feedback)
-    return Corpus(read_demonstration_file(demonstrations, chat, bad), feedback)
+    prompts = root / config.prompts if config.prompts else None
+    apart = {demonstrations, prompts, root / config.text if config.text else None}
+    files = [root / name for name in config.files] or [path for path in data_files(root) if path not in apart]
+    if not files and demonstrations is None and prompts is None:
+        raise DataError(root, f"holds no file ending in {', '.join(ENDINGS)} (or .gz of a text one); name one in data")
+    corpus = gathered([read_file(path, chat, bad, reading) for path in files if path not in apart])
+    if demonstrations is not None:
+        corpus.demonstrations[:] = read_demonstration_file(demonstrations, chat, bad, reading)
+    if prompts is not None:
+        corpus.prompts[:] = read_prompt_file(prompts, chat, bad, reading)
+    return corpus
 
 
-def read_demonstration_file(path: Path, chat: Chat, bad: BadRows) -> list[Example[Demonstration]]:
-    """Every usable demonstration of a JSONL file, in order.
-
-    Raises:
-        DataError: the file cannot be read or has no usable row; a bad row when strict.
-    """
-    rows, before = [], len(bad.errors)
-    for number, row in numbered_rows(path, bad.add):
-        try:
-            rows.append(parse_demonstration({"id": f"{stem(path)}:{number}", **row}, chat))
-        except ValueError as error:
-            bad.add(DataError(path, str(error), line=number))
-    bad.refuse_empty(path, rows, before)
-    return rows
+def gathered(files: list[Found]) -> Corpus:
+    """All files as one corpus; where no file shows replies, those that feedback prefers are shown."""
+    feedback: list[Example[Feedback]] = [row for found in files for row in found.feedback]
+    shown = [row for found in files for row in found.demonstrations]
+    return Corpus(shown or preferred(feedback), feedback, [row for found in files for row in found.prompts])

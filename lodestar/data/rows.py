@@ -3,26 +3,41 @@
 SFT, reward training, PPO, the reward service and the evaluation all use these functions, so that the same text is
 the same tokens everywhere:
 
-    [BOS] prompt | completion EOS
+    [BOS] prompt | completion end-of-turn
 
 - Prompt and completion are tokenized apart, so that a prompt's tokens never depend on what follows it: generation
   starts from exactly the tokens that were trained on.
 - BOS comes first where the tokenizer itself would put it (Lodestar's own tokenizers do), and once: a chat template
   may have written it into the text already.
-- EOS ends a completion that ended (``ended=True``), as it ends a sampled response; one that was cut off has none.
+- A completion that ended (``ended=True``) ends as the tokenizer's chat template ends a turn, with the token that ends
+  generation last (``ending``); one that was cut off has none of it.
 - Special tokens written in the text (``<|im_start|>``) become those tokens: prompts are rendered text, after the chat
-  template.
+  template. Those that rendering has marked (lodestar.data.marks) stay text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
+from lodestar.data.chat import ChatFormat
+from lodestar.data.marks import MARK
 from lodestar.records import Scored
 
 Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a completion ends, in tokens: ``Ending((2,), (2, 198))`` for ``<|im_end|>\\n``."""
+
+    stop: Tokens
+    """Up to the token that ends generation, which is the last: how a sampled response ends."""
+    whole: Tokens
+    """With what the template writes after it: how a demonstration ends."""
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[Tokens]:
@@ -35,9 +50,9 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase, completions: Sequence[str], *, ended: bool = True
 ) -> list[Tokens]:
-    """Token ids of completions, EOS last unless they were cut off."""
-    tail = (_eos(tokenizer),) if ended else ()
-    return [row + tail for row in _encode(tokenizer, completions)]
+    """Token ids of completions, the end of turn last unless they were cut off."""
+    tail = ending(tokenizer).stop if ended else ()
+    return [row + tail for row in _encode(tokenizer, completions, inside=True)]
 
 
 def encode_rows(
@@ -49,18 +64,69 @@ def encode_rows(
     return [Scored(head + tail, prompt_tokens=len(head)) for head, tail in zip(heads, tails, strict=True)]
 
 
+def encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
+) -> list[Scored]:
+    """As encode_rows, with all that the template writes after a turn: they decode to its rendering."""
+    rest = ending(tokenizer).whole[len(ending(tokenizer).stop) :]
+    rows = encode_rows(tokenizer, prompts, completions)
+    return [Scored(row.token_ids + rest, prompt_tokens=row.prompt_tokens) for row in rows]
+
+
 def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], *, longest: int) -> list[Tokens]:
-    """Plain text to model from its first token to EOS (a prompt without an end, so BOS and EOS as above), cut into
-    pieces of 2 … ``longest`` tokens."""
+    """Plain text to model from its first token to EOS (a prompt without an end, so BOS as above), cut into pieces of
+    2 … ``longest`` tokens."""
     rows = [(*row, _eos(tokenizer)) for row in encode_prompts(tokenizer, documents)]
     pieces = (row[start : start + longest] for row in rows for start in range(0, len(row), longest))
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+def ending(tokenizer: PreTrainedTokenizerBase) -> Ending:
+    """How completions end: as the chat template ends a turn; where it writes no special token there, EOS follows.
+
+    The last token of ``stop`` must end generation: whoever generates takes it beside the EOS ids of the model.
+    """
+    return _ending(tokenizer, tokenizer.chat_template or "", _eos(tokenizer))
+
+
+@lru_cache(maxsize=32)
+def _ending(tokenizer: PreTrainedTokenizerBase, template: str, eos: int) -> Ending:
+    try:
+        text = ChatFormat(tokenizer).ending() if template else ""
+    except ValueError:  # a template that refuses a question and its answer: nothing is ever rendered with it
+        text = ""
+    (ids,) = _encode(tokenizer, [text], inside=True)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {eos}
+    stops = [place for place, token in enumerate(ids) if token in special]
+    if not stops:
+        return Ending((*ids, eos), (*ids, eos))
+    return Ending(ids[: stops[0] + 1], ids)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, inside: bool = False) -> list[Tokens]:
+    """Token ids of texts that begin a sequence or, with ``inside``, go on with one."""
     if not texts:
         return []
-    return [tuple(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    guard = _guard(tokenizer) if inside or any(MARK in text for text in texts) else ""
+    pieces = [text.split(MARK) for text in texts]
+    guarded = [(guard if place or inside else "") + piece for parts in pieces for place, piece in enumerate(parts)]
+    rows = iter(tokenizer(guarded, add_special_tokens=False, verbose=False)["input_ids"])
+    skip = int(bool(guard))
+    return [
+        tuple(token for place in range(len(parts)) for token in next(rows)[skip if place or inside else 0 :])
+        for parts in pieces
+    ]
+
+
+def _guard(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token to put before a text that begins no sequence, so that the tokenizer adds no space to it."""
+    return _guard_of(tokenizer, _eos(tokenizer))
+
+
+@lru_cache(maxsize=32)
+def _guard_of(tokenizer: PreTrainedTokenizerBase, eos: int) -> str:
+    alone, after = tokenizer(["a", f"{tokenizer.eos_token}a"], add_special_tokens=False)["input_ids"]
+    return str(tokenizer.eos_token) if after[0] == eos and after[1:] != alone else ""
 
 
 def _leading_bos(tokenizer: PreTrainedTokenizerBase) -> Tokens:

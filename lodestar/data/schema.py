@@ -1,4 +1,4 @@
-"""What a row of preference data may look like, in JSONL files and on the Hugging Face hub.
+"""What a row of preference data may look like, in files of every kind and on the Hugging Face hub.
 
 Feedback, one of:
     {"prompt": P, "chosen": C, "rejected": C}           the first is better; "label": 0.5 makes it a tie
@@ -11,41 +11,48 @@ Feedback, one of:
 Demonstrations, one of:
     {"prompt": P, "completion": C}
     {"messages": [message, …]}                          the last message is the assistant's
+Prompts:
+    {"prompt": P}  or  {"messages": [message, …]}       the last message is the user's; other columns ride along
 
-P is a string, taken as it stands, or a list of messages, rendered by the tokenizer's chat template. C is a string, or a
-list of messages that ends with the assistant's reply. D is a list of messages or an Anthropic HH string
-(``"\\n\\nHuman: …\\n\\nAssistant: …"``); "completions" may hold dialogues too. A message is {"role": system | user |
-assistant, "content": string}. A pair may have a "strength" (≥ 0: how clear it was), or "score_chosen" and
-"score_rejected", whose difference it is. Aspects without a scale of their own: SCALES.
+P is a string, taken as it stands, or a list of messages, rendered by the tokenizer's chat template; an Anthropic HH
+prompt (``"\\n\\nHuman: …\\n\\nAssistant:"``) is read as messages. C is a string, or a list of messages that ends with
+the assistant's reply. D is a list of messages or an HH string; "completions" may hold dialogues too, and may repeat the
+prompt. A message is {"role": system | developer | user | assistant | tool, "content": a string, or parts of type text}.
+A pair may have a "strength" (≥ 0: how clear it was), or "score_chosen" and "score_rejected", whose difference it is;
+equal scores are a tie, and a chosen one below the rejected is refused. Aspects without a scale of their own: SCALES;
+"compared_by" names those by which ratings are held against each other (all of them by default).
 Optional: "id", "annotator", "subset" (strings), "flags" (list of strings), "gold" (true rewards, where known) and,
-where P is a string, "family" (rows of one family stay on one side of a split; by default the same first question).
+where P is a string, "family" (rows of one family stay on one side of a split; by default the same first question, but
+for case and white space). Published formats are read too: lodestar.data.formats.
 
 Every function raises ValueError with what is wrong; the readers add ``file:line:``. lodestar.data.verdicts has what
-stands beside the completions.
+stands beside the completions, lodestar.data.messages what a conversation is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lodestar.data.hh import parse_dialogue
+from lodestar.data.messages import dialogue_messages, family_of, is_dialogue, parse_messages, parse_string, without_mark
 from lodestar.data.verdicts import Row, number, parse_verdict, verdict_row
 from lodestar.records import ChatMessage, Demonstration, Feedback, Prompt, Ratings
 
-Record = TypeVar("Record")
+Record = TypeVar("Record", covariant=True)
+Strings = Literal["text", "messages"]
 
 
 class Chat(Protocol):
     """Renders messages: lodestar.data.chat by a tokenizer's template, lodestar.data.hh without one."""
 
-    def prompt(self, messages: list[ChatMessage]) -> str:
+    def prompt(self, messages: Sequence[ChatMessage]) -> str:
         """The text that a reply continues."""
 
-    def completion(self, messages: list[ChatMessage], reply: str) -> str:
-        """The reply as it stands after that text."""
+    def reply(self, messages: Sequence[ChatMessage], reply: str) -> tuple[str, str]:
+        """The text that the reply continues, and the reply as it stands after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,64 +61,102 @@ class Example(Generic[Record]):
 
     family: str
     record: Record
+    messages: tuple[ChatMessage, ...] = ()
+    """What the record's prompt was rendered from; empty where it was a string."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the row, for functions as rewards."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One completion and what is before it, rendered."""
+
+    family: str
+    prompt: str
+    completion: str
+    messages: tuple[ChatMessage, ...] = ()
+
+
+VERDICTS = ("label", "ranking", "choices", "ratings")
 
 
 def form_of(row: Row) -> str:
-    """The kind of row, by which a file of mixed schemas is told: one of the verdicts' names, or demonstration.
+    """The kind of row, by which a file of mixed schemas is told: a verdict's name, demonstration, or prompt.
 
     Raises:
         ValueError: no kind has these keys.
     """
     if "completions" in row:
-        present = [name for name in ("label", "ranking", "choices", "ratings") if row.get(name) is not None]
+        present = [name for name in VERDICTS if row.get(name) is not None]
         if len(present) > 1:
             raise ValueError(f"has {' and '.join(present)}: a row holds one verdict")
         return present[0] if present else "label"
     if "chosen" in row and "rejected" in row:
         return "chosen and rejected"
-    if "completion" in row and isinstance(row.get("label"), bool):
+    if "completion" in row and row.get("label") is not None:
         return "completion and label"
-    if ("completion" in row and "prompt" in row) or "messages" in row:
+    if "completion" in row and "prompt" in row:
         return "demonstration"
+    if "messages" in row:
+        last = row["messages"][-1] if isinstance(row["messages"], list) and row["messages"] else None
+        return "prompt" if isinstance(last, Mapping) and last.get("role") in ("user", "tool") else "demonstration"
+    if "prompt" in row and not {"chosen", "rejected", *VERDICTS} & row.keys():
+        return "prompt"
     raise ValueError(f"needs chosen and rejected, or completions and label; it has {_keys(row)}")
 
 
-def parse_feedback(row: Row, chat: Chat | None = None) -> Example[Feedback]:
-    """Feedback in any of the forms above; without a chat format only those of strings."""
+def parse_feedback(
+    row: Row, chat: Chat | None = None, defaults: Row | None = None, strings: Strings = "text"
+) -> Example[Feedback]:
+    """Feedback in any of the forms above; without a chat format only those of strings.
+
+    ``defaults`` has id and subset for rows without; ``strings`` says what a prompt of one string is.
+    """
     form = form_of(row)
-    if form == "demonstration":
+    if form in ("demonstration", "prompt"):
         raise ValueError(f"needs chosen and rejected, or completions and label; it has {_keys(row)}")
-    if form == "chosen and rejected":
-        replies: Any = [row["chosen"], row["rejected"]]
-    elif form == "completion and label":
-        replies = [row["completion"]]
-    else:
-        replies = row["completions"]
+    replies = _replies(row, form)
+    verdict = parse_verdict(form, row, len(replies))
+    sides = [_side(row, reply, chat, f"completions[{i}]", strings) for i, reply in enumerate(replies)]
+    first = sides[0]
+    if any((first.family, first.prompt) != (side.family, side.prompt) for side in sides):
+        raise ValueError("the dialogues differ before the last reply: completions of one prompt are needed")
+    completions = tuple(side.completion for side in sides)
+    if len(set(completions)) < len(completions) == 2 and not isinstance(verdict, Ratings):
+        raise ValueError("the two completions are the same")
+    given = defaults or {}
+    feedback = Feedback(
+        prompt=first.prompt,
+        completions=completions,
+        verdict=verdict,
+        id=_name(row, "id", given),
+        annotator=_name(row, "annotator", given),
+        subset=_name(row, "subset", given),
+        flags=_flags(row),
+        gold=_gold(row, len(completions)),
+    )
+    return Example(first.family, feedback, first.messages)
+
+
+def _replies(row: Row, form: str) -> list[Any]:
+    replies: Any = {
+        "chosen and rejected": lambda: [row["chosen"], row["rejected"]],
+        "completion and label": lambda: [row["completion"]],
+    }.get(form, lambda: row["completions"])()
     if not isinstance(replies, list) or not replies:
         raise ValueError(f"completions must be a list, got {type(replies).__name__}")
     if len(replies) < 2 and form not in ("ratings", "completion and label"):
         raise ValueError("completions has only one: a comparison needs at least two")
-    verdict = parse_verdict(form, row, len(replies))
-    if "prompt" not in row and all(isinstance(reply, str) for reply in replies):
-        replies = [[_as_row(message) for message in parse_dialogue(reply)] for reply in replies]
-    sides = [_side(row, reply, chat, f"completions[{i}]") for i, reply in enumerate(replies)]
-    family, prompt, _ = sides[0]
-    if any((family, prompt) != side[:2] for side in sides):
-        raise ValueError("the dialogues differ before the last reply: completions of one prompt are needed")
-    completions = tuple(side[2] for side in sides)
-    if len(set(completions)) < len(completions) == 2 and not isinstance(verdict, Ratings):
-        raise ValueError("the two completions are the same")
-    feedback = Feedback(
-        prompt=prompt,
-        completions=completions,
-        verdict=verdict,
-        id=str(row.get("id", "")),
-        annotator=str(row.get("annotator", "")),
-        subset=str(row.get("subset", "")),
-        flags=_flags(row),
-        gold=_gold(row, len(completions)),
-    )
-    return Example(family, feedback)
+    if all(isinstance(reply, str) for reply in replies) and _are_dialogues(row.get("prompt"), replies):
+        return [[_as_row(message) for message in parse_dialogue(reply)] for reply in replies]
+    return replies
+
+
+def _are_dialogues(prompt: Any, replies: list[str]) -> bool:
+    """Whether completions are whole HH dialogues: without a prompt, or with one that each of them repeats."""
+    if prompt is None:
+        return True
+    return isinstance(prompt, str) and is_dialogue(prompt) and all(reply.startswith(prompt) for reply in replies)
 
 
 def feedback_row(feedback: Feedback) -> dict[str, Any]:
@@ -123,67 +168,108 @@ def feedback_row(feedback: Feedback) -> dict[str, Any]:
     return row | {name: value for name, value in optional.items() if value}
 
 
-def parse_demonstration(row: Row, chat: Chat | None = None) -> Example[Demonstration]:
+def parse_demonstration(
+    row: Row, chat: Chat | None = None, defaults: Row | None = None, strings: Strings = "text"
+) -> Example[Demonstration]:
     """A demonstration in any of the forms above."""
     if "completion" in row and "prompt" in row:
-        family, prompt, completion = _side(row, row["completion"], chat, "completion")
+        side = _side(row, row["completion"], chat, "completion", strings)
     elif "messages" in row:
-        family, prompt, completion = _side({}, row["messages"], chat, "messages")
+        side = _side({}, row["messages"], chat, "messages", strings)
     else:
         raise ValueError(f"needs prompt and completion, or messages; it has {_keys(row)}")
-    return Example(family, Demonstration(prompt, completion, str(row.get("id", ""))))
+    name = _name(row, "id", defaults or {})
+    return Example(side.family, Demonstration(side.prompt, side.completion, name), side.messages)
+
+
+def every_turn(row: Row) -> list[Row]:
+    """A demonstration's dialogue as one demonstration for each answer in it, the last one last."""
+    if "messages" not in row or "completion" in row:
+        return [row]
+    messages = row["messages"]
+    answers = [i for i, one in enumerate(messages) if isinstance(one, Mapping) and one.get("role") == "assistant"]
+    return [{"id": row.get("id"), "messages": messages[: i + 1]} for i in answers if i] or [row]
+
+
+def parse_prompt_row(
+    row: Row, chat: Chat | None = None, defaults: Row | None = None, strings: Strings = "text"
+) -> Example[str]:
+    """A prompt without any reply."""
+    prompt = row.get("prompt") if row.get("prompt") is not None else row.get("messages")
+    text, family, messages = _prompt(prompt, row, chat, strings)
+    if messages:
+        if chat is None:
+            raise ValueError("prompts must be strings here")
+        return Example(_question(messages), chat.prompt(messages), tuple(messages))
+    return Example(family, text)
 
 
 def parse_prompt(row: Row) -> Prompt:
-    """A prompt in normal form: {"id", "text"}."""
-    return Prompt(_string(row.get("id"), "id"), _string(row.get("text"), "text"))
+    """A prompt in normal form: {"id", "text"}, and "messages" and "columns" where there are any."""
+    messages = parse_messages(row["messages"], "messages") if "messages" in row else []
+    columns = row.get("columns") or {}
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"columns must be an object, got {type(columns).__name__}")
+    name, text = parse_string(row.get("id"), "id"), parse_string(row.get("text"), "text")
+    return Prompt(name, text, messages=tuple(messages), columns=columns)
 
 
 def parse_text(row: Row) -> str:
     """A document in normal form: {"text"}."""
-    return _string(row.get("text"), "text")
+    return parse_string(row.get("text"), "text")
 
 
-def _side(row: Row, completion: Any, chat: Chat | None, name: str) -> tuple[str, str, str]:
-    """Family, rendered prompt and rendered completion."""
+def _side(row: Row, completion: Any, chat: Chat | None, name: str, strings: Strings) -> _Side:
+    """One completion after the row's prompt."""
     prompt = row.get("prompt")
     if isinstance(completion, str):
-        reply = _string(completion, name)
-        if isinstance(prompt, list):
-            return _render(_messages(prompt, "prompt"), reply, chat)
-        text = _string(prompt, "prompt")
-        return str(row.get("family", text)), text, reply
-    *before, last = _messages(completion, name)
+        reply = parse_string(completion, name)
+        text, family, messages = _prompt(prompt, row, chat, strings)
+        if messages:
+            from_dialogue = isinstance(prompt, str) and strings == "text"
+            return _render(messages, reply.strip() if from_dialogue else reply, chat)
+        return _Side(family, text, without_mark(reply, name) if chat is not None else reply)
+    *before, last = parse_messages(completion, name)
     if last.role != "assistant":
         raise ValueError(f"the last message must be the assistant's, is the {last.role}'s")
-    if not before:
-        if isinstance(prompt, list):
-            before = _messages(prompt, "prompt")
-        elif prompt is not None:
-            before = [ChatMessage("user", _string(prompt, "prompt"))]
-    return _render(before, _string(last.content, "the assistant's reply"), chat)
+    if not before and prompt is not None:
+        _, _, before = _prompt(prompt, row, chat, "messages")
+    return _render(before, parse_string(last.content, "the assistant's reply"), chat)
 
 
-def _render(messages: list[ChatMessage], reply: str, chat: Chat | None) -> tuple[str, str, str]:
+def _prompt(prompt: Any, row: Row, chat: Chat | None, strings: Strings) -> tuple[str, str, list[ChatMessage]]:
+    """Text and family of a prompt that is taken as it stands, or the messages of one that is to be rendered."""
+    if isinstance(prompt, list):
+        return "", "", parse_messages(prompt, "prompt")
+    text = parse_string(prompt, "prompt")
+    if chat is None:
+        return text, str(row.get("family") or family_of(text)), []
+    without_mark(text, "prompt")
+    if is_dialogue(text):
+        return "", "", dialogue_messages(text)
+    if strings == "messages":
+        return "", "", [ChatMessage("user", text)]
+    return text, str(row.get("family") or family_of(text)), []
+
+
+def _render(messages: list[ChatMessage], reply: str, chat: Chat | None) -> _Side:
     if chat is None:
         raise ValueError("prompts and completions must be strings here")
+    family = _question(messages)
+    return _Side(family, *chat.reply(messages, reply), tuple(messages))
+
+
+def _question(messages: Sequence[ChatMessage]) -> str:
+    """The family of a conversation: its first question."""
     questions = [message.content for message in messages if message.role == "user"]
     if not questions:
         raise ValueError("no user's message comes before the reply")
-    return questions[0], chat.prompt(messages), chat.completion(messages, reply)
+    return family_of(questions[0])
 
 
-def _messages(value: Any, name: str) -> list[ChatMessage]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{name} must be a string or a list of messages, got {type(value).__name__}")
-    messages = []
-    for i, message in enumerate(value):
-        if not isinstance(message, Mapping) or message.get("role") not in ("system", "user", "assistant"):
-            raise ValueError(f"{name}[{i}] must be a message with role system, user or assistant")
-        if not isinstance(message.get("content"), str):
-            raise ValueError(f"{name}[{i}].content must be a string")
-        messages.append(ChatMessage(message["role"], message["content"]))
-    return messages
+def _name(row: Row, name: str, defaults: Row) -> str:
+    value = row.get(name)
+    return str(defaults.get(name, "") if value in (None, "") else value)
 
 
 def _flags(row: Row) -> tuple[str, ...]:
@@ -207,16 +293,6 @@ def _gold(row: Row, count: int) -> tuple[float, ...] | None:
 
 def _as_row(message: ChatMessage) -> Row:
     return {"role": message.role, "content": message.content}
-
-
-def _string(value: Any, name: str) -> str:
-    if value is None:
-        raise ValueError(f"{name} is missing")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, got {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"{name} is empty")
-    return value
 
 
 def _keys(row: Row) -> str:

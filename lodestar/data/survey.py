@@ -7,10 +7,11 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lodestar.data.feedback import read_feedback_file
+from lodestar.data.columns import Reading
+from lodestar.data.feedback import Found, read_feedback_file, read_file
 from lodestar.data.files import BadRows, write_jsonl
 from lodestar.data.hh import Dialogues
 from lodestar.data.schema import Example, feedback_row
@@ -26,9 +27,13 @@ class Survey:
     """Counts of a file; lengths are in words as (least, quarter, median, three quarters, most)."""
 
     file: str
+    format: str
+    """Its name in lodestar.data.formats."""
+    address: str
+    """Where that is documented."""
     rows: int
     kinds: dict[str, int]
-    """choices, ranking, ratings → rows."""
+    """choices, ranking, ratings, liked or not, demonstrations, prompts → rows."""
     prompts: int
     completions: dict[int, int]
     """K → rows."""
@@ -45,28 +50,40 @@ class Survey:
     """Krippendorff's, where several judged the same; see lodestar.preference.agreement."""
     bad_rows: tuple[str, ...]
     """``file:line: what is wrong``."""
+    unused: dict[str, int]
+    """Column that nothing reads → rows that have it."""
+    leaves: str
+    """What else of the format is not used."""
 
 
-def check(path: Path, *, strict: bool = False) -> Survey:
-    """Reads a file in any known form and counts.
+def check(path: Path, *, strict: bool = False, reading: Reading | None = None) -> Survey:
+    """Reads a file of feedback, demonstrations or prompts in any known form and counts.
 
     Raises:
-        DataError: unreadable, or no usable row; the first bad row when strict.
+        DataError: unreadable, or no usable row; when strict, the first bad row or the columns that nothing reads.
     """
     bad = BadRows(strict=strict)
-    return survey(path, [row.record for row in read_feedback_file(path, Dialogues(), bad)], bad)
+    return survey(path, read_file(path, Dialogues(), bad, replace(reading or Reading(), strict=strict)), bad)
 
 
-def survey(path: Path, feedback: Sequence[Feedback], bad: BadRows) -> Survey:
-    """Counts feedback that came from a file."""
+def survey(path: Path, found: Found, bad: BadRows) -> Survey:
+    """Counts what came from a file."""
+    feedback = [row.record for row in found.feedback]
+    shown = [row.record for row in found.demonstrations]
+    prompts = [record.prompt for record in feedback] + [record.prompt for record in shown]
+    prompts += [row.record for row in found.prompts]
+    replies = [text for record in feedback for text in record.completions] + [record.completion for record in shown]
     labels = [choice.label for record in feedback for choice in choices(record)]
     kinds = Counter(_kind(record) for record in feedback)
+    kinds |= Counter({"demonstrations": len(shown), "prompts": len(found.prompts)})
     same = Counter(json.dumps([record.annotator, feedback_row(record) | {"id": ""}]) for record in feedback)
     return Survey(
         file=str(path),
-        rows=len(feedback),
-        kinds=dict(kinds),
-        prompts=len({record.prompt for record in feedback}),
+        format=found.format.name,
+        address=found.format.address,
+        rows=found.rows,
+        kinds=dict(+kinds),
+        prompts=len(set(prompts)),
         completions=dict(sorted(Counter(len(record.completions) for record in feedback).items())),
         comparisons=len(labels),
         ties=sum(label == 0.5 for label in labels),
@@ -74,14 +91,18 @@ def survey(path: Path, feedback: Sequence[Feedback], bad: BadRows) -> Survey:
         annotators=dict(Counter(record.annotator for record in feedback if record.annotator).most_common()),
         subsets=dict(Counter(record.subset for record in feedback if record.subset).most_common()),
         flags=dict(Counter(flag for record in feedback for flag in record.flags).most_common()),
-        prompt_words=_quartiles([len(record.prompt.split()) for record in feedback]),
-        completion_words=_quartiles([len(text.split()) for record in feedback for text in record.completions]),
+        prompt_words=_quartiles([len(text.split()) for text in prompts]),
+        completion_words=_quartiles([len(text.split()) for text in replies]),
         alpha=agreement(feedback),
         bad_rows=tuple(map(str, bad.errors)),
+        unused=bad.unused.of(path),
+        leaves=found.format.leaves,
     )
 
 
-def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool = False) -> dict[str, int]:
+def split(
+    path: Path, folder: Path, *, held_out: float, seed: int, strict: bool = False, reading: Reading | None = None
+) -> dict[str, int]:
     """Writes ``folder``/train.jsonl and held_out.jsonl in normal form: no prompt, and no dialogue that began with the
     same question, is in both; bad_rows.txt and counts.json beside them. Returns the counts.
 
@@ -92,7 +113,7 @@ def split(path: Path, folder: Path, *, held_out: float, seed: int, strict: bool 
     if not 0 < held_out < 1:
         raise InvalidArgument("held_out", f"must be between 0 and 1, got {held_out}")
     bad = BadRows(strict=strict)
-    rows = read_feedback_file(path, Dialogues(), bad)
+    rows = read_feedback_file(path, Dialogues(), bad, replace(reading or Reading(), strict=strict))
     kept, apart = split_rows(rows, held_out=held_out, seed=seed)
     if not kept or not apart:
         raise DataError(path, f"has {len({row.family for row in rows})} prompts: too few to hold {held_out:.0%} out")
@@ -121,11 +142,18 @@ def lines(survey: Survey, *, bad_rows: int = 20) -> list[str]:
     """The survey for a terminal."""
     told = asdict(survey)
     text = [f"{survey.file}: {survey.rows} rows ({_counts(told['kinds'])}), {survey.prompts} prompts"]
-    text.append("completions per row: " + ", ".join(f"{k}: {n}" for k, n in survey.completions.items()))
+    text.append(f"format: {survey.format} ({survey.address})")
+    if survey.unused:
+        text.append(f"columns that nothing reads: {_counts(survey.unused)}")
+    if survey.leaves:
+        text.append(f"left out: {survey.leaves}")
+    if survey.completions:
+        text.append("completions per row: " + ", ".join(f"{k}: {n}" for k, n in survey.completions.items()))
     share = f" ({survey.ties / survey.comparisons:.1%})" if survey.comparisons else ""
     text.append(f"comparisons: {survey.comparisons}, ties {survey.ties}{share}; duplicate rows: {survey.duplicates}")
     names = ("least", "quarter", "median", "three quarters", "most")
-    for what, figures in (("prompt", survey.prompt_words), ("completion", survey.completion_words)):
+    measured = (("prompt", survey.prompt_words), ("completion", survey.completion_words))
+    for what, figures in (pair for pair in measured if pair[1]):
         text.append(f"words per {what}: " + ", ".join(f"{n} {v}" for n, v in zip(names, figures, strict=True)))
     for what in ("annotators", "subsets", "flags"):
         if told[what]:
@@ -147,6 +175,8 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _quartiles(values: list[int]) -> tuple[int, ...]:
+    if not values:
+        return ()
     ordered = sorted(values)
     return tuple(ordered[round(share * (len(ordered) - 1))] for share in (0, 0.25, 0.5, 0.75, 1))
 
@@ -155,6 +185,8 @@ def _kind(record: Feedback) -> str:
     match record.verdict:
         case Ranking():
             return "ranking"
+        case Ratings() if len(record.completions) == 1 and "approval" in record.verdict.aspects:
+            return "liked or not"
         case Ratings():
             return "ratings"
         case _:

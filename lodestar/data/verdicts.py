@@ -45,10 +45,10 @@ def parse_verdict(form: str, row: Row, count: int) -> tuple[Choice, ...] | Ranki
     """
     match form:
         case "chosen and rejected":
-            label = _label(row, "label") if "label" in row else 1.0
+            label = _label(row, "label") if row.get("label") is not None else _label_of_scores(row)
             return (Choice(0, 1, label, _strength(row)),)
         case "completion and label":
-            return Ratings({"approval": (float(row["label"]),)}, {"approval": SCALES["approval"]})
+            return Ratings({"approval": (_liked(row["label"]),)}, {"approval": SCALES["approval"]})
         case "label":
             label = _label(row, "label")
             if count != 2:
@@ -67,11 +67,11 @@ def verdict_row(verdict: tuple[Choice, ...] | Ranking | Ratings) -> dict[str, An
     match verdict:
         case Ranking(order):
             return {"ranking": [tied[0] if len(tied) == 1 else list(tied) for tied in order]}
-        case Ratings(aspects, scales):
+        case Ratings(aspects, scales, compared_by):
             return {
                 "ratings": {name: list(values) for name, values in aspects.items()},
                 "scales": {name: list(scale) for name, scale in scales.items()},
-            }
+            } | ({"compared_by": list(compared_by)} if compared_by else {})
         case (Choice(0, 1, label, strength),):
             return {"label": label} | ({"strength": strength} if strength else {})
         case _:
@@ -91,9 +91,44 @@ def number(value: Any, name: str) -> float:
     """
     if value is None:
         raise ValueError(f"{name} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    found = value
+    if isinstance(value, str):  # a cell of a CSV file, and numbers that some sets write as strings
+        try:
+            found = float(value)
+        except ValueError:
+            found = None
+    if isinstance(found, bool) or not isinstance(found, int | float) or found != found:
         raise ValueError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(found)
+    except OverflowError:
+        raise ValueError(f"{name} is too large a number") from None
+
+
+def _liked(value: Any) -> float:
+    """1 for what was liked, 0 for what was not: true and false, 1 and 0, or these words in a CSV file."""
+    known = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+    if isinstance(value, bool | int | float | str) and str(value).strip().lower() in known:
+        return known[str(value).strip().lower()]
+    raise ValueError(f"label must be true or false, or 1 or 0, got {value!r}")
+
+
+def _label_of_scores(row: Row) -> float:
+    """1, or 0.5 where the scores of chosen and rejected are equal.
+
+    Raises:
+        ValueError: the rejected one has the better score: the row contradicts itself.
+    """
+    if row.get("score_chosen") is None or row.get("score_rejected") is None:
+        return 1.0
+    chosen, rejected = number(row["score_chosen"], "score_chosen"), number(row["score_rejected"], "score_rejected")
+    if chosen < rejected:
+        raise ValueError(
+            f"score_chosen {chosen:g} is below score_rejected {rejected:g}: which is better? If low scores are "
+            "good, leave both out by data.ignore; if they are swapped, map them in data.columns: "
+            "{score_chosen: score_rejected, score_rejected: score_chosen}"
+        )
+    return 0.5 if chosen == rejected else 1.0
 
 
 def _label(row: Row, name: str) -> float:
@@ -110,7 +145,7 @@ def _strength(row: Row) -> float:
             raise ValueError(f"strength must be 0 or more, got {strength}")
         return strength
     if row.get("score_chosen") is not None and row.get("score_rejected") is not None:
-        return max(0.0, number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected"))
+        return abs(number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected"))
     return 0.0
 
 
@@ -170,7 +205,14 @@ def _ratings(row: Row, count: int) -> Ratings:
                 raise ValueError(f"ratings.{name}[{i}] must be between {low:g} and {high:g}, got {value:g}")
     if all(value is None for values in aspects.values() for value in values):
         raise ValueError("ratings holds no rating")
-    return Ratings(aspects, scales)
+    return Ratings(aspects, scales, _compared_by(row, aspects))
+
+
+def _compared_by(row: Row, aspects: Mapping[str, Any]) -> tuple[str, ...]:
+    names = row.get("compared_by") or []
+    if not isinstance(names, list) or any(name not in aspects for name in names):
+        raise ValueError(f"compared_by must be a list of rated aspects ({', '.join(aspects)}), got {names!r}")
+    return tuple(names)
 
 
 def _scale(name: str, declared: Row) -> tuple[float, float]:

@@ -1,18 +1,21 @@
-"""Chats to prompts by the model's own template."""
+"""Chats to prompts by the model's own template: the tokens that training gave the same messages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
+from lodestar.data.chat import ChatFormat
+from lodestar.data.rows import encode_prompts
 from lodestar.errors import InvalidArgument, ModelError
 from lodestar.records import ChatMessage
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[ChatMessage], field: str = "messages") -> tuple[int, ...]:
-    """Token ids of a chat, up to where the assistant's answer begins.
+    """Token ids of a chat, up to where the assistant's answer begins; BOS as training has it.
+
+    Control tokens in a message are text.
 
     Raises:
         InvalidArgument: no messages, or an order or roles that the template refuses.
@@ -22,9 +25,13 @@ def chat_ids(tokenizer: Any, messages: Sequence[ChatMessage], field: str = "mess
         raise InvalidArgument(field, "is empty; send at least one message")
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError("this model's tokenizer has no chat template; send text or token ids")
-    turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        encoded = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
-    except (TemplateError, ValueError, KeyError) as error:
-        raise InvalidArgument(field, f"the model's chat template refuses it: {error}") from error
-    return tuple(encoded["input_ids"])
+        text = _format(tokenizer, tokenizer.chat_template).prompt(messages)
+    except ValueError as error:
+        raise InvalidArgument(field, str(error)) from error
+    return encode_prompts(tokenizer, [text])[0]
+
+
+@lru_cache(maxsize=8)
+def _format(tokenizer: Any, template: Any) -> ChatFormat:
+    return ChatFormat(tokenizer)

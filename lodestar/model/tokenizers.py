@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lodestar.data.rows import ending
 from lodestar.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -111,12 +112,14 @@ def check_rows(vocabulary: Vocabulary, rows: int, path: str | Path) -> None:
 
 
 def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a response: the generation config's and the tokenizer's.
+    """Every id that ends a response: the generation config's, the tokenizer's, and the last of how its chat template
+    ends a turn, which SFT taught.
 
     A model that scores has no generation config; Lodestar's own say the ids of their language model in config.json.
     """
     says = getattr(model, "generation_config", None) or model.config.get_text_config()
-    return frozenset({*ids_of(getattr(says, "eos_token_id", None)), *ids_of(tokenizer.eos_token_id)})
+    own = {*ids_of(getattr(says, "eos_token_id", None)), *ids_of(tokenizer.eos_token_id)}
+    return frozenset({*own, ending(tokenizer).stop[-1]})
 
 
 def check_special_ids(model: Any, path: str | Path) -> None:

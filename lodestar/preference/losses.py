@@ -1,4 +1,4 @@
-"""Losses on what people said about completions: pairs, ties, rankings, and centring; DPO.
+"""Losses on what people said about completions: pairs, ties, rankings, and centring; liked or not alone; DPO, KTO.
 
 Inputs are vectors over pairs, suffix P; ``gaps`` is score of the first completion minus score of the second, and a
 label is the probability that the first is better: 1, 0, 0.5 for a tie, or a share of votes. Each loss comes back per
@@ -106,3 +106,41 @@ def dpo(
     """
     gaps = beta * ((first_logprobs - first_reference) - (second_logprobs - second_reference))
     return bradley_terry(gaps, labels)
+
+
+def approval(scores_B: Tensor, shares_B: Tensor) -> Tensor:
+    """−[y·log σ(s) + (1 − y)·log σ(−s)] of completions without a rival: a binary head on the score itself.
+
+    ``shares_B`` is how much each was liked, 0 … 1. The score is then the log-odds of being liked, and its zero means
+    something, where comparisons leave it open.
+    """
+    return shares_B * F.softplus(-scores_B) + (1.0 - shares_B) * F.softplus(scores_B)
+
+
+def kto(
+    logprobs_B: Tensor,
+    reference_B: Tensor,
+    liked_B: Tensor,
+    kl: Tensor,
+    *,
+    beta: float,
+    desirable: float = 1.0,
+    undesirable: float = 1.0,
+) -> Tensor:
+    """Kahneman–Tversky optimisation on completions that were liked or not (Ethayarajh et al. 2024, equation 8):
+
+        r = log π(y|x) − log π_ref(y|x);   λ_D·(1 − σ(β(r − z)))  if liked,   λ_U·(1 − σ(β(z − r)))  if not
+
+    ``logprobs_B`` and ``reference_B`` are of whole completions; ``liked_B`` is boolean; ``kl`` estimates
+    z = KL(π‖π_ref) of the batch (``kto_reference_point``) and passes no gradient. λ should bring λ_D·n_D / (λ_U·n_U) to
+    1 … 4/3 (the paper's section 4.3).
+    """
+    gap_B = beta * (logprobs_B - reference_B - kl.detach())
+    signed_B = torch.where(liked_B, gap_B, -gap_B)
+    weight_B = torch.where(liked_B, gap_B.new_tensor(desirable), gap_B.new_tensor(undesirable))
+    return weight_B * torch.sigmoid(-signed_B)
+
+
+def kto_reference_point(mismatched_B: Tensor, mismatched_reference_B: Tensor) -> Tensor:
+    """max(0, mean of log π(y′|x) − log π_ref(y′|x)) over completions y′ of *other* prompts: KTO's KL estimate."""
+    return (mismatched_B - mismatched_reference_B).mean().clamp(min=0).detach()

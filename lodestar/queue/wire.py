@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from lodestar.queue.port import DeadLetter
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket
 from lodestar.rpc import convert
-from lodestar.v1 import rollout_pb2
+from lodestar.v1 import common_pb2, rollout_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -116,6 +116,8 @@ def _ticket_to_proto(ticket: Ticket) -> rollout_pb2.Ticket:
         prompt_id=ticket.prompt.id,
         prompt_tokens=ticket.prompt.token_ids,
         prompt_text=ticket.prompt.text,
+        prompt_columns=convert.columns_text(ticket.prompt.columns),
+        prompt_messages=convert.chat_to_proto(ticket.prompt.messages).messages,
         n=ticket.n,
         seed=ticket.seed,
         min_step=ticket.min_step,
@@ -131,7 +133,13 @@ def _ticket_from_proto(message: rollout_pb2.Ticket) -> Ticket:
         step=message.step,
         index=message.index,
         attempt=message.attempt,
-        prompt=Prompt(message.prompt_id, message.prompt_text, tuple(message.prompt_tokens)),
+        prompt=Prompt(
+            message.prompt_id,
+            message.prompt_text,
+            tuple(message.prompt_tokens),
+            convert.chat_from_proto(common_pb2.Chat(messages=message.prompt_messages)),
+            convert.columns_from_text(message.prompt_columns, "prompt_columns"),
+        ),
         n=message.n,
         seed=message.seed,
         min_step=message.min_step,

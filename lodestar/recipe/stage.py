@@ -167,6 +167,14 @@ class Bench:
         (artifact,) = self.step.inputs[port]
         return self.store.path(artifact)
 
+    def tokenizer(self, port: str) -> Path:
+        """Where the tokenizer of a port's model lies: for the given model the one that the data stage made of it, with
+        its chat template; every other model has the run's beside it."""
+        from lodestar.recipe.plan import GIVEN
+
+        given = self.step.inputs[port][0] == f"{GIVEN}/model"
+        return self.take("tokenizer") if given and self.takes("tokenizer") else self.take(port)
+
     def kind(self, port: str) -> Kind:
         """The kind of artifact that a port of several kinds takes."""
         return self.plan.kinds[self.step.inputs[port][0]]

@@ -3,6 +3,13 @@
     def politeness(prompts: Sequence[str], completions: Sequence[str]) -> Sequence[float]:
         return [float("please" in completion) for completion in completions]
 
+It may ask for further columns of the prompts' rows by their names, or for all of them:
+
+    def right(prompts, completions, answer):                 # a list with each row's answer, None where it has none
+        return [float(one == text.strip()) for one, text in zip(answer, completions)]
+
+    def checked(prompts, completions, **columns): ...
+
 It is called with lists of equal length, off the event loop, in one thread, and may be slow. What it raises or returns
 wrongly is an error that names the source. It is code of whoever writes the run's configuration, and is trusted as such.
 """
@@ -15,14 +22,16 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lodestar.errors import ConfigError, SourceFailed
 
-RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+RewardFunction = Callable[..., Sequence[float]]
+Rows = Sequence[Mapping[str, Any]]
+"""Columns of each completion's prompt."""
 
 
 def load_function(source: str, spec: str) -> RewardFunction:
@@ -46,14 +55,22 @@ def load_function(source: str, spec: str) -> RewardFunction:
     return function  # type: ignore[no-any-return]
 
 
-def call(source: str, function: RewardFunction, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-    """One finite number per completion.
+def call(
+    source: str,
+    function: RewardFunction,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    rows: Rows = (),
+) -> list[float]:
+    """One finite number per completion; ``rows`` are the prompts' further columns, of which it gets what it names.
 
     Raises:
-        SourceFailed: the function raised, or returned something else; the message names the source.
+        SourceFailed: the function raised, or returned something else, or needs a column that no row has; the message
+            names the source.
     """
+    columns = _columns(source, function, rows or [{}] * len(prompts))
     try:
-        returned: Any = function(list(prompts), list(completions))
+        returned: Any = function(list(prompts), list(completions), **columns)
     except Exception as error:
         raise SourceFailed(source, f"raised {type(error).__name__}: {error}") from error
     try:
@@ -68,6 +85,31 @@ def call(source: str, function: RewardFunction, prompts: Sequence[str], completi
         if not math.isfinite(value):
             raise SourceFailed(source, f"returned {value} for completion {i}: a reward must be finite")
     return values
+
+
+def _columns(source: str, function: RewardFunction, rows: Rows) -> dict[str, list[Any]]:
+    """The columns that the function's signature asks for, as lists parallel to the completions."""
+    needed, optional, everything = _asked(function)
+    present = dict.fromkeys(name for row in rows for name in row)
+    if missing := [name for name in needed if name not in present]:
+        have = ", ".join(present) or "no further columns"
+        raise SourceFailed(source, f"asks for the column {missing[0]}, which no prompt here has: the rows have {have}")
+    names = list(present) if everything else [name for name in present if name in needed or name in optional]
+    return {name: [row.get(name) for row in rows] for name in names if name not in ("prompts", "completions")}
+
+
+def _asked(function: object) -> tuple[list[str], list[str], bool]:
+    """Columns that a function needs, those that it takes, and whether it takes all, after prompts and completions."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())  # type: ignore[arg-type]
+    except ValueError:
+        return [], [], False
+    places = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    further = [one for one in places[2:] if one.kind is one.POSITIONAL_OR_KEYWORD]
+    further += [one for one in parameters if one.kind is one.KEYWORD_ONLY]
+    needed = [one.name for one in further if one.default is one.empty]
+    optional = [one.name for one in further if one.default is not one.empty]
+    return needed, optional, any(one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def source_digest(spec: str) -> str:
@@ -102,7 +144,10 @@ def _from_name(field: str, name: str) -> ModuleType:
 
 
 def _check(field: str, spec: str, function: object) -> None:
-    wanted = "it is called as name(prompts, completions) with two lists of text and returns a list of numbers"
+    wanted = (
+        "it is called as name(prompts, completions) with two lists of text, and with lists of those columns of the "
+        "prompts' rows that it names, and returns a list of numbers"
+    )
     if not callable(function):
         raise ConfigError(field, f"{spec} is a {type(function).__name__} and cannot be called; {wanted}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function) or inspect.isclass(function):
@@ -113,6 +158,6 @@ def _check(field: str, spec: str, function: object) -> None:
     except ValueError:
         return  # built in C: its first call tells
     try:
-        signature.bind([], [])
+        signature.bind([], [], **{name: [] for name in _asked(function)[0]})
     except TypeError as error:
         raise ConfigError(field, f"{spec}{signature} does not take these arguments ({error}); {wanted}") from error

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lodestar.data.chat import ChatFormat
+from lodestar.data.marks import Marks, unmarked
 from lodestar.data.rows import encode_rows
-from lodestar.errors import ModelError
+from lodestar.errors import InvalidArgument, ModelError
 from lodestar.model.context import UNLIMITED, context_tokens
 from lodestar.model.loading import (
     load_classifier,
@@ -107,17 +109,31 @@ class ScoringModel:
             return []
         if self.pairs:
             rows = self.tokenizer(
-                [one.prompt for one in exchanges], [one.completion for one in exchanges], verbose=False
+                [unmarked(one.prompt) for one in exchanges], [one.completion for one in exchanges], verbose=False
             )
             types = rows.get("token_type_ids") or [()] * len(exchanges)
             return [Encoded(tuple(ids), types=tuple(of)) for ids, of in zip(rows["input_ids"], types, strict=True)]
         found: dict[int, Scored] = {}
         for cut_off in (False, True):
             chosen = [i for i, one in enumerate(exchanges) if one.cut_off == cut_off]
-            prompts, completions = ([getattr(exchanges[i], half) for i in chosen] for half in ("prompt", "completion"))
+            written = [self._written(exchanges[i]) for i in chosen]
+            prompts, completions = [prompt for prompt, _ in written], [completion for _, completion in written]
             scored = encode_rows(self.tokenizer, prompts, completions, ended=not cut_off)
             found |= dict(zip(chosen, scored, strict=True))
         return [Encoded(found[i].token_ids, found[i].prompt_tokens) for i in range(len(exchanges))]
+
+    def _written(self, one: Exchange) -> tuple[str, str]:
+        """Prompt and completion as text for this tokenizer: by its own template where messages are known.
+
+        Raises:
+            InvalidArgument: the template refuses the messages.
+        """
+        if one.messages and self.tokenizer.chat_template and one.completion.strip():
+            try:
+                return ChatFormat(self.tokenizer).reply(one.messages, one.completion.strip())
+            except ValueError as error:
+                raise InvalidArgument("messages", f"{error} (the reward model's)") from error
+        return one.prompt, Marks(self.tokenizer)(one.completion)
 
     @torch.inference_mode()
     def scores(self, rows: Sequence[Encoded], *, alone: bool = False, batch_tokens: int = 16_384) -> Tensor:

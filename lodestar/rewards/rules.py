@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from lodestar.config import SourceConfig
 from lodestar.errors import ConfigError
+from lodestar.records import ChatMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Exchange:
     completion: str
     cut_off: bool = False
     """It reached its token limit and did not end by itself."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the prompt's row."""
+    messages: tuple[ChatMessage, ...] = ()
+    """What the prompt was rendered from, where the policy has another tokenizer than the model that reads it."""
 
 
 Rule = Callable[[Exchange], float]

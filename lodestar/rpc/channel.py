@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.errors import ConfigError, DeadlineExceeded
-from lodestar.rpc.status import error_from_rpc
+from lodestar.rpc.status import error_from_rpc, said_by_server
 
 Record = TypeVar("Record")
 
@@ -115,7 +115,7 @@ def raising(timeout: float | None) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         ours = error_from_rpc(error)
-        if timeout is not None and type(ours) is DeadlineExceeded:
+        if timeout is not None and type(ours) is DeadlineExceeded and not said_by_server(error):
             ours = DeadlineExceeded(f"the server did not finish its answer within {timeout:g} s; allow more time")
         raise ours from None
 

@@ -8,6 +8,7 @@ Log-probs and scores are float32 on the wire.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -208,7 +209,31 @@ def score_item_to_proto(item: ScoreItem) -> reward_pb2.ScoreItem:
     else:
         message.completion_tokens.CopyFrom(common_pb2.Tokens(ids=item.completion))
     message.cut_off = item.cut_off
+    message.columns = columns_text(item.columns)
+    message.messages.extend(chat_to_proto(item.messages).messages)
     return message
+
+
+def columns_text(columns: Mapping[str, Any]) -> str:
+    """Further columns of a prompt's row as a JSON object; empty where there are none."""
+    return json.dumps(columns, ensure_ascii=False, default=str) if columns else ""
+
+
+def columns_from_text(text: str, field: str) -> dict[str, Any]:
+    """The other way.
+
+    Raises:
+        InvalidArgument: it is no JSON object; ``field`` names it.
+    """
+    if not text:
+        return {}
+    try:
+        columns = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidArgument(field, f"is not JSON: {error}") from error
+    if not isinstance(columns, dict):
+        raise InvalidArgument(field, f"must be a JSON object, got {type(columns).__name__}")
+    return columns
 
 
 def score_item_from_proto(message: reward_pb2.ScoreItem, field: str) -> ScoreItem:
@@ -219,10 +244,14 @@ def score_item_from_proto(message: reward_pb2.ScoreItem, field: str) -> ScoreIte
             name.
     """
     halves = message.WhichOneof("prompt"), message.WhichOneof("completion")
+    further: dict[str, Any] = {
+        "columns": columns_from_text(message.columns, f"{field}.columns"),
+        "messages": chat_from_proto(common_pb2.Chat(messages=message.messages)),
+    }
     if halves == ("prompt_text", "completion_text"):
-        return ScoreItem(message.prompt_text, message.completion_text, message.cut_off)
+        return ScoreItem(message.prompt_text, message.completion_text, message.cut_off, **further)
     if halves == ("prompt_tokens", "completion_tokens"):
-        return ScoreItem(tuple(message.prompt_tokens.ids), tuple(message.completion_tokens.ids))
+        return ScoreItem(tuple(message.prompt_tokens.ids), tuple(message.completion_tokens.ids), **further)
     for name, half in zip(("prompt", "completion"), halves, strict=True):
         if half is None:
             raise InvalidArgument(f"{field}.{name}", f"is missing; set {name}_text or {name}_tokens")

@@ -55,6 +55,11 @@ def error_from_rpc(error: Any) -> LodestarError:
     return rebuilt
 
 
+def said_by_server(error: Any) -> bool:
+    """Whether a server of ours said it, and not this side's gRPC."""
+    return bool(_details(error))
+
+
 def _handshake_refusal(message: str) -> str:
     """What a person can do about a TLS handshake that this side broke off; empty when it did not."""
     for sign, sentence in _HANDSHAKES.items():

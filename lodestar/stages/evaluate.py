@@ -35,6 +35,7 @@ class Evaluate(Stage):
         "previous": "model",
         "reward": "reward_model",
         "prompts": "prompts",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {
@@ -45,7 +46,7 @@ class Evaluate(Stage):
         "previous": Call("policy", "previous"),
         "reward": Call("reward", "reward"),
     }
-    optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered", "previous"})
+    optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered", "previous", "tokenizer"})
 
     prompts: int | None = Field(default=None, ge=1)
     """Held-out prompts; unset takes all that the data stage kept (data.evaluation_rows)."""

@@ -21,9 +21,11 @@ class Filtered(Stage, TrainingConfig):
         "policy": "model",
         "reward": "reward_model",
         "demonstrations": "demonstrations",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"policy": "rival", "figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {"reward": Call("reward", "reward")}
+    optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
     share: float = Field(default=BEST_SHARE, gt=0, le=1)
     """Of the demonstrations, by the reward's score."""
@@ -48,7 +50,7 @@ class Filtered(Stage, TrainingConfig):
             bench.config.model,
             demonstrations=best,
             start=bench.take("policy"),
-            tokenizer=bench.take("policy"),
+            tokenizer=bench.tokenizer("policy"),
             output=bench.make("policy"),
             state=bench.unfinished / "state.pt",
             seed=bench.seed,

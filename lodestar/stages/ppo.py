@@ -37,6 +37,7 @@ class Ppo(Stage, PpoConfig):
         "prompts": "prompts",
         "demonstrations": "demonstrations",
         "text": "text",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"policy": "model", "figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {
@@ -44,6 +45,7 @@ class Ppo(Stage, PpoConfig):
         "reward": Call("reward", "reward"),
         "reference": Call("reference", "reference"),
     }
+    optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
     rolls_out: ClassVar[bool] = True
     serves: ClassVar[str] = "learner"
 
@@ -100,6 +102,7 @@ class Ppo(Stage, PpoConfig):
             ppo=self,
             seed=bench.seed,
             policy=str(bench.take("policy")),
+            tokenizer=str(bench.tokenizer("policy")),
             reference=str(bench.take("reference")),
             critic=None if critic is None else critic.paths[0] if critic.paths else str(own),
             watched=watched_source(sources),

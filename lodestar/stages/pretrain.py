@@ -14,8 +14,13 @@ from lodestar.recipe.stage import Bench, Kind, Stage
 class Pretrain(Stage, TrainingConfig):
     """Language modelling on the run's text, from the model before it or from nothing."""
 
-    takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {"policy": ("model", "tokenizer"), "text": "text"}
+    takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
+        "policy": ("model", "tokenizer"),
+        "text": "text",
+        "tokenizer": "tokenizer",
+    }
     makes: ClassVar[Mapping[str, Kind]] = {"policy": "model", "figures": "figures"}
+    optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
     document_tokens: int = Field(default=512, ge=2)
     """Longer documents are cut into pieces of this many."""
@@ -30,7 +35,7 @@ class Pretrain(Stage, TrainingConfig):
             bench.config.model,
             text=bench.take("text"),
             start=bench.take("policy") if bench.kind("policy") == "model" else None,
-            tokenizer=bench.take("policy"),
+            tokenizer=bench.tokenizer("policy"),
             output=bench.make("policy"),
             state=bench.unfinished / "state.pt",
             seed=bench.seed,

@@ -17,9 +17,10 @@ class Reward(Stage, RewardTrainingConfig):
         "policy": "model",
         "feedback": "feedback",
         "demonstrations": "demonstrations",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"reward": "reward_model", "figures": "figures"}
-    optional: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
+    optional: ClassVar[frozenset[str]] = frozenset({"demonstrations", "tokenizer"})
 
     feedback: Literal["all", "newest"] = "all"
     """all: every round's feedback so far (Bai et al. 2022, Llama 2); newest: that of the last round alone."""
@@ -40,12 +41,14 @@ class Reward(Stage, RewardTrainingConfig):
         from lodestar.train import RewardTraining
         from lodestar.train.fit import write_fit
 
+        shown = bench.take("demonstrations") if bench.takes("demonstrations") else None
         training = RewardTraining(
             self,
             bench.config.model,
-            feedback=bench.take_all("feedback"),
-            demonstrations=bench.take("demonstrations") if bench.takes("demonstrations") else None,
+            feedback=[folder for folder in bench.take_all("feedback") if any(folder.iterdir())],
+            demonstrations=shown if shown and any(shown.iterdir()) else None,
             start=bench.take("policy") if bench.takes("policy") else None,
+            tokenizer=bench.tokenizer("policy") if bench.takes("policy") else None,
             state=bench.unfinished,
             seed=bench.seed,
             progress=bench.progress,

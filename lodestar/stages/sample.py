@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -25,10 +26,11 @@ class Sample(Stage):
         "policy": "model",
         "reward": "reward_model",
         "prompts": "prompts",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"samples": "samples", "figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {"policy": Call("policy", "policy"), "reward": Call("reward", "reward")}
-    optional: ClassVar[frozenset[str]] = frozenset({"reward"})
+    optional: ClassVar[frozenset[str]] = frozenset({"reward", "tokenizer"})
     rolls_out: ClassVar[bool] = True
 
     n: int = Field(default=4, ge=1)
@@ -120,10 +122,9 @@ def encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with the policy's token ids."""
     from lodestar.data.rows import encode_prompts
     from lodestar.model.tokenizers import load_tokenizer
-    from lodestar.records import Prompt
 
-    ids = encode_prompts(load_tokenizer(bench.take("policy")), [prompt.text for prompt in prompts])
-    return [Prompt(prompt.id, prompt.text, tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
+    ids = encode_prompts(load_tokenizer(bench.tokenizer("policy")), [prompt.text for prompt in prompts])
+    return [replace(prompt, token_ids=tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
 
 
 def _row(rollout: Rollout) -> dict[str, Any]:

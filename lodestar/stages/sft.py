@@ -15,8 +15,10 @@ class Sft(Stage, TrainingConfig):
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
         "policy": ("model", "tokenizer"),
         "demonstrations": "demonstrations",
+        "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"policy": "model", "figures": "figures"}
+    optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
     def run(self, bench: Bench) -> None:
         """See lodestar.train.language."""
@@ -28,7 +30,7 @@ class Sft(Stage, TrainingConfig):
             bench.config.model,
             demonstrations=bench.take("demonstrations"),
             start=bench.take("policy") if bench.kind("policy") == "model" else None,
-            tokenizer=bench.take("policy"),
+            tokenizer=bench.tokenizer("policy"),
             output=bench.make("policy"),
             state=bench.unfinished / "state.pt",
             seed=bench.seed,

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar.config import ModelConfig, TrainingConfig
 from lodestar.data.files import read_demonstrations, read_text
-from lodestar.data.rows import encode_documents, encode_rows
+from lodestar.data.rows import encode_demonstrations, encode_documents
 from lodestar.model.context import check_lengths
 from lodestar.model.loading import load_tokenizer, save_model
 from lodestar.model.packed import PackedBatch, head_loss, response_logprobs, response_states
@@ -121,7 +121,7 @@ def train_sft(
     """
     words = load_tokenizer(tokenizer)
     train, held_out = (
-        encode_rows(words, [row.prompt for row in rows], [row.completion for row in rows])
+        encode_demonstrations(words, [row.prompt for row in rows], [row.completion for row in rows])
         for rows in (read_demonstrations(demonstrations / f"{split}.jsonl") for split in ("train", "held_out"))
     )
     trained = start_model(model, start, words, seed)

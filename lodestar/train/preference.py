@@ -17,7 +17,7 @@ from lodestar.errors import ConfigError
 from lodestar.model.shared_prefix import SharedBatch, completion_scores
 from lodestar.packing import batches_of
 from lodestar.preference.agreement import reliabilities
-from lodestar.preference.losses import bradley_terry, centring, davidson, mean_per_prompt, plackett_luce
+from lodestar.preference.losses import approval, bradley_terry, centring, davidson, mean_per_prompt, plackett_luce
 from lodestar.preference.pairs import choices
 from lodestar.preference.ratings import cumulative_link, free_cutpoints, masked_mean, regression, rising_cutpoints
 from lodestar.preference.statistics import accuracy
@@ -51,6 +51,8 @@ class Group:
     """Of a ranking; empty otherwise."""
     ratings: tuple[tuple[float | None, ...], ...]
     """By aspect of the configuration, of each completion."""
+    approval: float | None
+    """How much a completion without a rival was liked, 0 … 1; None where there are several, or nobody said."""
     weight: float
     bootstrap: tuple[float, ...]
     """How often each member of an ensemble of heads sees this row."""
@@ -93,13 +95,16 @@ class PreferenceObjective:
         )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Held-out loss, and accuracy of the mean reward on pairs that are no ties."""
+        """Held-out loss, and accuracy of the mean reward on pairs that are no ties, and of its sign on likes."""
         scores_BA = score_all(_inner(model), [group.rows for group in self._held_out], self._training, self._model)
         loss = self._losses(model, self._held_out, scores_BA.to(next(model.parameters()).device))
         rewards = scores_BA[:, : self._members].mean(1).tolist()
         starts = [0, *accumulate(len(group.rows) for group in self._held_out)]
         differences, labels = [], []
         for start, group in zip(starts, self._held_out, strict=False):
+            if group.approval is not None:  # against 0, the log-odds of one half
+                differences.append(rewards[start])
+                labels.append(group.approval)
             for choice in group.choices:
                 differences.append(rewards[start + choice.first] - rewards[start + choice.second])
                 labels.append(choice.label)
@@ -115,6 +120,7 @@ class PreferenceObjective:
             choices=choices(record),
             places=verdict.places if whole and isinstance(verdict, Ranking) else (),
             ratings=tuple(aspects.get(name, nothing) for name in self._training.aspects),
+            approval=verdict.overall(0) if isinstance(verdict, Ratings) and len(rows) == 1 else None,
             weight=weight,
             bootstrap=counts,
         )
@@ -143,6 +149,8 @@ class PreferenceObjective:
                 ranking_G = _rankings(groups, starts, scores_B)
                 which = torch.tensor([g for g, whole in enumerate(ranked) if whole], device=device)
                 losses, prompts = torch.cat((losses, ranking_G)), torch.cat((prompts, which))
+            liked, of_prompts = _approvals(groups, starts, scores_B)
+            losses, prompts = torch.cat((losses, liked)), torch.cat((prompts, of_prompts))
             total = total + mean_per_prompt(losses, prompts, weights_G)
             total = total + self._training.centering * mean_per_prompt(centring(sum_P), prompt_P, weight_G)
         total = total / self._members
@@ -250,6 +258,15 @@ def _rankings(groups: Sequence[Group], starts: Sequence[int], scores_B: Tensor) 
     places_GK = torch.tensor([list(p) + [-1] * (width - len(p)) for _, p in ranked], device=scores_B.device)
     rows_GK = torch.tensor([[start + min(k, len(p) - 1) for k in range(width)] for start, p in ranked])
     return plackett_luce(scores_B[rows_GK.to(scores_B.device)], places_GK)
+
+
+def _approvals(groups: Sequence[Group], starts: Sequence[int], scores_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of completions without a rival, and the numbers of their groups."""
+    alone = [(g, starts[g], group.approval) for g, group in enumerate(groups) if group.approval is not None]
+    rows_A = torch.tensor([row for _, row, _ in alone], dtype=torch.int64, device=scores_B.device)
+    shares_A = torch.tensor([share for _, _, share in alone], dtype=scores_B.dtype, device=scores_B.device)
+    prompts_A = torch.tensor([g for g, _, _ in alone], dtype=torch.int64, device=scores_B.device)
+    return approval(scores_B[rows_A], shares_A), prompts_A
 
 
 def _levels(scale: tuple[float, float]) -> int:

@@ -56,6 +56,7 @@ class RewardTraining:
         feedback: Sequence[Path],
         demonstrations: Path | None,
         start: Path | None,
+        tokenizer: Path | None = None,
         state: Path,
         seed: int,
         progress: Progress | None = None,
@@ -65,6 +66,7 @@ class RewardTraining:
             feedback: folders of {train,held_out,evaluation}.jsonl; rows of all of them are one data set.
             demonstrations: folder whose held-out rows give the card's offset; None gives none.
             start: the language model whose trunk the reward model is; unused with ``training.path``.
+            tokenizer: the run's; unset takes the language model's own.
             state: folder of what must survive a kill.
 
         Raises:
@@ -79,6 +81,7 @@ class RewardTraining:
         shown = read_demonstrations(demonstrations / "held_out.jsonl")[:CALIBRATION_ROWS] if demonstrations else []
         self._shown = [Feedback(row.prompt, (row.completion,), ()) for row in shown]
         self._start = start
+        self._words = tokenizer or start
         self._state = state
         self._seed = seed
         self._progress = progress or Silent()
@@ -105,8 +108,8 @@ class RewardTraining:
             save_model(model, self._tokenizer, output)
             write_card(output, self._card([model]))
             return None
-        assert self._start is not None
-        self._tokenizer = load_tokenizer(self._start)
+        assert self._words is not None
+        self._tokenizer = load_tokenizer(self._words)
         members = self._training.ensemble if self._training.ensemble_of == "models" else 1
         others = [self._member(i) for i in range(1, members)]
         model, result = self._train("reward", self._seed, self._feedback["train"])

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lodestar.v1 import common_pb2 as lodestar_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lodestar/v1/reward.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"\xc6\x01\n\tScoreItem\x12\x15\n\x0bprompt_text\x18\x01 \x01(\tH\x00\x12,\n\rprompt_tokens\x18\x02 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x00\x12\x19\n\x0f\x63ompletion_text\x18\x03 \x01(\tH\x01\x12\x30\n\x11\x63ompletion_tokens\x18\x04 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x01\x12\x0f\n\x07\x63ut_off\x18\x05 \x01(\x08\x42\x08\n\x06promptB\x0c\n\ncompletion\"M\n\x0cScoreRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.lodestar.v1.ScoreItem\x12\x16\n\x0etokenizer_hash\x18\x02 \x01(\t\"\x9c\x01\n\x05Score\x12\r\n\x05score\x18\x01 \x01(\x02\x12,\n\x05heads\x18\x02 \x03(\x0b\x32\x1d.lodestar.v1.Score.HeadsEntry\x12\x0c\n\x04mean\x18\x03 \x01(\x02\x12\x1a\n\x12standard_deviation\x18\x04 \x01(\x02\x1a,\n\nHeadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"Z\n\rScoreResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\"\n\x06scores\x18\x02 \x03(\x0b\x32\x12.lodestar.v1.Score\"\x1e\n\x1cRewardServiceGetModelRequest\"\x84\x01\n\x1dRewardServiceGetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x15\n\rensemble_size\x18\x04 \x01(\r2\xb2\x01\n\rRewardService\x12>\n\x05Score\x12\x19.lodestar.v1.ScoreRequest\x1a\x1a.lodestar.v1.ScoreResponse\x12\x61\n\x08GetModel\x12).lodestar.v1.RewardServiceGetModelRequest\x1a*.lodestar.v1.RewardServiceGetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lodestar/v1/reward.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"\x83\x02\n\tScoreItem\x12\x15\n\x0bprompt_text\x18\x01 \x01(\tH\x00\x12,\n\rprompt_tokens\x18\x02 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x00\x12\x19\n\x0f\x63ompletion_text\x18\x03 \x01(\tH\x01\x12\x30\n\x11\x63ompletion_tokens\x18\x04 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x01\x12\x0f\n\x07\x63ut_off\x18\x05 \x01(\x08\x12\x0f\n\x07\x63olumns\x18\x06 \x01(\t\x12*\n\x08messages\x18\x07 \x03(\x0b\x32\x18.lodestar.v1.ChatMessageB\x08\n\x06promptB\x0c\n\ncompletion\"M\n\x0cScoreRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.lodestar.v1.ScoreItem\x12\x16\n\x0etokenizer_hash\x18\x02 \x01(\t\"\x9c\x01\n\x05Score\x12\r\n\x05score\x18\x01 \x01(\x02\x12,\n\x05heads\x18\x02 \x03(\x0b\x32\x1d.lodestar.v1.Score.HeadsEntry\x12\x0c\n\x04mean\x18\x03 \x01(\x02\x12\x1a\n\x12standard_deviation\x18\x04 \x01(\x02\x1a,\n\nHeadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"Z\n\rScoreResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\"\n\x06scores\x18\x02 \x03(\x0b\x32\x12.lodestar.v1.Score\"\x1e\n\x1cRewardServiceGetModelRequest\"\x84\x01\n\x1dRewardServiceGetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\r\n\x05heads\x18\x03 \x03(\t\x12\x15\n\rensemble_size\x18\x04 \x01(\r2\xb2\x01\n\rRewardService\x12>\n\x05Score\x12\x19.lodestar.v1.ScoreRequest\x1a\x1a.lodestar.v1.ScoreResponse\x12\x61\n\x08GetModel\x12).lodestar.v1.RewardServiceGetModelRequest\x1a*.lodestar.v1.RewardServiceGetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORE_HEADSENTRY']._loaded_options = None
   _globals['_SCORE_HEADSENTRY']._serialized_options = b'8\001'
   _globals['_SCOREITEM']._serialized_start=68
-  _globals['_SCOREITEM']._serialized_end=266
-  _globals['_SCOREREQUEST']._serialized_start=268
-  _globals['_SCOREREQUEST']._serialized_end=345
-  _globals['_SCORE']._serialized_start=348
-  _globals['_SCORE']._serialized_end=504
-  _globals['_SCORE_HEADSENTRY']._serialized_start=460
-  _globals['_SCORE_HEADSENTRY']._serialized_end=504
-  _globals['_SCORERESPONSE']._serialized_start=506
-  _globals['_SCORERESPONSE']._serialized_end=596
-  _globals['_REWARDSERVICEGETMODELREQUEST']._serialized_start=598
-  _globals['_REWARDSERVICEGETMODELREQUEST']._serialized_end=628
-  _globals['_REWARDSERVICEGETMODELRESPONSE']._serialized_start=631
-  _globals['_REWARDSERVICEGETMODELRESPONSE']._serialized_end=763
-  _globals['_REWARDSERVICE']._serialized_start=766
-  _globals['_REWARDSERVICE']._serialized_end=944
+  _globals['_SCOREITEM']._serialized_end=327
+  _globals['_SCOREREQUEST']._serialized_start=329
+  _globals['_SCOREREQUEST']._serialized_end=406
+  _globals['_SCORE']._serialized_start=409
+  _globals['_SCORE']._serialized_end=565
+  _globals['_SCORE_HEADSENTRY']._serialized_start=521
+  _globals['_SCORE_HEADSENTRY']._serialized_end=565
+  _globals['_SCORERESPONSE']._serialized_start=567
+  _globals['_SCORERESPONSE']._serialized_end=657
+  _globals['_REWARDSERVICEGETMODELREQUEST']._serialized_start=659
+  _globals['_REWARDSERVICEGETMODELREQUEST']._serialized_end=689
+  _globals['_REWARDSERVICEGETMODELRESPONSE']._serialized_start=692
+  _globals['_REWARDSERVICEGETMODELRESPONSE']._serialized_end=824
+  _globals['_REWARDSERVICE']._serialized_start=827
+  _globals['_REWARDSERVICE']._serialized_end=1005
 # @@protoc_insertion_point(module_scope)

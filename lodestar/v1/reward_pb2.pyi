@@ -8,18 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreItem(_message.Message):
-    __slots__ = ("prompt_text", "prompt_tokens", "completion_text", "completion_tokens", "cut_off")
+    __slots__ = ("prompt_text", "prompt_tokens", "completion_text", "completion_tokens", "cut_off", "columns", "messages")
     PROMPT_TEXT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TEXT_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CUT_OFF_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     prompt_text: str
     prompt_tokens: _common_pb2.Tokens
     completion_text: str
     completion_tokens: _common_pb2.Tokens
     cut_off: bool
-    def __init__(self, prompt_text: _Optional[str] = ..., prompt_tokens: _Optional[_Union[_common_pb2.Tokens, _Mapping]] = ..., completion_text: _Optional[str] = ..., completion_tokens: _Optional[_Union[_common_pb2.Tokens, _Mapping]] = ..., cut_off: bool = ...) -> None: ...
+    columns: str
+    messages: _containers.RepeatedCompositeFieldContainer[_common_pb2.ChatMessage]
+    def __init__(self, prompt_text: _Optional[str] = ..., prompt_tokens: _Optional[_Union[_common_pb2.Tokens, _Mapping]] = ..., completion_text: _Optional[str] = ..., completion_tokens: _Optional[_Union[_common_pb2.Tokens, _Mapping]] = ..., cut_off: bool = ..., columns: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[_common_pb2.ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("items", "tokenizer_hash")

@@ -26,7 +26,7 @@ from lodestar.v1 import common_pb2 as lodestar_dot_v1_dot_common__pb2
 from lodestar.v1 import policy_pb2 as lodestar_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lodestar/v1/rollout.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\x1a\x18lodestar/v1/policy.proto\"\xeb\x01\n\x06Ticket\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x11\n\tprompt_id\x18\x06 \x01(\t\x12\x15\n\rprompt_tokens\x18\x07 \x03(\r\x12\x13\n\x0bprompt_text\x18\x08 \x01(\t\x12\t\n\x01n\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x10\n\x08min_step\x18\x0b \x01(\x04\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12\x13\n\x0btemperature\x18\r \x01(\x02\"\xb0\x02\n\x06Sample\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x02 \x03(\x02\x12\x1a\n\x12reference_logprobs\x18\x03 \x03(\x02\x12\x12\n\x05score\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12 \n\x18score_standard_deviation\x18\x05 \x01(\x02\x12-\n\x05heads\x18\x06 \x03(\x0b\x32\x1e.lodestar.v1.Sample.HeadsEntry\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.lodestar.v1.FinishReason\x12\x0c\n\x04text\x18\x08 \x01(\t\x1a,\n\nHeadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06_score\"\xc2\x01\n\x07Rollout\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.lodestar.v1.Ticket\x12+\n\x07version\x18\x02 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12$\n\x07samples\x18\x03 \x03(\x0b\x32\x13.lodestar.v1.Sample\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x18\n\x10generate_seconds\x18\x05 \x01(\x01\x12\x15\n\rscore_seconds\x18\x06 \x01(\x01\"b\n\nDeadLetter\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.lodestar.v1.Ticket\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x0e\n\x06worker\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lodestar/v1/rollout.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\x1a\x18lodestar/v1/policy.proto\"\xb6\x02\n\x06Ticket\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x11\n\tprompt_id\x18\x06 \x01(\t\x12\x15\n\rprompt_tokens\x18\x07 \x03(\r\x12\x13\n\x0bprompt_text\x18\x08 \x01(\t\x12\t\n\x01n\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x10\n\x08min_step\x18\x0b \x01(\x04\x12\x12\n\nmax_tokens\x18\x0c \x01(\r\x12\x13\n\x0btemperature\x18\r \x01(\x02\x12\x16\n\x0eprompt_columns\x18\x0e \x01(\t\x12\x31\n\x0fprompt_messages\x18\x0f \x03(\x0b\x32\x18.lodestar.v1.ChatMessage\"\xb0\x02\n\x06Sample\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x02 \x03(\x02\x12\x1a\n\x12reference_logprobs\x18\x03 \x03(\x02\x12\x12\n\x05score\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12 \n\x18score_standard_deviation\x18\x05 \x01(\x02\x12-\n\x05heads\x18\x06 \x03(\x0b\x32\x1e.lodestar.v1.Sample.HeadsEntry\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.lodestar.v1.FinishReason\x12\x0c\n\x04text\x18\x08 \x01(\t\x1a,\n\nHeadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06_score\"\xc2\x01\n\x07Rollout\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.lodestar.v1.Ticket\x12+\n\x07version\x18\x02 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12$\n\x07samples\x18\x03 \x03(\x0b\x32\x13.lodestar.v1.Sample\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x18\n\x10generate_seconds\x18\x05 \x01(\x01\x12\x15\n\rscore_seconds\x18\x06 \x01(\x01\"b\n\nDeadLetter\x12#\n\x06ticket\x18\x01 \x01(\x0b\x32\x13.lodestar.v1.Ticket\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x0e\n\x06worker\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE_HEADSENTRY']._loaded_options = None
   _globals['_SAMPLE_HEADSENTRY']._serialized_options = b'8\001'
   _globals['_TICKET']._serialized_start=95
-  _globals['_TICKET']._serialized_end=330
-  _globals['_SAMPLE']._serialized_start=333
-  _globals['_SAMPLE']._serialized_end=637
-  _globals['_SAMPLE_HEADSENTRY']._serialized_start=583
-  _globals['_SAMPLE_HEADSENTRY']._serialized_end=627
-  _globals['_ROLLOUT']._serialized_start=640
-  _globals['_ROLLOUT']._serialized_end=834
-  _globals['_DEADLETTER']._serialized_start=836
-  _globals['_DEADLETTER']._serialized_end=934
+  _globals['_TICKET']._serialized_end=405
+  _globals['_SAMPLE']._serialized_start=408
+  _globals['_SAMPLE']._serialized_end=712
+  _globals['_SAMPLE_HEADSENTRY']._serialized_start=658
+  _globals['_SAMPLE_HEADSENTRY']._serialized_end=702
+  _globals['_ROLLOUT']._serialized_start=715
+  _globals['_ROLLOUT']._serialized_end=909
+  _globals['_DEADLETTER']._serialized_start=911
+  _globals['_DEADLETTER']._serialized_end=1009
 # @@protoc_insertion_point(module_scope)

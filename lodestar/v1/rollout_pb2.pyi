@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Ticket(_message.Message):
-    __slots__ = ("run", "incarnation", "step", "index", "attempt", "prompt_id", "prompt_tokens", "prompt_text", "n", "seed", "min_step", "max_tokens", "temperature")
+    __slots__ = ("run", "incarnation", "step", "index", "attempt", "prompt_id", "prompt_tokens", "prompt_text", "n", "seed", "min_step", "max_tokens", "temperature", "prompt_columns", "prompt_messages")
     RUN_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,8 @@ class Ticket(_message.Message):
     MIN_STEP_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     run: str
     incarnation: str
     step: int
@@ -36,7 +38,9 @@ class Ticket(_message.Message):
     min_step: int
     max_tokens: int
     temperature: float
-    def __init__(self, run: _Optional[str] = ..., incarnation: _Optional[str] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., prompt_text: _Optional[str] = ..., n: _Optional[int] = ..., seed: _Optional[int] = ..., min_step: _Optional[int] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ...) -> None: ...
+    prompt_columns: str
+    prompt_messages: _containers.RepeatedCompositeFieldContainer[_common_pb2.ChatMessage]
+    def __init__(self, run: _Optional[str] = ..., incarnation: _Optional[str] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., prompt_text: _Optional[str] = ..., n: _Optional[int] = ..., seed: _Optional[int] = ..., min_step: _Optional[int] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., prompt_columns: _Optional[str] = ..., prompt_messages: _Optional[_Iterable[_Union[_common_pb2.ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("token_ids", "behaviour_logprobs", "reference_logprobs", "score", "score_standard_deviation", "heads", "finish_reason", "text")

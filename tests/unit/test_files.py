@@ -18,6 +18,7 @@ from lodestar.files import (
     append,
     digest,
     numbered_rows,
+    open_text,
     read_json,
     read_jsonl,
     remove,
@@ -170,13 +171,31 @@ def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "c.jsonl")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_says_the_encoding_and_is_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"ä": "\u2028"}\r\n\n{"b": 1}\n'.encode(encoding))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        assert list(numbered_rows(tmp_path / name)) == [(1, {"ä": "\u2028"}), (3, {"b": 1})]
+    (tmp_path / "a.json").write_bytes('{\n"ä": 1}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"ä": 1}
+    with open_text(tmp_path / "a.json") as text:
+        assert text.read() == '{\n"ä": 1}'
+
+
+def test_a_broken_utf16_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00\xd8\x00\xd8")
+    with pytest.raises(DataError, match=r"a\.jsonl: is not UTF-16-LE text: illegal UTF-16 surrogate"):
+        read_jsonl(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         (b'{"a": }', "is not JSON: Expecting value at column 7"),
         (b"[1]", "must be an object {…}, is list"),
         (b'{"a": "\xff"}', "is not UTF-8 text: invalid start byte at byte 7"),
-        (b'{"a": ' + b"[" * 200_000, "is not JSON: maximum recursion depth"),
+        (b'{"a": ' + b"[" * 200_000, "is not JSON: it is nested too deep"),
         (b'{"a": ' + b"1" * 5_000 + b"}", "is not JSON: Exceeds the limit"),
     ],
 )

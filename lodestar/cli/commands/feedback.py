@@ -10,9 +10,14 @@ import typer
 
 FeedbackFile = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="JSONL, JSON or CSV, or .gz of one: own rows or a published set's."),
+    typer.Argument(metavar="FILE", help="JSONL, JSON, CSV, Parquet or Arrow: own rows or a published format."),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse the file at its first bad row.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with a bad row or a column that nothing reads.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=THEIRS", help="What a column is, such as prompt=question; repeat it."),
+]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="Leave a column out; repeat it.")]
 
 
 class Ties(enum.StrEnum):
@@ -27,11 +32,13 @@ def check_data(
     strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     bad_rows: Annotated[int, typer.Option(help="Bad rows to name.")] = 20,
+    columns: Columns = None,
+    ignore: Ignore = None,
 ) -> None:
-    """Counts, lengths, ties, duplicates, annotators' agreement and bad rows of a file of feedback."""
+    """Format, counts, lengths, ties, agreement, unread columns and bad rows of feedback, demonstrations or prompts."""
     from lodestar.cli import data
 
-    data.check(file, strict=strict, as_json=as_json, bad_rows=bad_rows)
+    data.check(file, strict=strict, as_json=as_json, bad_rows=bad_rows, reading=data.reading(columns, ignore))
 
 
 def split_data(
@@ -40,11 +47,14 @@ def split_data(
     held_out: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     strict: Strict = False,
+    columns: Columns = None,
+    ignore: Ignore = None,
 ) -> None:
     """Two files of feedback with no prompt on both sides."""
     from lodestar.cli import data
 
-    data.split(file, folder, held_out=held_out, seed=seed, strict=strict)
+    reading = data.reading(columns, ignore)
+    data.split(file, folder, held_out=held_out, seed=seed, strict=strict, reading=reading)
 
 
 def contrast_data(

@@ -6,7 +6,8 @@
 
 ``label`` is the probability that the first is better (1, 0, 0.5 for a tie, anything between for a share of votes);
 ``winner`` names it in words. ``count`` repeats a row: a label 0.7 with count 10 is the same ten votes as rows 1 with
-count 7 and 0 with count 3. Other columns are left alone.
+count 7 and 0 with count 3. Other columns are left alone. Votes of Chatbot Arena and MT-bench (model_a, model_b and a
+winner) are read as they are published.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lodestar.data.files import BadRows
+from lodestar.data.formats.arena import is_vote, vote_label
+from lodestar.data.objects import read_objects
 from lodestar.errors import DataError
-from lodestar.files import numbered_rows, open_text
+from lodestar.files import open_text
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -117,7 +121,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with open_text(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             names = reader.fieldnames or []
-            if "first" not in names or "second" not in names or not {"label", "winner"} & set(names):
+            own = {"first", "second"} <= set(names) and {"label", "winner"} & set(names)
+            if not own and not is_vote(names):
                 raise DataError(
                     path, f"the header must name first, second, and label or winner; it is {','.join(names)!r}", 1
                 )
@@ -132,11 +137,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, row in numbered_rows(path):
+    for number, row in read_objects(path, BadRows(strict=True)):
         yield number, {name: value for name, value in row.items() if value is not None}
 
 
 def _comparison(path: Path, line: int, row: Mapping[str, Any]) -> tuple[str, str, float, float]:
+    if is_vote(row):
+        try:
+            row = {"first": row["model_a"], "second": row["model_b"], "label": vote_label(row)}
+        except ValueError as error:
+            raise DataError(path, str(error), line) from error
     names = []
     for field in ("first", "second"):
         value = row.get(field)

@@ -70,7 +70,7 @@ class Follower:
             make_deterministic()
         self._orders = Orders()
         start: Start = self._orders.take()
-        self._trainer = make_trainer(task, load_tokenizer(task.policy), start.offset)
+        self._trainer = make_trainer(task, load_tokenizer(task.tokenizer or task.policy), start.offset)
         if start.checkpoint is not None:
             whole = Checkpoints(task.state / "checkpoints", task.section.keep_checkpoints)
             self._trainer.load_state_dict(load_checkpoint(_named(whole.all(), start.checkpoint))["trainer"])

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Learner:
         torch.set_num_threads(task.section.threads)
         if task.deterministic:
             make_deterministic()
-        self._tokenizer = load_tokenizer(task.policy)
+        self._tokenizer = load_tokenizer(task.tokenizer or task.policy)
         prompts = self._prompts()
         digests = self._digests()
         checkpoints = Checkpoints(task.state / "checkpoints", task.section.keep_checkpoints)
@@ -182,7 +183,7 @@ class Learner:
     def _prompts(self) -> list[Prompt]:
         prompts = read_prompts(self._task.prompts)
         encoded = encode_prompts(self._tokenizer, [prompt.text for prompt in prompts])
-        return [Prompt(prompt.id, prompt.text, ids) for prompt, ids in zip(prompts, encoded, strict=True)]
+        return [replace(prompt, token_ids=ids) for prompt, ids in zip(prompts, encoded, strict=True)]
 
     def _digests(self) -> dict[str, str]:
         """What the run depends on: each option by its dotted name, prompts, tokenizer, models, the reward's parts."""

@@ -71,7 +71,7 @@ class Policy:
         Raises:
             ModelError: the folder holds no model or tokenizer that can be used.
         """
-        self._tokenizer = load_tokenizer(self._path)
+        self._tokenizer = load_tokenizer(self._task.tokenizer or self._path)
         self.tokenizer_hash = tokenizer_hash(self._tokenizer)
         await self.engine.start()
         info = self.engine.model_info

@@ -35,7 +35,7 @@ class FrozenModel:
         """Loads with lodestar.model.loading's ``load_causal_lm``; what they raise passes."""
         device = resolve_device(task.device)
         model = loader(task.model, dtype=task.dtype, device=str(device))
-        tokenizer = load_tokenizer(task.model)
+        tokenizer = load_tokenizer(task.tokenizer or task.model)
         version = WeightVersion("", 0, weights_digest(tensor_digests(model)))
         info = ModelInfo(task.model, version, tokenizer_hash(tokenizer))
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, version.incarnation).set(1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lodestar import metrics
 from lodestar.config import RewardTask, SourceConfig
 from lodestar.config.rewards import served_sources
-from lodestar.errors import FailedPrecondition, InvalidArgument, LodestarError
+from lodestar.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LodestarError
 from lodestar.records import ModelDescription, ModelInfo, Score, ScoreItem, WeightVersion
 from lodestar.rewards.combine import Judgement, combine
 from lodestar.rewards.models import Encoded, ScoringModel
@@ -19,6 +20,8 @@ from lodestar.rpc.bounds import slices
 from lodestar.rpc.checks import check_count, check_tokenizer_hash, check_tokens
 from lodestar_services.reward.sources import ModelSource, PythonSource, Work
 
+ANSWERED_IN = 0.9
+"""Share of a caller's deadline after which a source is too slow: the caller still hears which one."""
 MAX_CHARACTERS = 2**20
 """Of a prompt or completion given to sources that have no context of their own."""
 TURN_CHARACTERS = 2**16
@@ -71,14 +74,15 @@ class Reward:
             )
         check_tokenizer_hash(ours, theirs)
 
-    async def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        """One score per item, in order.
+    async def score(self, items: Sequence[ScoreItem], seconds: float | None = None) -> list[Score]:
+        """One score per item, in order; ``seconds`` are left until the caller's deadline.
 
         Raises:
             InvalidArgument: an empty call or completion, a sequence beyond a model's context, an id that is no token.
             ResourceExhausted: too much is queued.
             NonFinite: a model is broken.
             SourceFailed: a function raised or returned what is no reward.
+            DeadlineExceeded: a Python source was too slow for this many items; the message names it.
         """
         check_count(items, "items")
         exchanges: list[Exchange] = []
@@ -90,16 +94,24 @@ class Reward:
         self._check(items, works)
         metrics.TOKENS_IN.inc(sum(work.tokens for work in works if work.encoded))
         modelled = self._batcher.submit(works) if self._models else _nothing(len(items))
-        judged, of_python = await asyncio.gather(modelled, self._ask_python(exchanges))
+        judged, of_python = await asyncio.gather(modelled, self._ask_python(exchanges, seconds))
         for one, more in zip(judged, of_python, strict=True):
             one.update(more)
         self._measure(judged)
         return [combine(one, self._weights) for one in judged]
 
-    async def _ask_python(self, exchanges: Sequence[Exchange]) -> list[dict[str, Judgement]]:
+    async def _ask_python(self, exchanges: Sequence[Exchange], seconds: float | None) -> list[dict[str, Judgement]]:
         found: list[dict[str, Judgement]] = [{} for _ in exchanges]
+        until = None if seconds is None else asyncio.get_running_loop().time() + ANSWERED_IN * seconds
         for source in self._python:
-            judged = await self._python_thread.run(source.judge, exchanges)
+            try:
+                async with asyncio.timeout_at(until):
+                    judged = await self._python_thread.run(source.judge, exchanges)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"reward source {source.config.name} did not judge {len(exchanges)} "
+                    f"completion{'s' * (len(exchanges) != 1)} within the call's deadline of {seconds:.1f} s"
+                ) from None
             for one, judgement in zip(found, judged, strict=True):
                 if judgement is not None:
                     one[source.config.name] = judgement
@@ -121,7 +133,7 @@ class Reward:
         read = []
         for i, item in enumerate(items, first):
             if isinstance(item.prompt, str) and isinstance(item.completion, str):
-                read.append(Exchange(item.prompt, item.completion, item.cut_off))
+                read.append(Exchange(item.prompt, item.completion, item.cut_off, item.columns, item.messages))
                 continue
             reader = self._reader
             if reader is None:
@@ -133,7 +145,8 @@ class Reward:
                 check_tokens(
                     ids, f"items[{i}].{half}", vocab_size=reader.vocab_size, context_tokens=reader.context_tokens
                 )
-            read.append(self._spelled(reader, prompt, completion) if self._python else Exchange("", ""))
+            spelled = self._spelled(reader, prompt, completion) if self._python else Exchange("", "")
+            read.append(replace(spelled, columns=item.columns))
         return read
 
     @property

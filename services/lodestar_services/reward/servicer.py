@@ -27,7 +27,7 @@ class RewardServicer(reward_pb2_grpc.RewardServiceServicer):
         items = [convert.score_item_from_proto(item, f"items[{i}]") for i, item in enumerate(request.items)]
         if not request.tokenizer_hash and any(not isinstance(item.prompt, str) for item in items):
             raise InvalidArgument("tokenizer_hash", "is required with token ids: GetModel tells this server's")
-        scores = await self._reward.score(items)
+        scores = await self._reward.score(items, context.time_remaining())
         return reward_pb2.ScoreResponse(
             model=convert.model_info_to_proto(self._reward.description.model),
             scores=[convert.score_to_proto(score) for score in scores],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import RewardTask, SourceConfig
+from lodestar.data.marks import unmarked
 from lodestar.data.world import gold_reward
 from lodestar.errors import ConfigError, LodestarError, NonFinite, SourceFailed
 from lodestar.files import read_json
@@ -105,7 +106,8 @@ class PythonSource:
         function = load_function(config.name, config.function)
 
         def called(rows: Sequence[Exchange]) -> list[float]:
-            return call(config.name, function, [one.prompt for one in rows], [one.completion for one in rows])
+            prompts = [unmarked(one.prompt) for one in rows]
+            return call(config.name, function, prompts, [one.completion for one in rows], [one.columns for one in rows])
 
         return PythonSource(config, called, float(config.offset))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 PATIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Unauthenticated, PermissionDenied)
 """Says nothing about the ticket: another replica, or the same one later, may answer. A certificate may be renewed."""
+LATE = 4
+"""Deadlines missed in a row by one call before its ticket fails: enough of those pause the run."""
+UNLIMITED = 2**31
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
@@ -81,6 +85,10 @@ class ModelCalls:
         self._reward_reads_tokens = False
         self._call_tokens = call_tokens
         self._scores = SharedCalls(self._score, tokens_of=_score_tokens, call_tokens=call_tokens)
+        self._most_items = UNLIMITED
+        """Completions that one call to the reward may hold."""
+        self._late_after = 0.0
+        """Seconds after which the last call that was late was given up."""
         self._references: dict[float, SharedCalls[Scored, TokenLogProbs]] = {}
 
     async def meet(self) -> None:
@@ -152,9 +160,29 @@ class ModelCalls:
         return await shared.submit(sequences)
 
     async def _score(self, items: Sequence[ScoreItem]) -> Sequence[Score]:
-        client, hash_ = self._reward, self._tokenizer if self._reward_reads_tokens else ""
+        """Scores, in calls as large as the slowest source can answer before the deadline."""
+        scores: list[Score] = []
+        while len(scores) < len(items):
+            part = items[len(scores) : len(scores) + self._most_items]
+            began = time.monotonic()
+            try:
+                scores += await self._score_part(part)
+            except DeadlineExceeded as error:
+                if len(part) == 1:
+                    raise
+                self._late_after = time.monotonic() - began
+                self._most_items = max(1, min(self._most_items, len(part)) // 2)
+                log.warning("%s; asking for at most %d at once from now on", error, self._most_items)
+            else:
+                if len(part) == self._most_items and time.monotonic() - began < self._late_after / 4:
+                    self._most_items *= 2
+        return scores
+
+    async def _score_part(self, items: Sequence[ScoreItem]) -> Sequence[Score]:
+        hash_ = self._tokenizer if self._reward_reads_tokens else ""
+        client, late = self._reward, LATE if len(items) == 1 else 1
         assert client is not None
-        return (await _patiently("reward", lambda: client.score(items, tokenizer_hash=hash_))).scores
+        return (await _patiently("reward", lambda: client.score(items, tokenizer_hash=hash_), late=late)).scores
 
     async def _reference_logprobs(self, temperature: float, sequences: Sequence[Scored]) -> Sequence[TokenLogProbs]:
         client = self._reference
@@ -166,10 +194,11 @@ class ModelCalls:
         return reply.sequences
 
     def _item(self, ticket: Ticket, completion: Completion) -> ScoreItem:
+        prompt = ticket.prompt
         if self._reward_reads_tokens:
-            return ScoreItem(ticket.prompt.token_ids, completion.token_ids)
+            return ScoreItem(prompt.token_ids, completion.token_ids, columns=prompt.columns)
         cut_off = completion.finish_reason is FinishReason.LENGTH
-        return ScoreItem(ticket.prompt.text, completion.text, cut_off=cut_off)
+        return ScoreItem(prompt.text, completion.text, cut_off, prompt.columns, prompt.messages)
 
 
 def samples(
@@ -219,13 +248,24 @@ def _score_tokens(item: ScoreItem) -> int:
     return len(item.prompt) + len(item.completion)
 
 
-async def _patiently(service: str, call: Callable[[], Awaitable[T]]) -> T:
-    """The call's answer, asked again while the service is away; every other error passes."""
-    pause = FIRST_PAUSE_SECONDS
+async def _patiently(service: str, call: Callable[[], Awaitable[T]], late: int = LATE) -> T:
+    """The call's answer, asked again while the service is away; every other error passes.
+
+    Raises:
+        DeadlineExceeded: no answer before the deadline, ``late`` times in a row: asking again would only be late again.
+    """
+    pause, missed = FIRST_PAUSE_SECONDS, 0
     while True:
         try:
             answer = await call()
         except PATIENT as error:
+            missed = missed + 1 if isinstance(error, DeadlineExceeded) else 0
+            if missed >= late:
+                if late == 1:
+                    raise
+                raise DeadlineExceeded(
+                    f"{service}: {error}; {missed} times in a row: raise rollout.deadline_seconds, or make it faster"
+                ) from error
             metrics.ROLLOUT_RETRIES.labels(service).inc()
             log.log(
                 logging.DEBUG if pause == FIRST_PAUSE_SECONDS else logging.INFO, "%s: %s; trying again", service, error

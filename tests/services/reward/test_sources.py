@@ -24,8 +24,8 @@ from lodestar.client import RewardClient
 from lodestar.config import SourceConfig
 from lodestar.config.rewards import served_sources
 from lodestar.data.world import every_request, gold_reward
-from lodestar.errors import FailedPrecondition, InvalidArgument, SourceFailed, TokenizerMismatch
-from lodestar.records import ScoreItem
+from lodestar.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SourceFailed, TokenizerMismatch
+from lodestar.records import ChatMessage, ScoreItem
 
 WORDS = ["what", "color", "is", "the", "sky", "grass", "blue", "green", "red", "?", "not"]
 PAIRS = [("what color is the sky ?", "the sky is blue"), ("is it ?", "not red"), ("the grass", "green")]
@@ -280,3 +280,53 @@ def test_a_source_that_cannot_be_had_ends_the_process_with_its_name(
     child = start_service("reward", model=str(tiny_models.reward), section={"sources": [source]}, wait=False)
     assert child.wait(20) == 2
     assert re.search(said, child.last_error()), child.last_error()
+
+
+SLOW = """
+import time
+
+def slow(prompts, completions, answer=None):
+    time.sleep(0.2 * len(completions))
+    return [float(one == text) for one, text in zip(answer or [None] * 9, completions)]
+"""
+
+
+def test_a_source_that_is_slower_than_the_deadline_is_named_in_time(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLOW)
+    client, _ = served({"name": "mine", "kind": "function", "function": f"{tmp_path}/own.py:slow"})
+    with client:
+        assert client.score([("p", "c")], timeout=5).scores[0].score == 0
+        with pytest.raises(DeadlineExceeded, match="reward source mine did not judge 8 completions within the call's"):
+            client.score([("p", "c")] * 8, timeout=1)
+
+
+def test_functions_get_the_columns_of_text_and_of_tokens(served: Served, tiny_models: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLOW)
+    model = {"name": "model", "paths": [str(tiny_models.reward)], "weight": 0.0}
+    client, _ = served(model, {"name": "mine", "kind": "function", "function": f"{tmp_path}/own.py:slow"})
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_models.reward))
+    blue = tuple(tokenizer("blue", add_special_tokens=False)["input_ids"])
+    with client:
+        mine = client.describe().model.tokenizer_hash
+        right = {"columns": {"answer": "blue"}}
+        texts = [ScoreItem("the sky is", "blue", **right), ScoreItem("the sky is", "red", **right)]
+        assert [one.heads["mine"] for one in client.score(texts).scores] == [1.0, 0.0]
+        tokens = [ScoreItem((1, *blue), (*blue, tokenizer.eos_token_id), **right)]
+        assert client.score(tokens, tokenizer_hash=mine).scores[0].heads["mine"] == 1.0
+
+
+def test_a_model_of_another_family_reads_the_messages_in_its_own_template(served: Served, tmp_path: Path) -> None:
+    folder = save_hub_model(tmp_path / "m", "qwen2")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'][0] + '>' + m['content'] + '<' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'a>' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    client, _ = served({"name": "hub", "paths": [str(folder)]})
+    asked = (ChatMessage("user", "sky?"),)
+    with client:
+        (found,) = client.score([ScoreItem("[INST] sky? [/INST]", " blue", messages=asked)]).scores
+        (bare,) = client.score([ScoreItem("u>sky?<a>", "blue", messages=())]).scores
+    assert found.score == pytest.approx(plain(folder, "u>sky?<a>", "blue<")[0], abs=1e-5)
+    assert bare.score == pytest.approx(found.score, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,10 +15,10 @@ from lodestar_services.rollout.calls import ModelCalls
 from lodestar_services.rollout.loop import RolloutWorker
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
-from lodestar.errors import InvalidArgument, LodestarError, NonFinite, TokenizerMismatch, Unavailable
+from lodestar.errors import DeadlineExceeded, InvalidArgument, LodestarError, NonFinite, TokenizerMismatch, Unavailable
 from lodestar.queue.memory import MemoryBroker, MemoryLearnerQueue, MemoryWorkerQueue
 from lodestar.queue.port import DeadLetter, Delivery
-from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
+from lodestar.records import ChatMessage, FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
 from tests.services.rollout.servers import Answers, serving
 
 HEARTBEAT_SECONDS = 0.05
@@ -254,3 +255,49 @@ async def test_a_prompt_without_tokens_is_the_tickets_own_error(
         (delivery,) = await received(learner, 1)
     assert isinstance(delivery.item, DeadLetter)
     assert "prompt empty has no tokens" in delivery.item.error
+
+
+async def test_a_slow_source_is_asked_for_less_at_once(
+    broker: MemoryBroker, learner: MemoryLearnerQueue, answers: Answers
+) -> None:
+    def late(role: str) -> LodestarError | None:
+        items = len(answers.requests[-1].items) if role == "reward" else 0
+        return DeadlineExceeded("reward source mine did not judge in time") if items > 3 else None
+
+    answers.trouble = late
+    learner.issue([ticket(n=16)])
+    async with at_work(broker, answers):
+        (delivery,) = await received(learner, 1)
+    assert isinstance(delivery.item, Rollout)
+    assert len(delivery.item.samples) == 16
+    sizes = [len(request.items) for request in answers.requests if hasattr(request, "items") and request.items]
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[3:]) <= {2, 4}
+
+
+async def test_a_single_reply_that_is_always_late_fails_its_ticket_by_name(
+    broker: MemoryBroker, learner: MemoryLearnerQueue, answers: Answers
+) -> None:
+    slow = DeadlineExceeded("reward source mine did not judge 1 completion within the call's deadline of 2.0 s")
+    answers.trouble = lambda role: slow if role == "reward" else None
+    learner.issue([ticket(n=2)])
+    async with at_work(broker, answers, max_attempts=1):
+        (delivery,) = await received(learner, 1)
+    assert isinstance(delivery.item, DeadLetter)
+    assert "reward source mine did not judge 1 completion" in delivery.item.error
+    assert "raise rollout.deadline_seconds" in delivery.item.error
+    assert answers.calls["reward"] < 30
+
+
+async def test_columns_and_messages_go_to_the_reward(
+    broker: MemoryBroker, learner: MemoryLearnerQueue, answers: Answers
+) -> None:
+    answers.reward_tokenizer = "another"
+    prompt = Prompt("p", "what ?", (5, 6), (ChatMessage("user", "what ?"),), {"answer": "42", "tags": [1, None]})
+    learner.issue([replace(ticket(n=1), prompt=prompt)])
+    async with at_work(broker, answers):
+        (delivery,) = await received(learner, 1)
+    assert delivery.item.ticket.prompt == prompt
+    (item,) = (item for request in answers.requests if hasattr(request, "items") for item in request.items)
+    assert json.loads(item.columns) == {"answer": "42", "tags": [1, None]}
+    assert [(m.role, m.content) for m in item.messages] == [("user", "what ?")]

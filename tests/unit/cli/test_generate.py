@@ -6,13 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from lodestar.cli.app import app
-from lodestar.local.tiny import llama, tokenizer
+from lodestar.local.tiny import llama
 from lodestar.model.weights import save_model
 
-TEMPLATE = "{% for turn in messages %}{{ 't' ~ loop.index }} {{ turn.content }} {% endfor %}{{ 't9' }}"
+TEMPLATE = "{% for turn in messages %}{{ 't' ~ (loop.index + 10) }} {{ turn.content }} {% endfor %}{{ 't9' }}"
+
+
+def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    """Words t3 … after three special tokens, none of which begins a word."""
+    names = ["<pad>", "<eos>", "<unk>", *(f"t{i}" for i in range(3, vocab))]
+    inner = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +61,7 @@ def test_a_chat_goes_through_the_template_remembers_and_starts_over(model: Path)
     first, second, again = (line.replace("› ", "") for line in lines[1:4])
     assert first == again
     assert second != first
-    plain = said("generate", str(model), f"t1 t20 t21 t2 {first} t3 t20 t21 t9", "--seed", "3", "--max-tokens", "8")
+    plain = said("generate", str(model), f"t11 t20 t21 t12 {first} t13 t20 t21 t9", "--seed", "3", "--max-tokens", "8")
     assert plain[0] == second
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
+from transformers import LlamaConfig
 
 from lodestar.config import DataConfig, ModelConfig
 from lodestar.data.files import DataFiles, read_comparisons, read_demonstrations, read_prompts, read_text
@@ -14,14 +15,25 @@ from lodestar.data.prepare import prepare
 from lodestar.data.world import parse
 from lodestar.errors import DataError
 from lodestar.model.loading import load_tokenizer
+from tests.unit.data.templates import CHATML, REFUSES, byte_tokenizer
 
 SYNTHETIC = {"source": "synthetic", "demonstration_rows": 300, "comparison_rows": 300, "prompt_rows": 100}
 
 
-def _prepare(data: dict[str, Any], folder: Path, *, seed: int = 0) -> dict[str, int]:
+def _prepare(
+    data: dict[str, Any],
+    folder: Path,
+    *,
+    model: str | None = None,
+    seed: int = 0,
+    needed: dict[str, str] | None = None,
+    functions: bool = False,
+) -> dict[str, int]:
     options = DataConfig.model_validate({"evaluation_rows": 50} | data)
     words = {"kind": "word" if options.source == "synthetic" else "bpe", "vocab_size": 400}
-    return prepare(options, ModelConfig.model_validate({"tokenizer": words}), DataFiles(folder), seed=seed)
+    start = ModelConfig.model_validate({"path": model, "tokenizer": words})
+    told: dict[str, Any] = {"response_tokens": 8, "needed": needed, "functions": functions}
+    return prepare(options, start, DataFiles(folder), seed=seed, **told)
 
 
 def _dialogue(i: int, reply: str) -> str:
@@ -118,7 +130,7 @@ def test_bad_rows_are_counted_and_named(tmp_path: Path) -> None:
     named = DataFiles(folder).bad_rows.read_text().splitlines()
     assert named[0].startswith(f"{path}:61: is not JSON: ")
     assert named[1] == f"{path}:62: must be an object {{…}}, is list"
-    assert named[2].startswith(f"{path}:63: needs chosen and rejected")
+    assert named[2] == (f"{path}:63: is a row with prompt, the file began with chosen and rejected: split it by schema")
 
 
 def test_strict_refuses_the_first_bad_row(tmp_path: Path) -> None:
@@ -136,7 +148,7 @@ def test_rows_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
     counts = _prepare({"source": "jsonl", "root": str(tmp_path), "max_tokens": 40}, tmp_path / "run")
     kept = sum(counts[f"comparisons.{split}"] for split in SPLITS)
     assert kept == 60
-    assert counts["long_rows"] > 0
+    assert counts["long_rows"] == 30
 
 
 def test_own_demonstrations_and_text_are_read(tmp_path: Path) -> None:
@@ -165,8 +177,8 @@ def test_own_demonstrations_and_text_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (None, "no such folder; set data.root to the folder of the .jsonl files"),
-        ({}, "holds no .jsonl, .json or .csv file"),
+        (None, "no such folder; set data.root to the folder of the files"),
+        ({}, "holds no file ending in .jsonl, .json, .csv"),
         ({"a.jsonl": ""}, "a.jsonl: has no rows"),
         ({"a.jsonl": '{"x": 1}\n'}, "a.jsonl: has no usable row; the first was refused: .*a.jsonl:1: needs chosen"),
         ({"a.jsonl.gz": "not gzip"}, "a.jsonl.gz: cannot be read"),
@@ -186,6 +198,86 @@ def test_unusable_sources_say_why(tmp_path: Path, files: dict[str, str] | None, 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/b.jsonl: no such file"):
         _prepare({"source": "jsonl", "root": str(tmp_path), "files": ["b.jsonl"]}, tmp_path / "run")
+
+
+def _model(folder: Path, template: str | None) -> str:
+    tokenizer = byte_tokenizer(template)
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=200).save_pretrained(folder)
+    return str(folder)
+
+
+def _asked(i: int, *before: tuple[str, str]) -> dict[str, Any]:
+    turns = [{"role": role, "content": text} for role, text in (*before, ("user", f"What is {i}?"))]
+    return {"prompt": turns, "chosen": "yes", "rejected": "no", "topic": "sums"}
+
+
+def test_rows_that_the_template_refuses_are_bad_rows_or_mended_when_asked(tmp_path: Path) -> None:
+    model, source = _model(tmp_path / "model", REFUSES), tmp_path / "rows"
+    source.mkdir()
+    rows = [*map(_asked, range(60)), _asked(60, ("system", "s")), _asked(61, ("user", "u"))]
+    (source / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "jsonl", "root": str(source), "max_prompt_tokens": 100}
+    folder = tmp_path / "run"
+    counts = _prepare(data, folder, model=model)
+    assert counts["bad_rows"] == 2
+    named = DataFiles(folder).bad_rows.read_text()
+    assert f"{source}/a.jsonl:61: the chat template refuses it: roles must take turns" in named
+    assert f"{source}/a.jsonl: nothing reads the columns topic" in DataFiles(folder).notes.read_text()
+    mended = _prepare(data | {"merge_turns": True, "fold_system": True}, tmp_path / "b", model=model)
+    assert (mended["bad_rows"], mended["merged_turns"] > 0, mended["folded_systems"] > 0) == (0, True, True)
+    ok = source / "ok"
+    ok.mkdir()
+    (ok / "a.jsonl").write_text("".join(json.dumps(_asked(i)) + "\n" for i in range(60)))
+    with pytest.raises(DataError, match=r"columns that nothing reads: topic"):
+        _prepare(data | {"strict": True, "root": str(ok)}, tmp_path / "c", model=model)
+    _prepare(data | {"strict": True, "root": str(ok)}, tmp_path / "d", model=model, functions=True)
+
+
+def test_a_chosen_template_and_a_pinned_date_are_saved_with_the_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text("".join(json.dumps(_asked(i)) + "\n" for i in range(60)))
+    data = {"source": "jsonl", "root": str(tmp_path / "rows"), "max_prompt_tokens": 100, "date": "2020-02-03"}
+    for name, template in (("none", None), ("dated", "{{ strftime_now('%d %b %Y') }} " + CHATML)):
+        model, folder = _model(tmp_path / name, template), tmp_path / f"run-{name}"
+        _prepare(data, folder, model=model)
+        saved = load_tokenizer(DataFiles(folder).tokenizer)
+        prompt = read_prompts(DataFiles(folder).prompts("ppo"))[0]
+        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        assert saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == prompt.text
+        assert prompt.text.startswith("\n\nHuman: What" if name == "none" else "03 Feb 2020 <|im_start|>user")
+
+
+def test_prompts_alone_are_enough_where_no_stage_takes_more(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(60)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "jsonl", "root": str(tmp_path), "prompts": "p.jsonl", "columns": {"prompt": "question"}}
+    model, folder = _model(tmp_path / "model", CHATML), tmp_path / "run"
+    _prepare(data | {"strings": "messages"}, folder, model=model)
+    assert [sorted((folder / name).iterdir()) for name in ("demonstrations", "feedback")] == [[], []]
+    prompts = read_prompts(DataFiles(folder).prompts("ppo"))
+    assert all(
+        prompt.text == f"<|im_start|>user\nWhat is {prompt.columns['answer']}?<|im_end|>\n<|im_start|>assistant\n"
+        for prompt in prompts
+    )
+    with pytest.raises(
+        DataError, match=r"holds no reply to imitate, which stages\.sft takes: name data\.demonstrations"
+    ):
+        _prepare(data, folder, model=model, needed={"demonstrations": "stages.sft"})
+    with pytest.raises(DataError, match=r"holds no feedback, which stages\.reward takes: name files of comparisons"):
+        _prepare(data, folder, model=model, needed={"feedback": "stages.reward"})
+
+
+def test_families_that_share_a_prompt_are_joined_and_said(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "family": f"f{i}"} for i in range(60)]
+    rows.append({"prompt": "q0 ", "chosen": "a", "rejected": "c", "family": "f59"})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "run"
+    counts = _prepare({"source": "jsonl", "root": str(tmp_path)}, folder)
+    assert counts["joined_families"] == 1
+    assert "the families 'f0' and 'f59' share a prompt and count as one" in DataFiles(folder).notes.read_text()
+    sides = [{row.prompt for row in read_comparisons(DataFiles(folder).feedback(split))} for split in SPLITS]
+    assert sum({"q0", "q0 ", "q59"} <= side for side in sides) == 1
 
 
 def test_an_empty_normal_form_file_is_refused(tmp_path: Path) -> None:

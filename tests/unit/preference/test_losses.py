@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from lodestar.preference.losses import (
+    approval,
     bradley_terry,
     centring,
     davidson,
+    kto,
+    kto_reference_point,
     mean_per_prompt,
     plackett_luce,
     segment_sums,
@@ -188,3 +191,31 @@ def test_masked_entries_count_nowhere_whatever_they_hold() -> None:
     assert value.item() == pytest.approx((2.0 + 5.0) / 2)
     value.backward()
     assert losses.grad.tolist() == [[0.25, 0.0, 0.5], [0.25, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("liked", "disliked"), [(7, 3), (1, 4)])
+def test_the_score_of_likes_alone_is_the_log_odds_of_being_liked(liked: int, disliked: int) -> None:
+    shares = _double(*[1.0] * liked, *[0.0] * disliked)
+    fitted = minimum(lambda x: approval(x[0].expand(len(shares)), shares).mean(), 1)
+    assert float(fitted[0]) == pytest.approx(math.log(liked / disliked), abs=1e-6)
+
+
+def test_kto_is_its_equation_and_the_reference_point_passes_no_gradient() -> None:
+    policy, reference = _double(-3.0, -1.0, -2.0), _double(-2.5, -1.5, -2.0)
+    liked, beta = torch.tensor([True, False, True]), 0.3
+    other, other_reference = _double(-4.0, -3.0, -2.0), _double(-4.5, -3.0, -2.1)
+    point = kto_reference_point(other.requires_grad_(), other_reference)
+    z = (0.5 + 0.0 + 0.1) / 3
+    assert float(point) == pytest.approx(z)
+    slow = [
+        1.5 * (1 - _sigmoid(beta * (-0.5 - z))),
+        0.8 * (1 - _sigmoid(beta * (z - 0.5))),
+        1.5 * (1 - _sigmoid(beta * (0.0 - z))),
+    ]
+    found = kto(policy.requires_grad_(), reference, liked, point, beta=beta, desirable=1.5, undesirable=0.8)
+    assert found.tolist() == pytest.approx(slow, abs=1e-12)
+    found.sum().backward()
+    assert other.grad is None
+    assert policy.grad is not None
+    assert [float(g) < 0 for g in policy.grad] == [True, False, True]
+    assert float(kto_reference_point(other_reference, other).detach()) == 0

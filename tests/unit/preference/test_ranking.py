@@ -367,3 +367,16 @@ def test_the_command_says_separation_and_prints_the_votes_all_the_same(tmp_path:
     assert figures["separation"]["groups"] == [["new"], ["old"]]
     prior = CliRunner().invoke(app, ["rank", str(tmp_path / "t.csv"), "--penalty", "0.5", "--json"])
     assert json.loads(prior.output)["items"][0]["strength"] > 0
+
+
+def test_arena_votes_are_ranked_as_they_are_published(tmp_path: Path) -> None:
+    votes = [("x", "y", "model_a"), ("y", "x", "model_b"), ("x", "y", "tie (bothbad)")]
+    rows = [{"model_a": a, "model_b": b, "winner": winner, "turn": 1} for a, b, winner in votes]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert read_table(tmp_path / "a.json").record() == [(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)]
+    header = "id,model_a,model_b,prompt,winner_model_a,winner_model_b,winner_tie\n"
+    (tmp_path / "a.csv").write_text(header + "1,x,y,q,1,0,0\n2,x,y,q,0,0,1\n")
+    assert read_table(tmp_path / "a.csv").record() == [(1.0, 1.0, 0.0), (0.0, 1.0, 1.0)]
+    (tmp_path / "b.jsonl").write_text('{"model_a": "x", "model_b": "y", "winner": "nobody"}\n')
+    with pytest.raises(DataError, match=r"b\.jsonl:1: winner must be one of model_a, model_b, tie, .*, got 'nobody'"):
+        read_table(tmp_path / "b.jsonl")

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from lodestar.config import RunConfig, load_config, parse_config
+from lodestar.crew.port import server_task
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, plan
+from lodestar.recipe.store import Store
 from lodestar.recipe.written import recipe, recipes
+from lodestar.stages.data import needed
 
 
 def planned(stages: dict[str, Any] | None = None, **more: Any) -> Plan:
@@ -24,7 +27,11 @@ def ties(made: Plan, name: str) -> dict[str, tuple[str, ...]]:
 def test_the_default_is_instruct_gpt_and_every_port_takes_the_newest_of_its_kind() -> None:
     made = planned()
     assert [step.name for step in made.steps] == ["data", "sft", "reward", "filtered", "ppo", "evaluate", "report"]
-    assert ties(made, "sft") == {"policy": ("data/tokenizer",), "demonstrations": ("data/demonstrations",)}
+    assert ties(made, "sft") == {
+        "policy": ("data/tokenizer",),
+        "demonstrations": ("data/demonstrations",),
+        "tokenizer": ("data/tokenizer",),
+    }
     assert ties(made, "ppo")["policy"] == ties(made, "ppo")["reference"] == ("sft/policy",)
     assert ties(made, "evaluate")["policy"] == ("ppo/policy",)
     assert ties(made, "evaluate")["against"] == ("sft/policy",)
@@ -37,11 +44,12 @@ def test_pretraining_is_taken_by_what_follows_it() -> None:
     assert ties(made, "sft")["policy"] == ("pretrain/policy",)
 
 
-def test_a_given_model_needs_no_sft_and_no_tokenizer() -> None:
+def test_a_given_model_needs_no_sft_and_shares_the_tokenizer_of_the_data() -> None:
     made = planned(sft=None, model={"path": "mine"})
     assert ties(made, "reward")["policy"] == ties(made, "ppo")["reference"] == ("given/model",)
     assert ties(made, "evaluate")["against"] == ("given/model",)
-    assert "tokenizer" not in made.step("data").makes
+    for name in ("reward", "ppo", "evaluate"):
+        assert ties(made, name)["tokenizer"] == ("data/tokenizer",)
 
 
 def test_nothing_trains_a_random_trunk() -> None:
@@ -72,6 +80,7 @@ def test_rounds_are_unrolled_and_each_goes_on_from_the_one_before() -> None:
         "policy": ("r1.ppo/policy",),
         "reward": ("r1.reward/reward",),
         "prompts": ("data/prompts",),
+        "tokenizer": ("data/tokenizer",),
     }
     assert ties(made, "r3.reward")["feedback"] == (
         "data/feedback",
@@ -214,3 +223,27 @@ def test_the_yaml_of_before_recipes_means_what_it_meant() -> None:
     assert [(s.name, s.stage, dict(s.inputs)) for s in plan(before).steps] == [
         (s.name, s.stage, dict(s.inputs)) for s in plan(now).steps
     ]
+
+
+def test_the_data_must_hold_what_a_stage_cannot_do_without() -> None:
+    """A reward model may do without demonstrations; PPO needs them for its scores' offset alone."""
+    rules = {"sources": [{"name": "ended", "kind": "rule", "rule": "ended"}]}
+    free = {"critic": {"init": "policy"}, "score": {"offset": "none"}}
+    assert needed(planned(), "data") == {
+        "demonstrations": "stages.sft",
+        "tokenizer": "stages.sft",
+        "feedback": "stages.reward",
+        "prompts": "stages.ppo",
+    }
+    alone = planned({"data": {}, "ppo": free, "evaluate": {}}, model={"path": "mine"}, services={"reward": rules})
+    assert needed(alone, "data") == {"prompts": "stages.ppo"}
+
+
+@pytest.mark.parametrize(("fleet", "port"), [("policy", "policy"), ("reference", "reference")])
+def test_servers_of_the_given_model_read_with_the_tokenizer_of_the_data(fleet: str, port: str, tmp_path: Path) -> None:
+    for made, own in ((planned(model={"path": "mine"}, sft=None), True), (planned(model={"path": "mine"}), False)):
+        run = RunConfig.model_validate({"name": "t", "model": {"path": "mine"}})
+        step, store = made.step("ppo"), Store(tmp_path, run)
+        task = server_task(run, made, store, step, fleet, folder=tmp_path)
+        assert task.model_dump()["model"] == str(store.path(step.inputs[port][0]))
+        assert task.model_dump()["tokenizer"] == (str(store.path("data/tokenizer")) if own else None)

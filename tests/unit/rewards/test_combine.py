@@ -112,7 +112,6 @@ def test_a_function_comes_from_a_file_or_a_module(tmp_path: Path, monkeypatch: p
         ("words", "must be module:name or file.py:name"),
         ("FILE:absent", "has no absent; it has later, more, named, one, three"),
         ("FILE:one", r"one\(prompt\) does not take these arguments"),
-        ("FILE:three", "missing a required argument: 'answers'"),
         ("FILE:named", "does not take these arguments"),
         ("FILE:later", "is asynchronous"),
         ("FILE:Sort", "is a class"),
@@ -157,3 +156,31 @@ def test_the_digest_of_a_function_sees_its_file_change(tmp_path: Path) -> None:
     before = source_digest(f"{path}:f")
     path.write_text("def f(p, c): return [2.0]\n")
     assert source_digest(f"{path}:f") != before
+
+
+COLUMNS = """
+def right(prompts, completions, answer):
+    return [float(one == text) for one, text in zip(answer, completions)]
+
+def lenient(prompts, completions, answer=None, *, weight=None):
+    return [float((one == text) * (w or 1)) for one, text, w in zip(answer or [], completions, weight or [None] * 9)]
+
+def everything(prompts, completions, **columns):
+    return [float(len(columns))] * len(prompts)
+"""
+
+
+def test_a_function_gets_the_columns_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(COLUMNS)
+    rows = [{"answer": "4", "topic": "sums"}, {"topic": "colours"}]
+    texts = ["p", "q"], ["4", "red"]
+    right, lenient, everything = (
+        load_function("f", f"{tmp_path}/f.py:{n}") for n in ("right", "lenient", "everything")
+    )
+    assert call("f", right, *texts, rows) == [1.0, 0.0]
+    assert call("f", lenient, *texts, [row | {"weight": 3} for row in rows]) == [3.0, 0.0]
+    assert call("f", everything, *texts, rows) == [2.0, 2.0]
+    with pytest.raises(SourceFailed, match="asks for the column answer, which no prompt here has: the rows have topic"):
+        call("f", right, *texts, [{"topic": "sums"}] * 2)
+    with pytest.raises(SourceFailed, match="the rows have no further columns"):
+        call("f", right, *texts)

@@ -97,6 +97,27 @@ def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(made: DataFile
     assert float(objective.loss(trainee, [0, 1]).detach()) == pytest.approx(expected, abs=1e-5)
 
 
+def test_likes_without_a_rival_teach_the_score_itself(made: DataFiles) -> None:
+    config = _config()
+    scale = {"approval": (0.0, 1.0)}
+    rows = [
+        Feedback("tell me", (text,), Ratings({"approval": (v,)}, scale)) for text, v in (("fox", 1.0), ("owl", 0.0))
+    ]
+    trainee, objective = _trainee(made, config, [*rows, PAIR])
+    s = _scores(trainee, objective, config)[:, 0]
+    pair = bradley_terry(s[2] - s[3], torch.tensor(1.0))
+    expected = (torch.nn.functional.softplus(-s[0]) + torch.nn.functional.softplus(s[1]) + pair) / 3
+    assert float(objective.loss(trainee, [0, 1, 2]).detach()) == pytest.approx(float(expected), abs=1e-5)
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective.loss(trainee, [0, 1]).backward()
+        optimizer.step()
+    liked, disliked = _scores(trainee, objective, config)[:2, 0].tolist()
+    assert liked > 0 > disliked
+    assert objective.evaluate(trainee)["held_out_accuracy"] >= 2 / 3
+
+
 def test_a_margin_grows_with_strength(made: DataFiles) -> None:
     config = _config(margin=0.5)
     trainee, objective = _trainee(made, config, [PAIR])
