@@ -118,6 +118,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        if missing := [name for name in FILES if not (path / name).exists()]:
+            raise ResumeRefused(f"{path / missing[0]} is missing")
         wrong = [name for name in FILES if digest(path / name) != digests[name]]
         if wrong:
             raise ResumeRefused(f"{path / wrong[0]} is damaged: its digest is not that of what was written")

@@ -141,7 +141,7 @@ def test_when_every_checkpoint_is_damaged_each_is_named(tmp_path: Path):
 
 
 def test_what_a_killed_start_left_is_swept_before_anything_is_read(tmp_path: Path):
-    (tmp_path / ".step-000003.partial").mkdir()
-    (tmp_path / ".step-000002.old").mkdir()
+    (tmp_path / ".step-000003.1f00ba42.partial").mkdir()
+    (tmp_path / ".step-000002.1f00ba43.partial").mkdir()
     assert Checkpoints(tmp_path, keep=2).load_newest() is None
     assert list(tmp_path.iterdir()) == []

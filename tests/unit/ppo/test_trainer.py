@@ -307,7 +307,9 @@ def test_a_critic_that_cannot_start_from_the_reward_model_is_refused_with_a_way_
     policy, tokenizer = plain_model("llama"), word_tokenizer()
     other = word_tokenizer()
     other.add_tokens(["new"])
-    save_model(scalar_from_causal_lm(policy, other, seed=0), other, tmp_path / "other")
+    wider = plain_model("llama")
+    wider.resize_token_embeddings(len(other))
+    save_model(scalar_from_causal_lm(wider, other, seed=0), other, tmp_path / "other")
     for path, said in ((None, "there is none"), (tmp_path / "other", "another tokenizer"), (tmp_path / "no", "no")):
         with pytest.raises(ConfigError, match=f"{said}.*set critic.init: policy"):
             critic_from(CriticConfig(), reward_model_path=path, policy=policy, tokenizer=tokenizer, offset=0.0, seed=0)

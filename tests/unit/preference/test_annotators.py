@@ -35,16 +35,19 @@ def crowd(seed: int, items: int) -> list[Mark]:
     return marks
 
 
-def test_whoever_clicks_at_random_or_takes_the_first_is_doubted_and_nobody_else() -> None:
+def test_whoever_clicks_at_random_or_takes_the_first_is_doubted_and_hardly_anybody_else() -> None:
     soon = 0
+    wronged: list[str] = []
     for seed in range(8):
         found = {one.name: one for one in assess(crowd(seed, 400))}
         assert min(doubt.after for doubt in found["first"].doubts if doubt.test == "side") <= 12
         after = min(doubt.after for doubt in found["random"].doubts if doubt.test == "chance")
         assert after <= 100
         soon += after <= 60
-        assert not [name for name, one in found.items() if one.doubts and name not in ("first", "random")]
+        wronged += [name for name, one in found.items() if one.doubts and name not in ("first", "random")]
     assert soon >= 7
+    honest = 8 * (len(found) - 2)
+    assert len(wronged) <= 3 * ALARM * honest, wronged  # three tests, each at its level
 
 
 def test_figures_of_one_person() -> None:

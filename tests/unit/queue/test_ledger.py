@@ -108,12 +108,12 @@ def _check(run: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_counts_outcomes_and_names_the_first_id_that_is_not_there_once(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("name: a\nppo: {batch: 2}\n")
+    (tmp_path / "config.yaml").write_text("name: a\nrecipe: instruct-gpt\nstages: {ppo: {batch: 2}}\n")
     whole = [entry(0, 0), entry(0, 1, outcome="failed"), entry(0, 1, 1)]
-    path = write(tmp_path / "ledger.jsonl", *whole)
+    path = write(tmp_path / "ppo" / "figures" / "ledger.jsonl", *whole)
     done = _check(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path}: 3 tickets, each ended once: 2 trained, 1 failed, 0 superseded\n"
+    assert done.stdout == "ppo: 3 tickets, each ended once: 1 failed, 2 trained\n"
     for entries, problem in (
         ([*whole, whole[0]], "0.0.0 ended 2 times; and 1 more like it"),
         (whole[:1], "0.1.0 is missing"),
@@ -124,4 +124,4 @@ def test_the_command_counts_outcomes_and_names_the_first_id_that_is_not_there_on
         assert done.returncode == 2
         assert done.stderr == f"error: {path}: {problem}\n"
     path.unlink()
-    assert _check(tmp_path).stderr == f"error: {path}: no such file\n"
+    assert _check(tmp_path).stderr == f"error: {tmp_path}: has no ledger yet: no stage has issued tickets\n"
