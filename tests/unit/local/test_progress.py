@@ -13,9 +13,11 @@ def test_a_reader_sees_each_complete_line_once(tmp_path: Path) -> None:
     with ProgressFile(path) as progress:
         progress.start("sft", 100)
         progress.advance(40)
+        progress.say("judge at http://here")
         progress.metrics({"loss": 1.25})
-    (first, *_, last) = reader.new()
+    (first, *_, said, last) = reader.new()
     assert (first["stage"], first["done"], first["total"]) == ("sft", 0, 100)
+    assert (said["done"], said["said"]) == (40, "judge at http://here")
     assert (last["done"], last["loss"]) == (40, 1.25)
     with path.open("a") as file:
         file.write('{"stage": "sft"')
