@@ -116,7 +116,10 @@ class People:
             except (Unavailable, DeadlineExceeded) as error:
                 where = f"the feedback service at {self._options.address} does not answer"
                 if time.monotonic() - began >= seconds:
-                    raise Unavailable(f"{where}: start it, or mend people.address; then --resume ({error})") from error
+                    stage = self._of.partition(".")[2]
+                    raise Unavailable(
+                        f"{where}: start it and --resume, or mend people.address and --from {stage} ({error})"
+                    ) from error
                 if not away:
                     self._tell(f"{where}; waiting for it ({error})")
                 away = True

@@ -80,10 +80,9 @@ class Stage:
             time.sleep(0.05)
 
     def answers(self) -> list[Feedback]:
-        folder = self.store.path("label/feedback")
-        return [
-            row for split in ("train", "held_out", "evaluation") for row in read_feedback(folder / f"{split}.jsonl")
-        ]
+        files = sorted(self.store.path("label/feedback").glob("*.jsonl"))
+        assert [path.stem for path in files] == ["evaluation", "held_out", "train"]
+        return [row for path in files for row in read_feedback(path)]
 
 
 def prefer_good(client: httpx.Client, campaign: str) -> None:

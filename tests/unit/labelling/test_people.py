@@ -41,8 +41,11 @@ def test_a_service_that_never_answers_is_not_waited_for_without_end(
     monkeypatch.setattr(people, "FIRST_SECONDS", 0.0)
     said: list[str] = []
     options = PeopleOptions(address="127.0.0.1:1")
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer: start it, or mend people\.address"):
-        People(Asked(0, None, tmp_path, people=options, say=said.append)).label(QUESTIONS, said.append)
+    with pytest.raises(
+        Unavailable,
+        match=r"127\.0\.0\.1:1 does not answer: start it and --resume, or mend people\.address and --from r2\.label",
+    ):
+        People(Asked(0, None, tmp_path, people=options, of="r.r2.label", say=said.append)).label(QUESTIONS, said.append)
     assert said == []
 
 
