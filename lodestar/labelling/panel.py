@@ -25,7 +25,8 @@ class _Simulated:
                 answers.append(self._answer(question))
             except ValueError as error:
                 raise FailedPrecondition(
-                    f"label by panel or gold knows the synthetic world's prompts alone ({error}); set by: file"
+                    f"label by panel or gold knows the synthetic world's prompts alone ({error}); set by: file or "
+                    "people"
                 ) from None
             progress(1)
         return answers

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lodestar.records import Feedback
+
+if TYPE_CHECKING:
+    from lodestar.labelling.options import PeopleOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,9 @@ class Asked:
     """Where answers are found, for one that reads them."""
     unfinished: Path
     """Folder that survives a kill: answers that cost something are kept there."""
+    people: PeopleOptions | None = None
+    """Where and how people are asked, for one that asks them."""
+    of: str = "label"
+    """Who asks: the run and its stage."""
+    say: Callable[[str], object] = lambda _text: None
+    """Tells the person at the terminal."""

@@ -151,7 +151,10 @@ class Board:
             figures = {key: line[key] for key in line if key not in PROGRESS}
             if line["total"]:
                 row.fraction = line["done"] / line["total"]
-            if "cut_short" in figures:
+            if "said" in figures:
+                row.detail = figures["said"]
+                self.say(f"{name}: {row.detail}")
+            elif "cut_short" in figures:
                 at = f"{line['done']} of {line['total']} steps"
                 self.say(f"{name}: max_seconds cut it short at {at}; its figures are of what it had learned", "warning")
                 row.cut_short = at

@@ -42,16 +42,20 @@ class ProgressFile:
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Figures of the stage, with where they were taken."""
-        self._write(values)
+        self._write({name: float(value) for name, value in values.items()})
 
-    def _write(self, values: Mapping[str, float]) -> None:
+    def say(self, text: str) -> None:
+        """A sentence, as ``{…, "said"}``."""
+        self._write({"said": text})
+
+    def _write(self, values: Mapping[str, float | str]) -> None:
         self._written = time.monotonic()
         line = {
             "stage": self._stage,
             "seconds": round(self._written - self._began, 3),
             "done": self._done,
             "total": self._total,
-            **{name: float(value) for name, value in values.items()},
+            **values,
         }
         self._file.write(strict_json.dumps(line) + "\n")
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.labelling.options import Form, PeopleOptions
 from lodestar.recipe.plan import Plan, Step
-from lodestar.recipe.stage import Bench, Kind, Stage
+from lodestar.recipe.stage import Bench, Kind, Stage, needs_own_model
 
 if TYPE_CHECKING:
-    from lodestar.labelling.port import Asked, Labeller
+    from lodestar.labelling.port import Asked, Labeller, Question
 
-By = Literal["panel", "gold", "file"]
+By = Literal["panel", "gold", "file", "people"]
 
 
 class Label(Stage):
@@ -27,13 +28,18 @@ class Label(Stage):
     makes: ClassVar[Mapping[str, Kind]] = {"feedback": "feedback", "figures": "figures"}
 
     by: By = "panel"
-    """panel: the synthetic world's noisy annotators; gold: its hidden reward; file: rows that somebody writes."""
+    """panel: the synthetic world's noisy annotators; gold: its hidden reward; file: rows that somebody writes;
+    people: at the page of a feedback service, for whom the stage waits."""
     budget: int | None = Field(default=None, ge=1)
-    """Comparisons to ask for at most; unset: one per prompt."""
-    choose: Literal["random"] = "random"
-    """Which pairs to ask about. random: every prompt gets one pair before any gets a second."""
+    """Comparisons to ask for at most, K(K − 1)/2 where K replies are rated or ranked at once; unset: one question per
+    prompt."""
+    choose: Literal["random", "uncertain"] = "random"
+    """Which pairs to ask about; every prompt gets one before any gets a second. uncertain: those whose scores by the
+    reward are nearest."""
     file: str | None = None
     """by: file — feedback on these samples; while it is not there, the stage writes the questions and stops."""
+    people: PeopleOptions | None = None
+    """by: people — where and how they are asked; ``{}`` is a service on this machine."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of prompts kept apart for held-out accuracy, and as much again for the reward model's card."""
 
@@ -41,14 +47,41 @@ class Label(Stage):
     def _file_goes_with_by(self) -> Label:
         if (self.by == "file") != (self.file is not None):
             raise ValueError("file goes with by: file, and only with it")
+        if (self.by == "people") != (self.people is not None):
+            raise ValueError("people goes with by: people, and only with it; people: {} takes its defaults")
+        if self.choose == "uncertain" and self.form != "pair":
+            raise ValueError("choose: uncertain chooses pairs, and goes with people.form: pair alone")
         return self
 
+    @property
+    def form(self) -> Form:
+        """What is asked."""
+        return "pair" if self.people is None else self.people.form
+
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
-        """The panel and gold know the synthetic world alone."""
+        """The panel and gold know the synthetic world alone; uncertainty needs scores; a form holds so many replies."""
         if self.by in ("panel", "gold") and not plan.is_synthetic and plan.last("data") is not None:
             raise ConfigError(
-                f"stages.{step.name}.by", f"{self.by} exists for data.source synthetic only; set by: file"
+                f"stages.{step.name}.by", f"{self.by} exists for data.source synthetic only; set by: file or people"
             )
+        made = plan.step(step.inputs["samples"][0].partition("/")[0])
+        if made.kind != "sample":
+            return
+        if self.choose == "uncertain" and "reward" not in made.inputs and needs_own_model(run.services.reward.sources):
+            raise ConfigError(
+                f"stages.{step.name}.choose",
+                f"uncertain needs scores, and no reward model is there when {made.name} samples: put a reward stage "
+                "before it, or set random",
+            )
+        if self.form != "pair":
+            from lodestar.feedback.campaign import COMPLETIONS
+
+            n, most = getattr(made.stage, "n", 0), COMPLETIONS[self.form][1]
+            if n > most:
+                raise ConfigError(
+                    f"stages.{step.name}.people.form",
+                    f"{self.form} shows {most} replies at most, and {made.name} makes {n}: set {made.name}.n",
+                )
 
     def run(self, bench: Bench) -> None:
         """Chooses, asks, splits."""
@@ -56,14 +89,20 @@ class Label(Stage):
         from lodestar.data.files import write_feedback
         from lodestar.errors import DataError
         from lodestar.files import read_jsonl, write_atomically
-        from lodestar.labelling.choose import RandomPairs
         from lodestar.labelling.port import Asked
 
         samples = read_jsonl(bench.take("samples") / "samples.jsonl")
         seed = bench.seed_of(bench.step.name)
-        questions = RandomPairs().choose(samples, self.budget or len(samples), seed)
-        bench.progress.start(bench.step.name, len(questions))
-        asked = Asked(seed, Path(self.file) if self.file else None, bench.unfinished)
+        questions = self._chosen(samples, seed)
+        bench.progress.start(bench.step.name, len(questions) * self._answers_each())
+        asked = Asked(
+            seed,
+            Path(self.file) if self.file else None,
+            bench.unfinished,
+            people=self.people,
+            of=f"{bench.config.name}.{bench.step.name}",
+            say=bench.progress.say,
+        )
         answers = _labellers()[self.by](asked).label(questions, bench.progress.advance)
         splits = split_families((row.prompt for row in answers), self.held_out_fraction, seed)
         blank = sum(not reply["text"].strip() for row in samples for reply in row["replies"])
@@ -80,9 +119,28 @@ class Label(Stage):
         write_atomically(bench.make("figures") / "label.json", json.dumps({"by": self.by, **counts}, indent=1))
         bench.progress.metrics({name: float(count) for name, count in counts.items()})
 
+    def _chosen(self, samples: Sequence[dict[str, Any]], seed: int) -> list[Question]:
+        from lodestar.labelling.choose import AllReplies, RandomPairs, UncertainPairs
+
+        if self.form != "pair":
+            everything = sum(len(row["replies"]) ** 2 for row in samples)
+            return AllReplies().choose(samples, self.budget or everything, seed)
+        chooser = UncertainPairs() if self.choose == "uncertain" else RandomPairs()
+        return chooser.choose(samples, self.budget or len(samples), seed)
+
+    def _answers_each(self) -> int:
+        """Answers to a question when all is judged."""
+        if self.people is None:
+            return 1
+        from lodestar.feedback.campaign import Campaign
+
+        aspects = len(Campaign(name="x", form="aspects").aspects) if self.form == "aspects" else 1
+        return self.people.overlap * aspects
+
 
 def _labellers() -> Mapping[str, Callable[[Asked], Labeller]]:
     from lodestar.labelling.file import AnswerFile
     from lodestar.labelling.panel import Gold, Panel
+    from lodestar.labelling.people import People
 
-    return {"panel": Panel, "gold": Gold, "file": AnswerFile}
+    return {"panel": Panel, "gold": Gold, "file": AnswerFile, "people": People}

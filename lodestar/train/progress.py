@@ -18,6 +18,9 @@ class Progress(Protocol):
     def metrics(self, values: Mapping[str, float]) -> None:
         """Figures of the present stage: ``{"loss": 1.3, "held_out_loss": 1.4}``."""
 
+    def say(self, text: str) -> None:
+        """A sentence for whoever watches, such as where people are to judge."""
+
 
 class Silent:
     """A progress that nobody watches."""
@@ -29,4 +32,7 @@ class Silent:
         """Nothing."""
 
     def metrics(self, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
         """Nothing."""

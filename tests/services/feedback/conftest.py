@@ -25,10 +25,12 @@ import pytest
 import sqlalchemy as sa
 from lodestar_services.feedback import campaigns, people
 from lodestar_services.feedback.database import Database
+from lodestar_services.feedback.options import FeedbackOptions
 from lodestar_services.feedback.site import Site
 from lodestar_services.feedback.web.server import page_server
 
 from lodestar.feedback import Campaign, Item, Judgement
+from tests.services.feedback.processes import Join, Running
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------------------------
@@ -264,3 +266,34 @@ def first_shown() -> Callable[[str], str]:
         return re.findall(r'aria-label="(?:Reply|Output) A".*?class="text" dir="auto">(.*?)</div>', html, re.S)[0]
 
     return find
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def begin(**options: Any) -> Running:
+        folder = tmp_path / f"feedback{len(started)}"
+        folder.mkdir()
+        started.append(Running(FeedbackOptions(folder=folder, **options)))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    """Comes in by a link."""
+    with contextlib.ExitStack() as clients:
+
+        def come_in(link: str) -> httpx.Client:
+            base, _, token = link.rpartition("/join/")
+            client = clients.enter_context(httpx.Client(base_url=base, timeout=20, follow_redirects=True))
+            assert client.post("/join", data={"token": token}).status_code == 200
+            return client
+
+        yield come_in

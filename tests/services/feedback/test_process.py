@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import pytest
 from lodestar_services.feedback import cli
 from lodestar_services.feedback.__main__ import invite, listen
@@ -27,97 +21,7 @@ from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, PairVerdict
 from lodestar.preference.ranking.duels import Duels
 from lodestar.preference.ranking.judges import Asked, Replies
 from lodestar.records import Choice, Feedback
-from lodestar.rpc.channel import serving
-from lodestar.rpc.state import ServiceState
-
-START = """
-import sys
-from lodestar_services.feedback.__main__ import main
-from lodestar_services.feedback.options import FeedbackOptions
-sys.exit(main(FeedbackOptions.model_validate_json(sys.argv[1])))
-"""
-
-
-class Running:
-    """One process of the service, which can be killed and started again on its ports."""
-
-    def __init__(self, options: FeedbackOptions) -> None:
-        self.options = options
-        self.start()
-
-    def start(self) -> None:
-        state = self.options.folder / "services" / "feedback-0.json"
-        state.unlink(missing_ok=True)
-        with (self.options.folder / "log").open("ab") as log:
-            argument = self.options.model_dump_json()
-            self.process = subprocess.Popen([sys.executable, "-c", START, argument], stderr=log, stdout=log)
-        deadline = time.monotonic() + 60
-        while not (state.exists() and serving(ServiceState.read(state).address)):
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.05)
-        self.address = ServiceState.read(state).address
-        self.link = json.loads((self.options.folder / "page.json").read_text())["link"]
-        port = int(self.link.rpartition(":")[2])
-        self.options = self.options.model_copy(update={"page_port": port, "port": int(self.address.rpartition(":")[2])})
-
-    @property
-    def log(self) -> str:
-        return (self.options.folder / "log").read_text()
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-    def client(self) -> AsyncFeedbackClient:
-        return AsyncFeedbackClient(self.address, timeout=20)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    started: list[Running] = []
-
-    def begin(**options: Any) -> Running:
-        folder = tmp_path / f"feedback{len(started)}"
-        folder.mkdir()
-        started.append(Running(FeedbackOptions(folder=folder, **options)))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-
-
-Join = Callable[[str], httpx.Client]
-
-
-@pytest.fixture
-def join() -> Iterator[Join]:
-    """Comes in by a link."""
-    with contextlib.ExitStack() as clients:
-
-        def come_in(link: str) -> httpx.Client:
-            base, _, token = link.rpartition("/join/")
-            client = clients.enter_context(httpx.Client(base_url=base, timeout=20, follow_redirects=True))
-            assert client.post("/join", data={"token": token}).status_code == 200
-            return client
-
-        yield come_in
-
-
-def answer(client: httpx.Client, campaign: str, choice: str) -> httpx.Response:
-    html = client.get(f"/c/{campaign}").text
-    hidden = dict(
-        part.split('" value="')
-        for part in (one.split('">')[0] for one in html.split('<input type="hidden" name="')[1:])
-    )
-    return client.post(f"/c/{campaign}", data=hidden | {"do": "send", "choice": choice})
-
+from tests.services.feedback.processes import Join, Running, answer
 
 PAIRS = [Item(str(i), f"question {i}", (f"good {i}", f"bad {i}")) for i in range(4)]
 

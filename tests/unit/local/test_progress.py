@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from lodestar.local.board import Board, StageRow
 from lodestar.local.progress import ProgressFile, ProgressReader
 
 
@@ -13,9 +14,11 @@ def test_a_reader_sees_each_complete_line_once(tmp_path: Path) -> None:
     with ProgressFile(path) as progress:
         progress.start("sft", 100)
         progress.advance(40)
+        progress.say("judge at http://here")
         progress.metrics({"loss": 1.25})
-    (first, *_, last) = reader.new()
+    (first, *_, said, last) = reader.new()
     assert (first["stage"], first["done"], first["total"]) == ("sft", 0, 100)
+    assert (said["done"], said["said"]) == (40, "judge at http://here")
     assert (last["done"], last["loss"]) == (40, 1.25)
     with path.open("a") as file:
         file.write('{"stage": "sft"')
@@ -23,3 +26,14 @@ def test_a_reader_sees_each_complete_line_once(tmp_path: Path) -> None:
         assert list(reader.new()) == []
         file.write("}\n")
     assert [json.dumps(line) for line in reader.new()] == ['{"stage": "sft"}']
+
+
+def test_what_a_stage_says_stands_on_the_board(tmp_path: Path) -> None:
+    board = Board("mine", [StageRow("label")])
+    with ProgressFile(tmp_path / "label.jsonl") as progress:
+        progress.start("label", 40)
+        progress.advance(10)
+        progress.say("judge at http://here")
+    board.progress("label", ProgressReader(tmp_path / "label.jsonl").new())
+    assert [message.text for message in board.messages] == ["label: judge at http://here"]
+    assert (board.stage("label").fraction, board.stage("label").detail) == (0.25, "judge at http://here")

@@ -153,6 +153,8 @@ def test_an_interrupted_stage_leaves_its_state_and_goes_on(tmp_path: Path) -> No
 
         def metrics(self, values: Any) -> None: ...
 
+        def say(self, text: str) -> None: ...
+
         def advance(self, amount: int = 1) -> None:
             self.steps += 1
             if self.steps == self.lives:

@@ -1,0 +1,75 @@
+"""The feedback service as a process, and a person at its page."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import httpx2 as httpx
+from lodestar_services.feedback.options import FeedbackOptions
+
+from lodestar.feedback import AsyncFeedbackClient
+from lodestar.rpc.channel import serving
+from lodestar.rpc.state import ServiceState
+
+START = """
+import sys
+from lodestar_services.feedback.__main__ import main
+from lodestar_services.feedback.options import FeedbackOptions
+sys.exit(main(FeedbackOptions.model_validate_json(sys.argv[1])))
+"""
+
+
+class Running:
+    """One process of the service, which can be killed and started again on its ports."""
+
+    def __init__(self, options: FeedbackOptions) -> None:
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        state = self.options.folder / "services" / "feedback-0.json"
+        state.unlink(missing_ok=True)
+        with (self.options.folder / "log").open("ab") as log:
+            argument = self.options.model_dump_json()
+            self.process = subprocess.Popen([sys.executable, "-c", START, argument], stderr=log, stdout=log)
+        deadline = time.monotonic() + 60
+        while not (state.exists() and serving(ServiceState.read(state).address)):
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+        self.address = ServiceState.read(state).address
+        self.link = json.loads((self.options.folder / "page.json").read_text())["link"]
+        port = int(self.link.rpartition(":")[2])
+        self.options = self.options.model_copy(update={"page_port": port, "port": int(self.address.rpartition(":")[2])})
+
+    @property
+    def log(self) -> str:
+        return (self.options.folder / "log").read_text()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def client(self) -> AsyncFeedbackClient:
+        return AsyncFeedbackClient(self.address, timeout=20)
+
+
+Join = Callable[[str], httpx.Client]
+
+
+def answer(client: httpx.Client, campaign: str, choice: str) -> httpx.Response:
+    html = client.get(f"/c/{campaign}").text
+    hidden = dict(
+        part.split('" value="')
+        for part in (one.split('">')[0] for one in html.split('<input type="hidden" name="')[1:])
+    )
+    return client.post(f"/c/{campaign}", data=hidden | {"do": "send", "choice": choice})
