@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+from pathlib import Path
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST, HIGHEST = 10_240, 65_535
+"""Ports that programs of this machine may take; well-known services are below."""
+_TRIES = 1_000
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports that nobody listens on now; all are held until the last is found."""
+    """Distinct ports that nobody listens on now; all are held until the last is found.
+
+    They are none that the system gives to outgoing connections: a server binds its port seconds after it was found
+    here, and until then any connection of any program could have got it.
+    """
+    outgoing = _outgoing()
+    candidates = [port for port in range(LOWEST, HIGHEST + 1) if port not in outgoing]
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(candidates, min(_TRIES, len(candidates))):
+            listener = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    return found + _any(count - len(found))
+
+
+def _any(count: int) -> list[int]:
+    """Whatever the system gives, where it leaves no other ports (or few are free)."""
     with contextlib.ExitStack() as held:
         listeners = [held.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:
             listener.bind(("127.0.0.1", 0))
         return [listener.getsockname()[1] for listener in listeners]
+
+
+def _outgoing() -> range:
+    try:
+        low, high = map(int, _RANGE.read_text().split())
+    except (OSError, ValueError):  # no Linux: IANA's dynamic ports, which macOS has too
+        low, high = 49_152, 65_535
+    return range(low, high + 1)

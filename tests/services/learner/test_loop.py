@@ -226,7 +226,9 @@ async def test_every_line_of_the_metrics_is_json_and_says_what_the_scores_were_l
     step = run.trainer.step
     run.trainer.step = lambda rollouts: step(rollouts) | {"kl_k3": math.inf}
     await run.finish()
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in run.folder.metrics.read_text().splitlines()]
+    rows = [
+        json.loads(line, parse_constant=pytest.fail) for line in (run.folder / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["offset"] for row in rows] == [-12.58, -12.58]
     assert [(row["kl_k3"], row["not_finite"]) for row in rows] == [(None, {"kl_k3": "inf"})] * 2
     assert rows[0]["kl_sequence"] == pytest.approx(0.0, abs=1e-5), "of the policy that made the batch"

@@ -1,5 +1,8 @@
 """Counters that survive their process, read from real Prometheus endpoints."""
 
+from pathlib import Path
+
+import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from lodestar.local.ports import free_ports
@@ -40,3 +43,11 @@ def test_counts_add_up_over_restarts_and_gauges_do_not() -> None:
 
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_get() -> None:
+    told = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not told.exists():
+        pytest.skip("only Linux tells which ports those are")
+    low, high = map(int, told.read_text().split())
+    assert not [port for port in free_ports(50) if low <= port <= high]

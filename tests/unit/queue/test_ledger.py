@@ -110,7 +110,7 @@ def _check(run: Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_counts_outcomes_and_names_the_first_id_that_is_not_there_once(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: a\nrecipe: instruct-gpt\nstages: {ppo: {batch: 2}}\n")
     whole = [entry(0, 0), entry(0, 1, outcome="failed"), entry(0, 1, 1)]
-    path = write(tmp_path / "ppo" / "figures" / "ledger.jsonl", *whole)
+    path = write(tmp_path / "ppo" / "unfinished" / "figures" / "ledger.jsonl", *whole)
     done = _check(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ppo: 3 tickets, each ended once: 1 failed, 2 trained\n"
