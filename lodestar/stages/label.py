@@ -13,7 +13,7 @@ from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import Form, PeopleOptions
 from lodestar.recipe.plan import Plan, Step
-from lodestar.recipe.stage import Bench, Kind, Stage, needs_own_model
+from lodestar.recipe.stage import Bench, Kind, Stage
 
 if TYPE_CHECKING:
     from lodestar.labelling.port import Asked, Labeller, Question
@@ -67,10 +67,10 @@ class Label(Stage):
         made = plan.step(step.inputs["samples"][0].partition("/")[0])
         if made.kind != "sample":
             return
-        if self.choose == "uncertain" and "reward" not in made.inputs and needs_own_model(run.services.reward.sources):
+        if self.choose == "uncertain" and "reward" not in made.inputs:
             raise ConfigError(
                 f"stages.{step.name}.choose",
-                f"uncertain needs scores, and no reward model is there when {made.name} samples: put a reward stage "
+                f"uncertain needs scores, and no reward model scores what {made.name} samples: put a reward stage "
                 "before it, or set random",
             )
         if self.form != "pair":

@@ -172,6 +172,15 @@ def test_a_plan_that_cannot_be_is_refused_by_name(stages: dict[str, Any], said: 
         planned(stages)
 
 
+def test_pairs_are_chosen_by_uncertainty_where_the_samples_are_scored_by_the_runs_reward_model() -> None:
+    label = {"choose": "uncertain", "by": "people", "people": {}}
+    made = planned({"data": {}, "sft": {}, "reward": {}, "sample": {}, "label": label})
+    assert ties(made, "label") == {"samples": ("sample/samples",)}
+    rules = {"reward": {"sources": [{"name": "ended", "kind": "rule", "rule": "ended"}]}}
+    with pytest.raises(ConfigError, match=r"stages\.label\.choose: uncertain needs scores"):
+        planned({"data": {}, "sft": {}, "sample": {}, "label": label}, services=rules)
+
+
 def test_two_stages_of_one_name_are_refused_though_yaml_would_keep_the_last(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text("name: t\nstages:\n  data: {}\n  sft: {epochs: 1}\n  sft: {epochs: 2}\n")
     with pytest.raises(ConfigError, match=r"sft stands twice(.|\n)*line 5"):
