@@ -157,14 +157,14 @@ def test_a_model_that_is_made_anew_where_it_lay_is_served_anew(
         root = conducted(run, namespace)
         before = deployed.objects["deployments", "reward"]["spec"]["template"]["metadata"]["annotations"]
         store = Store(root, run)
-        for name in ("reward", "ppo", "evaluate", "report"):
+        for name in (made := ("reward", "filtered", "ppo", "evaluate", "report")):
             store.clear(plan(run).step(name))
         text[0] = "second"
         conducted(run, namespace)
     after = deployed.objects["deployments", "reward"]["spec"]["template"]["metadata"]["annotations"]
     assert before["lodestar.dev/task"] == after["lodestar.dev/task"]
     assert before["lodestar.dev/took"] != after["lodestar.dev/took"]
-    assert [name for name, _, _ in kubelet.history][6:] == ["reward", "ppo", "evaluate", "report"]
+    assert [name for name, _, _ in kubelet.history][7:] == list(made)
 
 
 def test_replicas_that_somebody_sets_back_are_set_again(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:

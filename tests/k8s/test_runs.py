@@ -600,7 +600,7 @@ def test_a_run_that_failed_is_said_to_in_its_conductors_words(server: Any, clust
         ({"model": {"path": "/data/model"}}, r"model\.path: /data/model is a path of this machine"),
         ({"given": {"prompts": "/data/p"}}, r"given\.prompts: /data/p is a path of this machine"),
         ({"data": {"kind": "hh", "root": "/data/hh"}}, r"stages\.data\.root: /data/hh is a path of this machine"),
-        ({"queue": {"url": "redis://:secret@here"}}, r"services\.queue\.url: is said by the overlay"),
+        ({"queue": {"url": "redis://here"}}, r"services\.queue\.url: is said by the overlay"),
         ({"stages": {"ppo": {}}}, r"stages\.ppo\.policy: nothing before it makes model"),
         ({"stages": {"data": {}, "sft": {}, "evaluate": {"judge": "reward"}}}, r"nothing before it makes reward_model"),
         ({"stages": {"data": {}, "sft-": {"kind": "sft"}}}, r"stages\.sft-: ends in a sign that no label"),
