@@ -34,7 +34,7 @@ class WeightVersion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What answered a request: ``ModelInfo("runs/demo/models/sft", version, "ab12…")``."""
+    """What answered a request: ``ModelInfo("runs/demo/sft/policy", version, "ab12…")``."""
 
     name: str
     version: WeightVersion

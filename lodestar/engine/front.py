@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class AsyncEngine:
-    """``engine = AsyncEngine(make_engine, name="runs/demo/models/sft", …); await engine.start()``."""
+    """``engine = AsyncEngine(make_engine, name="runs/demo/sft/policy", …); await engine.start()``."""
 
     def __init__(self, make_engine: Callable[[], Engine], *, name: str, threads: int = 1) -> None:
         """``make_engine`` loads the model on the engine's own thread, where ``threads`` of torch's compute."""

@@ -244,7 +244,7 @@ class Killed:
                 return psutil.Process(launcher.pid)
             if name == "redis":
                 children = psutil.Process(launcher.pid).children()
-                return next((child for child in children if child.name() == "redis-server"), None)
+                return next((child for child in children if child.name() in ("redis-server", "valkey-server")), None)
             service = "learner-0" if name == "weights" else name
             process = psutil.Process(int(read_json(self.root / "services" / f"{service}.json")["pid"]))
             return next(iter(process.children()), None) if name == "weights" else process

@@ -33,19 +33,24 @@ FIELDS = {
     "best_of_n": {"2"},
     "reward": {"before", "after"},
     "kl": None,
+    "rivals": {"sft_temperature", "sft_greedy", "sft_on_best", "best_of_2"},
+    "greedy": {"value", "low", "high", "n"},
+    "policy": None,
+    "learned": {"verdict", "entropy", "kl", "sentence"},
+    "cut_short": None,
     "over_optimised_at": None,
     "reward_model": {"accuracy", "low", "high", "n"},
     "rounds": None,
     "steps": None,
     "wall_seconds": None,
-    "seconds": {"data", "sft", "reward", "ppo", "evaluate"},
+    "seconds": {"data", "sft", "reward", "filtered", "ppo", "evaluate"},
     "response_tokens_per_second": None,
     "rollouts": {"issued", "trained", "failed", "superseded", "duplicates_refused"},
     "services": None,
     "seed": None,
     "versions": None,
 }
-SERVICES = ["against-0", "learner-0", "policy-0", "reference-0", "reward-0", "rollout-0"]
+SERVICES = ["against-0", "filtered-0", "learner-0", "policy-0", "reference-0", "reward-0", "rollout-0"]
 
 
 def _config(folder: Path, **ppo: object) -> Path:
@@ -151,7 +156,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
     assert summary["steps"] == 4
     assert summary["rollouts"]["trained"] == 4 * 16
     assert sorted(service["name"] for service in summary["services"]) == SERVICES
-    assert len({service["pid"] for service in summary["services"]}) == 6
+    assert len({service["pid"] for service in summary["services"]}) == len(SERVICES)
     assert all(service["rpcs"] > 0 and service["tokens"] > 0 for service in summary["services"]), summary["services"]
     assert (run / "report.html").stat().st_size > 1_000_000
     assert not list(run.glob("**/unfinished")) + list(run.glob("**/.*partial")), "nothing in a temporary name"

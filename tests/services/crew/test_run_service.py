@@ -172,6 +172,8 @@ def test_a_run_between_learners_ends_in_order_and_goes_on_later(tmp_path: Path, 
     with serving(made, tmp_path) as address, RunClient(address) as conductor:
 
         def ask() -> None:
+            while not crew.worked:
+                time.sleep(0.01)
             assert "when the stage in progress is done" in getattr(conductor, asked)()
             go.set()
 

@@ -190,7 +190,7 @@ async def test_work_that_outstays_sigterm_is_cancelled_and_health_says_no_meanwh
 @pytest.mark.parametrize("part", ["warm", "work"])
 async def test_what_loading_or_work_raises_ends_the_server(make_spec: Any, tmp_path: Path, part: str) -> None:
     async def fail(*_: object) -> None:
-        raise ModelError("models/sft: no such model folder")
+        raise ModelError("sft/policy: no such model folder")
 
     with pytest.raises(ModelError, match="no such model folder"):
         await serve(make_spec(**{part: fail}))
