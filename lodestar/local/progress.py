@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,8 @@ class ProgressFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file.write("\n")  # ends what a killed process may have begun
         self._stage, self._done, self._total = "", 0, 0
         self._began = self._written = time.monotonic()
 
@@ -73,15 +75,16 @@ class ProgressReader:
         self._offset = 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """Lines completed since the last call."""
+        """Lines completed since the last call; a process that is started again goes on after those before it."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
-            if file.seek(0, 2) < self._offset:  # a process that was started again begins it anew
+            if file.seek(0, 2) < self._offset:  # a learner that goes on cuts its figures back to the checkpoint's
                 self._offset = 0
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(ValueError):  # cut by a kill: progress that nobody needs any more
+                    yield json.loads(line)

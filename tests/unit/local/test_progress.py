@@ -37,3 +37,18 @@ def test_what_a_stage_says_stands_on_the_board(tmp_path: Path) -> None:
     board.progress("label", ProgressReader(tmp_path / "label.jsonl").new())
     assert [message.text for message in board.messages] == ["label: judge at http://here"]
     assert (board.stage("label").fraction, board.stage("label").detail) == (0.25, "judge at http://here")
+
+
+def test_a_process_that_is_started_again_goes_on_in_the_file_wherever_the_one_before_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "sft.jsonl"
+    reader = ProgressReader(path)
+    with ProgressFile(path) as first:
+        first.start("sft", 10)
+        assert [line["total"] for line in reader.new()] == [10]
+        first.metrics({"loss": 1.0})
+    path.write_bytes(path.read_bytes()[:-9])
+    assert list(reader.new()) == [], "a line that is not whole"
+    with ProgressFile(path) as second:
+        second.start("sft", 20)
+        second.metrics({"loss": 0.5})
+    assert [(line["total"], line.get("loss")) for line in reader.new()] == [(20, None), (20, 0.5)]
