@@ -18,6 +18,7 @@ import redis
 
 from lodestar.cli.certs import HOLDERS
 from lodestar.errors import QueueUnavailable
+from lodestar.queue.address import RedisAddress
 from lodestar.queue.connection import connect
 from lodestar.queue.redis import RedisLearnerQueue, RedisWorkerQueue
 from lodestar.records import FinishReason, Prompt, Rollout, Sample, Ticket, WeightVersion
@@ -106,7 +107,7 @@ class Redis:
         return f"{scheme}://{user}:{password}@127.0.0.1:{self.port}/0"
 
     def client(self, url: str, holder: str = "rollout") -> Any:
-        return connect(url, self.certificates / holder)
+        return connect(RedisAddress.parse(url), self.certificates / holder)
 
 
 def answers(server: Redis) -> bool:
