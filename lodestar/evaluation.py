@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
 RESAMPLES = 10_000
 Floats = npt.NDArray[np.float64]
+Judged = TypeVar("Judged")
+"""A reply's judgement, or whatever else is known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def _upper_limit(sum_G: Floats, size_G: Floats, seed: int) -> float:
     return float(np.quantile(np.concatenate(means), 0.975))
 
 
-def best_of_n(scores: Sequence[Sequence[float]], judgements: Sequence[Sequence[float]], n: int) -> list[float]:
+def best_of_n(scores: Sequence[Sequence[float]], judgements: Sequence[Sequence[Judged]], n: int) -> list[Judged]:
     """The judgement of the reply that scores best among the first n of each prompt: best-of-n sampling, judged.
 
     Its KL to the sampled policy is at most log n − (n − 1)/n (Stiennon et al. 2020; see best_of_n_kl).

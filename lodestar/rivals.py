@@ -92,12 +92,13 @@ class Side:
         Raises:
             InvalidArgument: as ``of``, or prompts of unlike n.
         """
+        from lodestar.evaluation import best_of_n, best_of_n_kl
+
         if len({len(several) for several in takes}) != 1:
             raise InvalidArgument("takes", "as many of every prompt are needed")
-        chosen = [max(several, key=lambda take: take.score) for several in takes]
-        from lodestar.evaluation import best_of_n_kl
-
-        kl = best_of_n_kl(len(takes[0]))
+        n = len(takes[0])
+        chosen = best_of_n([[take.score for take in several] for several in takes], takes, n)
+        kl = best_of_n_kl(n)
         plain = Side.of(chosen)
         surprise = -math.fsum(take.start_logprob for take in chosen) / len(chosen)
         tokens = sum(take.tokens for take in chosen) / len(chosen)

@@ -20,26 +20,18 @@ def free_ports(count: int) -> list[int]:
     here, and until then any connection of any program could have got it.
     """
     outgoing = _outgoing()
-    candidates = [port for port in range(LOWEST, HIGHEST + 1) if port not in outgoing]
+    others = [port for port in range(LOWEST, HIGHEST + 1) if port not in outgoing]
+    found: list[int] = []
     with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for port in random.sample(candidates, min(_TRIES, len(candidates))):
+        # 0 is whatever the system gives, where it leaves no other port or few of them are free
+        for port in (*random.sample(others, min(_TRIES, len(others))), *[0] * count):
+            if len(found) == count:
+                break
             listener = held.enter_context(socket.socket())
             with contextlib.suppress(OSError):
                 listener.bind(("127.0.0.1", port))
-                found.append(port)
-            if len(found) == count:
-                return found
-    return found + _any(count - len(found))
-
-
-def _any(count: int) -> list[int]:
-    """Whatever the system gives, where it leaves no other ports (or few are free)."""
-    with contextlib.ExitStack() as held:
-        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+                found.append(listener.getsockname()[1])
+    return found
 
 
 def _outgoing() -> range:

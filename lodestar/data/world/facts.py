@@ -63,9 +63,6 @@ VALUES: dict[Attribute, frozenset[str]] = {
 }
 """Every possible answer of each kind; no word is in two of them."""
 
-KIND_OF: dict[str, Attribute] = {word: attribute for attribute, words in VALUES.items() for word in words}
-"""The attribute that a word is a value of."""
-
 
 def truth(animal: str, attribute: Attribute) -> str:
     """The word that is true."""

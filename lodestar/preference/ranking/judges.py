@@ -21,7 +21,6 @@ from lodestar.preference.ranking.table import Table
 Pairing = tuple[str, str]
 Score = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 """(prompt, completion) pairs → one number each, larger is better."""
-Connect = Callable[[], AbstractAsyncContextManager[People]]
 
 
 class UsedUp(Exception):

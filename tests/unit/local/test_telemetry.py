@@ -43,6 +43,7 @@ def test_counts_add_up_over_restarts_and_gauges_do_not() -> None:
 
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
+    assert free_ports(0) == []
 
 
 def test_a_free_port_is_none_that_an_outgoing_connection_may_get() -> None:
