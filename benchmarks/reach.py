@@ -4,8 +4,9 @@
     python benchmarks/reach.py --small               # a minute; proves that the script runs
 
 A seed is one observation: it draws another corpus, other weights and other samples. The control is the first seed with
-each label of the comparisons turned with probability ½. Runs lie in ``--runs-dir``; what is done is only read, and a killed
-benchmark goes on with the stage that it was in. Wall times of stages that were resumed are of the last start alone.
+each label of the comparisons turned with probability ½. Runs lie in ``--runs-dir``; what is done is only read, and a
+killed benchmark goes on with the stage that it was in. A resumed stage's wall time is of
+its last start alone.
 """
 
 from __future__ import annotations
