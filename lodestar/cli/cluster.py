@@ -16,7 +16,8 @@ from lodestar.config import load_config
 from lodestar.crew.here import board_of
 from lodestar.errors import LodestarError, Unavailable
 from lodestar.kubernetes import FleetStatus, Namespace, cancel, live, logs, render, status, submit
-from lodestar.local.view import Page, view_for
+from lodestar.local.page import Page
+from lodestar.local.view import view_for
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.rpc.state import ServiceState
 
