@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lodestar.config import RunConfig
-from lodestar.config.load import load_config, read_tree
+from lodestar.config.load import read_tree
 from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
+from lodestar.recipe import named
 from lodestar.recipe.folder import CONFIG, refuse_old
 from lodestar.recipe.plan import Plan, Step, plan
 from lodestar.recipe.stage import registry
@@ -32,7 +33,7 @@ def check(path: Path, overrides: Sequence[str]) -> None:
         ConfigError: as load_config and plan.
         ModelError: a model will not do what the run asks of it.
     """
-    run = load_config(path, overrides)
+    run = named.run_config(path, [*overrides])
     planned = plan(run)
     root = Path(run.runs_dir) / run.name
     refuse_old(root)
@@ -48,7 +49,7 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     console.print(
         f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}"
     )
-    tree = read_tree(path)
+    tree = read_tree(path) if path.is_file() else {}
     if old := written_as_before(tree):
         console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")
         print(yaml.safe_dump(whole(tree), sort_keys=False, width=100), end="")
