@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,7 +15,7 @@ from rich.markup import escape
 from lodestar.config import RunConfig, load_config
 from lodestar.recipe import named
 from lodestar.recipe.conduct import Wanted
-from lodestar.recipe.plan import Plan, plan
+from lodestar.recipe.plan import plan
 
 DEMO_BUDGETS = {"data": 10, "sft": 50, "reward": 60, "ppo": 120, "evaluate": 25, "report": 5}
 """Seconds on two cores; the whole is promised in five minutes, imports included."""
@@ -85,6 +84,7 @@ def conduct_config(
     budgets: Mapping[str, float] | None = None,
 ) -> None:
     """Conducts a run, or a part of it, and tells how it ended. ``again``: the command that goes on with it."""
+    from lodestar.cli.ending import tell
     from lodestar.crew.here import run_here
     from lodestar.local.signals import Interrupted
     from lodestar.local.view import view_for
@@ -106,7 +106,7 @@ def conduct_config(
             f"stopped; {shlex.join(words)} goes on", markup=False
         )
         raise typer.Exit(signal.exit_code) from None
-    _tell(root, planned, wanted)
+    tell(root, wanted.only or wanted.until)
 
 
 def _asked(config: RunConfig, resume: bool, fresh: bool) -> tuple[bool, bool]:
@@ -121,33 +121,3 @@ def _asked(config: RunConfig, resume: bool, fresh: bool) -> tuple[bool, bool]:
     if answer.lower() not in ("r", "resume", "f", "afresh"):
         raise typer.Exit(0)
     return answer.lower().startswith("r"), not answer.lower().startswith("r")
-
-
-def _tell(root: Path, planned: Plan, wanted: Wanted) -> None:
-    """The result in a few lines."""
-    from lodestar.files import read_json
-
-    console = Console(soft_wrap=True, highlight=False)
-    last = wanted.only or wanted.until
-    if last is not None or not (root / "summary.json").exists():
-        step = planned.step(last) if last else planned.steps[-1]
-        for port in step.makes:
-            console.print(f"[green]✓[/] {root / step.name / port}")
-        return
-    _tell_summary(console, read_json(root / "summary.json"))
-    console.print(f"report: {root / 'report.html'}")
-
-
-def _tell_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    rate, model = summary["win_rate"], summary["reward_model"]
-    if rate:
-        console.print(
-            f"[bold green]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
-            f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
-        )
-    if learned := summary.get("learned"):
-        console.print(learned["sentence"])
-    best = [f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items()]
-    accuracy = [f"reward model accuracy {model['accuracy']:.1%}"] if model else []
-    figures = [", ".join(best), *accuracy, f"{summary['wall_seconds']:.0f} s"]
-    console.print(f"[dim]{' · '.join(filter(None, figures))}[/]")

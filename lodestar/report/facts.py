@@ -9,6 +9,7 @@ from typing import Any
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report.rounds import round_rows, score_shift
+from lodestar.samples import judgement
 
 Row = dict[str, Any]
 
@@ -62,11 +63,6 @@ class Facts:
         """What PPO subtracted from every score, as the learner recorded it; None where it did not."""
         found = self.steps[-1].get("offset") if self.steps else None
         return None if found is None else float(found)
-
-
-def judgement(reply: Row, judge: str) -> float:
-    """The number by which a reply was compared."""
-    return float(reply["gold"] if judge == "gold" else reply["score"])
 
 
 def read_facts(root: Path) -> Facts:

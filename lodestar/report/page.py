@@ -10,11 +10,12 @@ from lodestar.files import write_atomically
 from lodestar.report import figures
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
-from lodestar.report.facts import Facts, Row, judgement, read_facts
+from lodestar.report.facts import Facts, Row, read_facts
 from lodestar.report.metrics import GROUPS
 from lodestar.report.rivals import rival_table
 from lodestar.report.shell import assets, template
 from lodestar.report.shift import shift_picture
+from lodestar.samples import judgement, spread
 
 SAMPLES = 8
 """Prompts shown; half as many again unfold."""
@@ -43,7 +44,7 @@ def render(facts: Facts) -> str:
         rivals=rival_table(facts),
         means=_means(facts),
         rounds=[_round(row) for row in facts.rounds],
-        samples=_chosen_samples(facts),
+        samples=spread(facts.samples, facts.judge, SAMPLES),
         groups=_metric_groups(facts),
         pictures=sections,
         **assets(figure for group in sections.values() for figure in group),
@@ -165,19 +166,6 @@ def _round(row: Row) -> list[str]:
         "–" if row["kl"] is None else _signed(row["kl"]),
         "–" if row["labels"] is None else f"{row['labels']:,}",
     ]
-
-
-def _chosen_samples(facts: Facts) -> list[Row]:
-    """Prompts spread evenly over the change in judgement, from the best gain to the worst loss: no picked cherries."""
-    complete = [row for row in facts.samples if "after" in row]
-    gain = {row["id"]: judgement(row["after"], facts.judge) - judgement(row["before"], facts.judge) for row in complete}
-    ordered = sorted(complete, key=lambda row: gain[row["id"]], reverse=True)
-    count = min(SAMPLES, len(ordered))
-    if count < 2:
-        chosen = ordered
-    else:
-        chosen = [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
-    return [row | {"gain": gain[row["id"]]} for row in chosen]
 
 
 def _signed(value: float, plus: bool = False) -> str:
