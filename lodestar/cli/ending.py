@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from lodestar.cautions import cautions
 from lodestar.files import read_json
 from lodestar.numerals import fixed
 from lodestar.recipe.folder import RunFolder
@@ -32,42 +33,28 @@ def tell(root: Path, last: str | None) -> None:
             console.print(f"[green]✓[/] {root / step.name / port}")
         return
     summary = read_json(root / "summary.json")
-    _result(console, summary)
+    ppo = folder.plan.last("ppo")
+    _result(console, summary, cautions(summary, getattr(ppo.stage, "steps", 0) if ppo else 0))
     _pairs(console, folder)
     _next(console, folder)
 
 
-def _result(console: Console, summary: Mapping[str, Any]) -> None:
+def _result(console: Console, summary: Mapping[str, Any], doubts: Sequence[str]) -> None:
     rate, model = summary["win_rate"], summary["reward_model"]
     if rate:
-        praise = "bold green" if rate["low"] > 0.5 and not summary.get("over_optimised_at") else "bold yellow"
+        praise = "bold green" if rate["low"] > 0.5 and not doubts else "bold"
         console.print(
             f"[{praise}]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
             f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
         )
-    for caution in cautions(summary):
-        console.print(Text(caution, "yellow"))
+    for doubt in doubts:
+        console.print(Text(doubt, "yellow"))
     if learned := summary.get("learned"):
         console.print(learned["sentence"], markup=False)
     best = [f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items()]
     accuracy = [f"reward model accuracy {model['accuracy']:.1%}"] if model else []
     figures = [", ".join(best), *accuracy, f"{summary['wall_seconds']:.0f} s"]
     console.print(f"[dim]{' · '.join(filter(None, figures))}[/]")
-
-
-def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before they believe the figures: an alarm, stages that a clock ended."""
-    found = []
-    if at := summary.get("over_optimised_at"):
-        found.append(
-            f"The over-optimisation alarm was raised at step {at}: what the score says since then is in doubt."
-        )
-    for name, cut in (summary.get("cut_short") or {}).items():
-        found.append(
-            f"{name} was cut short by max_seconds at {cut['done']:,} of {cut['total']:,} steps: all figures are of "
-            "what it had learned by then."
-        )
-    return found
 
 
 def _pairs(console: Console, folder: RunFolder) -> None:

@@ -22,6 +22,8 @@ class Facts:
     config: Row
     """Options of the last PPO stage as ``ppo``, of the last evaluation as ``evaluation``."""
     config_text: str
+    synthetic: bool
+    """Whether its prompts are the synthetic world's."""
     summary: Row
     """summary.json; empty before the run is finished."""
     results: Row
@@ -80,6 +82,7 @@ def read_facts(root: Path) -> Facts:
     return Facts(
         name=folder.run.name,
         config={"ppo": ppo.stage.model_dump(mode="json") if ppo else {}},
+        synthetic=folder.plan.is_synthetic,
         config_text=(root / CONFIG).read_text(encoding="utf-8"),
         summary=read_json(summary) if summary.exists() else {},
         results={
