@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lodestar.config import RunConfig
 from lodestar.config.load import read_tree
+from lodestar.crew import inputs
 from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
 from lodestar.recipe import named
@@ -30,7 +31,7 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     """Prints the plan, and what the models in local folders will do.
 
     Raises:
-        ConfigError: as load_config and plan.
+        ConfigError: as load_config and plan; a folder, file or function that the run names is not there.
         ModelError: a model will not do what the run asks of it.
     """
     run = named.run_config(path, [*overrides])
@@ -44,7 +45,10 @@ def check(path: Path, overrides: Sequence[str]) -> None:
         table.add_row(step.name, "\n".join(takes), ", ".join(step.makes), _place(step), _state(store, step))
     console = Console(highlight=False)
     console.print(table)
+    warnings = inputs.refuse(run, planned)
     _tell_models(console, run, planned)
+    for warning in warnings:
+        console.print(f"[yellow]warning: {escape(warning)}[/]")
     held = (root / CONFIG).exists()
     console.print(
         f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}"

@@ -70,13 +70,26 @@ def model(what: str, kind: Kind = "model") -> str:
                 f"{what}: this run has no {kind.replace('_', ' ')} yet: lodestar run {what} --resume goes on with it"
             )
         return str(found)
+    return model_itself(what, "a run's folder, a run's YAML, a model's folder or a hub id")
+
+
+def model_itself(what: str, wanted: str = "a model's folder or a hub id") -> str:
+    """A model's folder or a hub id, as a configuration names it.
+
+    Raises:
+        ModelError: there is no such folder, or it is none of a model's; says what is ``wanted``.
+    """
+    path = Path(what)
     if path.is_dir():
-        if (path / SEAL).exists():
-            ports = ", ".join(str(port) for port in sorted(path.iterdir()) if port.is_dir())
-            raise ModelError(f"{what} is the folder of a run's stage; name what it made ({ports}), or the run")
+        if (path / SEAL).exists() or is_run(path):
+            found = sorted(
+                {str(config.parent) for pattern in ("*", "*/*") for config in path.glob(f"{pattern}/config.json")}
+            )
+            said = f" ({', '.join(found)})" if found else ""
+            raise ModelError(f"{what} is the folder of a run or of its stage; name the model in it{said}")
         return what
     if not _HUB_ID.fullmatch(what) or (path.parent != Path() and path.parent.is_dir()):
-        raise ModelError(f"{what}: no such folder; name a run's folder, a run's YAML, a model's folder or a hub id")
+        raise ModelError(f"{what}: no such folder; name {wanted}")
     return what
 
 

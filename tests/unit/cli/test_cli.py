@@ -172,3 +172,17 @@ def test_foreign_text_is_no_markup(tmp_path: Path) -> None:
     done = lodestar_("report", str(tmp_path / "r[/x]"))
     assert done.returncode == 2
     assert "r[/x] is not a run's folder" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["./no-model", "rows"])
+def test_a_run_that_could_not_start_leaves_nothing_behind(tmp_path: Path, named: str) -> None:
+    """Found before anything runs (a model that is not there), or by the first stage (a model that is none)."""
+    (tmp_path / "rows").mkdir()
+    row = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    (tmp_path / "rows" / "rows.jsonl").write_text(f"{row}\n" * 3)
+    text = f"name: mine\nruns_dir: {tmp_path}/runs\nmodel: {{path: {tmp_path / named}}}\nrecipe: instruct-gpt\n"
+    text += f"stages: {{data: {{source: jsonl, root: {tmp_path}/rows}}, sft: null}}\n"
+    done = lodestar_("run", "--plain", _config(tmp_path, text))
+    assert done.returncode == 2, done.stderr
+    assert named.removeprefix("./") in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -46,7 +46,7 @@ def test_a_model_is_a_runs_newest_a_folder_or_a_hub_id(tmp_path: Path) -> None:
     ("what", "said"),
     [
         ("typo", "no such folder; name a run's folder, a run's YAML, a model's folder or a hub id"),
-        ("mine/sft", "is the folder of a run's stage; name what it made"),
+        ("mine/sft", "is the folder of a run or of its stage; name the model in it"),
         ("no.yaml", "no such folder"),
     ],
 )
