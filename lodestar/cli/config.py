@@ -21,7 +21,7 @@ from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
 from lodestar.recipe import named
 from lodestar.recipe.folder import CONFIG, refuse_old
-from lodestar.recipe.plan import Plan, Step, plan
+from lodestar.recipe.plan import GIVEN, Plan, Step, plan
 from lodestar.recipe.stage import registry
 from lodestar.recipe.store import Store
 from lodestar.recipe.written import nearest, whole, written_as_before
@@ -106,6 +106,9 @@ def _state(store: Store, step: Step) -> str:
         return f"[yellow]asked otherwise: {escape(', '.join(map(str, changes)))}; --from {step.name}[/]"
     if store.done(step):
         return "[green]done[/]"
+    sources = {artifact.partition("/")[0] for artifacts in step.inputs.values() for artifact in artifacts} - {GIVEN}
+    if all(store.seal_of(name) for name in sources) and (more := store.grows(step)):
+        return f"[green]done, goes on from {more[0]} to {more[1]} {step.stage.grows}[/]"
     if store.seal_of(step.name):
         return "[yellow]done, to be made anew: what it takes changed[/]"
     return "begun" if store.unfinished(step).exists() else ""

@@ -51,7 +51,7 @@ def locked(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 
 def _leave(lock: Path, folders: Sequence[Path]) -> None:
-    """Takes the lock away where its folder holds nothing else, and then the folders that are empty, inner ones first."""
+    """Takes the lock away where its folder holds nothing else, and then the folders that are empty, inner first."""
     if all(other == lock for other in lock.parent.iterdir()):
         lock.unlink()
         with contextlib.suppress(OSError):  # somebody else waits for it already
