@@ -69,6 +69,7 @@ app.command()(cluster.cancel)
 
 config_app = _group("Check a run's configuration, or print every option.")
 config_app.command("check")(configuration.check)
+config_app.command("options")(configuration.options)
 config_app.command("schema")(configuration.schema)
 app.add_typer(config_app, name="config")
 

@@ -12,6 +12,7 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from lodestar.config import RunConfig
@@ -57,6 +58,30 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     if old := written_as_before(tree):
         console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")
         print(yaml.safe_dump(whole(tree), sort_keys=False, width=100), end="")
+
+
+def options(name: str | None, *, as_markdown: bool) -> None:
+    """Prints a page of options, or which pages there are."""
+    from lodestar.recipe.options import markdown, page, pages
+
+    if as_markdown:
+        print(markdown(), end="")
+        return
+    console = Console(highlight=False)
+    if name is None:
+        table = Table("page", "", box=box.SIMPLE_HEAD, pad_edge=False)
+        for one in pages().values():
+            table.add_row(one.name, escape(one.says))
+        console.print(table)
+        console.print("lodestar config options PAGE, or a part of one (ppo.kl), says what may be set", style="dim")
+        return
+    found = page(name)
+    console.print(f"\n[bold]{found.name}[/]  {escape(found.says)}\n")
+    for option in found.options:
+        console.print(
+            f"[cyan]{option.name}[/]  {escape(option.default)}  [dim]{escape(option.may_be)}[/]", soft_wrap=True
+        )
+        console.print(Padding(escape(option.meaning), (0, 0, 0, 4)))
 
 
 def schema(stage: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A run's configuration: config check, config schema."""
+"""A run's configuration: config check, config options, config schema."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ def check(config: Config, overrides: Overrides = None) -> None:
     from lodestar.cli.config import check
 
     check(config, overrides or [])
+
+
+def options(
+    page: Annotated[
+        str | None, typer.Argument(metavar="[PAGE]", help="ppo, ppo.kl, services.policy, model, run; unset: which.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All pages as Markdown: docs/options.md.")] = False,
+) -> None:
+    """What may be set: every option with its default, what it may be, and what it means."""
+    from lodestar.cli.config import options
+
+    options(page, as_markdown=markdown)
 
 
 def schema(

@@ -60,7 +60,17 @@ def test_the_conductor_loads_no_torch() -> None:
 
 def test_every_command_has_help() -> None:
     runs = ["demo", "run", "serve", "train", "eval", "report", "chat", "generate"]
-    others = ["rank", "card", "data check", "data split", "config check", "config schema", "certs dev", "certs token"]
+    others = [
+        "rank",
+        "card",
+        "data check",
+        "data split",
+        "config check",
+        "config options",
+        "config schema",
+        "certs dev",
+        "certs token",
+    ]
     cluster = ["submit", "status", "logs", "cancel"]
     for command in (*runs, *others, *cluster):
         done = CliRunner().invoke(app, [*command.split(), "--help"])
@@ -186,3 +196,11 @@ def test_a_run_that_could_not_start_leaves_nothing_behind(tmp_path: Path, named:
     assert done.returncode == 2, done.stderr
     assert named.removeprefix("./") in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_option_of_a_stage_that_was_written_for_its_service_says_where_it_belongs() -> None:
+    done = lodestar_(
+        "config", "check", str(Path(lodestar.__file__).with_name("local") / "demo.yaml"), "reward.epochs=3"
+    )
+    assert done.returncode == 2
+    assert "that is an option of stage reward: write stages.reward.epochs" in done.stderr
