@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.callback()(_main)
 app.command()(runs.demo)
+app.command()(configuration.init)
 app.command()(runs.run)
 app.command()(serve.serve)
 app.command()(serve.work)

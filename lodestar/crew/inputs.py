@@ -61,6 +61,12 @@ def few_prompts(run: RunConfig, plan: Plan) -> list[str]:
     return found
 
 
+def prompts_left(run: RunConfig, plan: Plan) -> int:
+    """Prompts that the data leave for rolling out, at most; 0 where they are not counted here."""
+    step = plan.last("data")
+    return _prompts(step.stage, run)[0] if step and isinstance(step.stage, DataConfig) else 0
+
+
 def _more(data: DataConfig) -> str:
     if data.source == "synthetic":
         return "raise data.prompt_rows"

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.numerals import number
 from lodestar.recipe.stage import registry
 from lodestar.recipe.written import nearest
 
@@ -132,7 +133,7 @@ def _meaning(field: FieldInfo) -> str:
 
 def _may_be(field: FieldInfo) -> str:
     signs = [
-        f"{sign} {getattr(bound, attribute):g}"
+        f"{sign} {number(getattr(bound, attribute))}"
         for bound in field.metadata
         for attribute, sign in _SIGNS
         if hasattr(bound, attribute)

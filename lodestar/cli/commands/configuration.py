@@ -1,12 +1,25 @@
-"""A run's configuration: config check, config options, config schema."""
+"""A run's configuration: init, config check, config options, config schema."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lodestar.cli.commands.arguments import Config, Overrides
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where models and rows are.")] = Path("."),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML to write.")] = Path("run.yaml"),
+    name: Annotated[str | None, typer.Option(help="The run's name; unset is the folder's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented YAML for what is found in a folder: a model, preferences, demonstrations, prompts."""
+    from lodestar.cli.init import init
+
+    init(folder, output, name=name, force=force)
 
 
 def check(config: Config, overrides: Overrides = None) -> None:

@@ -47,7 +47,8 @@ def test_a_misspelt_page_is_refused_with_the_nearest(name: str, said: str) -> No
 
 
 def test_the_command_prints_a_page_without_torch() -> None:
-    program = "import sys; from lodestar.cli import main\ntry: main()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    program = "import sys\nfrom lodestar.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+    program += "sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", program, "config", "options", "ppo"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
