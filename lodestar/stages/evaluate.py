@@ -125,7 +125,7 @@ class Table:
         )
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
-        several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
+        several = 7 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
         several += bench.takes("previous")
         bench.progress.start(bench.step.name, several * len(self.prompts))
 

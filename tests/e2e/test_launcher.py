@@ -119,7 +119,7 @@ def test_a_run_survives_ctrl_c_and_a_killed_launcher_and_ends_with_its_summary(t
         interrupted.send_signal(signal.SIGINT)
         _, said = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 128 + signal.SIGINT
-    assert "--resume goes on" in said
+    assert f"lodestar run {config} --resume goes on" in said
     _all_gone(processes)
     assert not (run / "redis").exists()
 

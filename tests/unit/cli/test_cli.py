@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +206,28 @@ def test_an_option_of_a_stage_that_was_written_for_its_service_says_where_it_bel
     )
     assert done.returncode == 2
     assert "that is an option of stage reward: write stages.reward.epochs" in done.stderr
+
+
+def test_the_evaluation_of_a_run_that_is_not_there_trains_nothing(tmp_path: Path) -> None:
+    path = _config(tmp_path, f"name: mine\nruns_dir: {tmp_path}/runs\n")
+    done = lodestar_("eval", path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/runs/mine holds no run to evaluate: lodestar run {path} starts it\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_demo_passes_options_on() -> None:
+    root = Path(lodestar.__file__).parents[1]
+    words = [
+        "make",
+        "-n",
+        "demo",
+        "ppo.steps=8",
+        "sft.max_seconds=3",
+        "ARGS=--fresh --plain",
+        f"PYTHON={sys.executable}",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if "lodestar demo" in line]
+    assert sorted(shlex.split(line)[2:]) == ["--fresh", "--plain", "ppo.steps=8", "sft.max_seconds=3"]
