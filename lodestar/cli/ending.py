@@ -48,12 +48,13 @@ def _result(console: Console, summary: Mapping[str, Any], doubts: Sequence[str])
             f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
         )
     for doubt in doubts:
-        console.print(Text(doubt, "yellow"))
+        _prose(console, Text(doubt, "yellow"))
     if learned := summary.get("learned"):
-        console.print(learned["sentence"], markup=False)
-    best = [f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items()]
+        _prose(console, learned["sentence"])
+    rivals: Mapping[str, Any] = summary["rivals"] or {}
+    beaten = [f"{name.replace('_', ' ')} {row['against_policy']['value']:.1%}" for name, row in rivals.items()]
     accuracy = [f"reward model accuracy {model['accuracy']:.1%}"] if model else []
-    figures = [", ".join(best), *accuracy, f"{summary['wall_seconds']:.0f} s"]
+    figures = [f"wins against {', '.join(beaten)}" if beaten else "", *accuracy, f"{summary['wall_seconds']:.0f} s"]
     console.print(f"[dim]{' · '.join(filter(None, figures))}[/]")
 
 
@@ -66,18 +67,20 @@ def _pairs(console: Console, folder: RunFolder) -> None:
         return
     console.print(f"\n[bold]Before and after[/] [dim]on prompts that no stage has seen, judged by {judge}[/]")
     for which, row in zip(PAIRS, rows, strict=True):
-        console.print(Text.assemble("\n  ", (_short(row["prompt"]), "cyan"), (f"   {which}", "dim")))
+        _prose(console, Text.assemble("\n  ", (_short(row["prompt"]), "cyan"), (f"   {which}", "dim")))
         for side in ("before", "after"):
             value = fixed(judgement(row[side], judge))
-            console.print(Text.assemble((f"  {side:<7}{value:>6}  ", "dim"), _short(row[side]["text"])))
+            _prose(console, Text.assemble((f"  {side:<7}{value:>6}  ", "dim"), _short(row[side]["text"])))
         if folder.plan.is_synthetic:
             from lodestar.data.world.tastes import best
 
-            console.print(Text.assemble((f"  {'best':<7}{'':>6}  ", "dim"), (best(row["prompt"]), "dim")))
+            _prose(console, Text.assemble((f"  {'best':<7}{'':>6}  ", "dim"), (best(row["prompt"]), "dim")))
     if folder.plan.is_synthetic:
         from lodestar.data.world.tastes import tastes
 
-        console.print("\n" + "\n".join(tastes()), markup=False)
+        console.print()
+        for sentence in tastes():
+            _prose(console, sentence)
 
 
 def _next(console: Console, folder: RunFolder) -> None:
@@ -91,6 +94,11 @@ def _next(console: Console, folder: RunFolder) -> None:
         console.print(Text.assemble("  ", ("it knows its own world alone; say: ", "dim"), prompt))
     console.print(f"  {f'{command} serve policy {root} --port 50051':<44}  [dim]serve it to programs (README)[/]")
     console.print(f"  report: {root / 'report.html'}")
+
+
+def _prose(console: Console, text: str | Text) -> None:
+    """Sentences, wrapped between words where a person reads them."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _typed() -> str:
