@@ -76,6 +76,9 @@ class LearnerConfig(ServerConfig):
 
     replicas: Literal[1] = 1
     """One learner drives a run."""
+    drain_seconds: float = Field(default=600.0, ge=0)
+    """After SIGTERM or Ctrl-C, the step in progress and its checkpoint may take this long; a step that only waits for
+    rollouts is given up at once."""
     threads: int = Field(default=2, ge=1)
     """Threads of the update, and of every training: at most, as above; exactly these where ``deterministic``."""
     checkpoint_every: int = Field(default=10, ge=1)

@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Digest, Overrides, Redis, Served, Tls
+from lodestar.cli.commands.arguments import MODEL, Digest, Overrides, Redis, Served, Tls
 
 
 def serve(
     role: Annotated[Served, typer.Argument(help="What it is; task: what a file says.", show_default=False)],
     what: Annotated[
         str,
-        typer.Argument(
-            metavar="WHAT", help="Run folder, model folder or hub id; a task's JSON file.", show_default=False
-        ),
+        typer.Argument(metavar="WHAT", help=f"{MODEL}; a task's JSON file.", show_default=False),
     ],
     options: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
