@@ -150,7 +150,7 @@ ROLLOUT_RETRIES = Counter(
 # --- HTTP gateway --------------------------------------------------------------------------------------------------
 GATEWAY_REQUESTS = Counter(
     "lodestar_gateway_requests",
-    "HTTP requests answered, by route and status; 499: the caller left. 5xx: see the policy servers; 429: add replicas.",
+    "HTTP requests answered, by route and status; 499: the caller left. 5xx: see the policy servers, 429: add some.",
     ["route", "status"],
 )
 GATEWAY_SECONDS = Histogram(

@@ -23,7 +23,7 @@ def serve(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Of a role: run folder, model folder or hub id; gateway: policy servers' HOST:PORT,…; task: JSON file.",
+            help="Of a role: run, model folder or hub id; gateway: HOST:PORT,… of policy servers; task: JSON file.",
             show_default=False,
         ),
     ] = "",

@@ -92,10 +92,11 @@ class TextTokens:
         return {"tokens": tokens, "token_logprobs": list(logprobs), "top_logprobs": tops, "text_offset": offsets}
 
     def _offset(self, piece: TokenPiece) -> int:
-        before = self._characters
-        if not piece.special:
-            self._characters += len(self._decoder.decode(piece.at_start if self._first else piece.text))
-            self._first = False
+        raw = b"" if piece.special else (piece.at_start if self._first else piece.text)
+        half = bool(self._decoder.getstate()[0]) and bool(raw) and not 0x80 <= raw[0] < 0xC0
+        before = self._characters + half  # an unfinished character that this token does not go on with is one already
+        self._characters += len(self._decoder.decode(raw))
+        self._first = self._first and bool(piece.special)
         return before
 
 
