@@ -1,4 +1,4 @@
-"""The run's side of its trackers: a process, started, told when the run is over, and waited for no longer than a minute."""
+"""The run's side of its trackers: a process, started, told when the run is over, and waited for a minute at most."""
 
 from __future__ import annotations
 

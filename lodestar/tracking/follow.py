@@ -11,16 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from lodestar.config import flat
-from lodestar.errors import LodestarError
+from lodestar.errors import DataError, LodestarError
 from lodestar.files import append, json_line, read_json, write_atomically
-from lodestar.local.board import PROGRESS
+from lodestar.recipe.figures import FigureRow, figure_rows
 from lodestar.recipe.folder import RunFolder
 from lodestar.recipe.plan import Step
 from lodestar.tracking.beside import FOLDER, WARNINGS
@@ -50,10 +48,10 @@ class Follower:
     def look(self) -> None:
         """Tells what is new."""
         for step in self._folder.plan.steps:
-            series = list(self._series(step))
+            series = self._rows(step)
             if not series:
                 continue
-            first = hashlib.sha256(json.dumps(series[0]).encode()).hexdigest()[:16]
+            first = hashlib.sha256(repr((series[0].step, series[0].values)).encode()).hexdigest()[:16]
             for name, tracker in list(self._trackers.items()):
                 told = self._told.setdefault(name, {}).setdefault(step.name, {})
                 if told.get("first") != first:  # a stage that is made anew
@@ -87,21 +85,11 @@ class Follower:
             warning = f"{name}: {said.splitlines()[0] if said else ''}; the run goes on without it"
             append(self._folder.root / FOLDER / WARNINGS, json_line({"warning": warning}))
 
-    def _series(self, step: Step) -> Iterator[tuple[int, float, dict[str, float]]]:
-        """Step, Unix time and figures of every row that a stage has written."""
+    def _rows(self, step: Step) -> list[FigureRow]:
         try:
-            rows = self._folder.rows(step, "metrics.jsonl") if "figures" in step.makes else []
-        except LodestarError:  # its last line is being written
-            return
-        for row in rows:
-            yield int(row["step"]), float(row["time"]), _numbers(row, ("step", "time"))
-        if rows:
-            return
-        path = self._folder.root / "logs" / f"{step.name}.jsonl"
-        for line in _lines(path):
-            if values := _numbers(line, PROGRESS):
-                began = path.stat().st_ctime
-                yield int(line["done"]), float(line.get("time", began + line["seconds"])), values
+            return figure_rows(self._folder, step)
+        except DataError:  # its last line is being written
+            return []
 
     def _end(self, tracker: Tracker) -> None:
         for step in self._folder.plan.steps:
@@ -116,30 +104,9 @@ class Follower:
         write_atomically(self._path, json.dumps({"run_id": self._run_id, "told": self._told}))
 
 
-def _tell(tracker: Tracker, stage: str, rows: list[tuple[int, float, dict[str, float]]]) -> None:
-    for step, time, values in rows:
-        tracker.figures(stage, step, time, values)
-
-
-def _numbers(row: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, float]:
-    """Finite figures by their names in the row; what lies deeper by its dotted name."""
-    named = flat({name: value for name, value in row.items() if name not in without})
-    return {
-        name: float(value)
-        for name, value in named.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if text.endswith("\n") and text.strip():
-            try:
-                yield json.loads(text)
-            except ValueError:  # cut by a kill
-                continue
+def _tell(tracker: Tracker, stage: str, rows: list[FigureRow]) -> None:
+    for row in rows:
+        tracker.figures(stage, row.step, row.time, row.values)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import openai
 import pytest
 from lodestar_services.gateway.__main__ import check_exposure
@@ -98,7 +98,7 @@ def test_the_api_speaks_tls_and_takes_a_renewed_certificate(
     monkeypatch.setattr(http_server, "RENEW_SECONDS", 0.05)
     issuer, folder = Authority.create(), tmp_path / "certs"
     issuer.issue(folder, "worker", "gateway")
-    trusting = httpx.Client(verify=ssl.create_default_context(cafile=str(folder / "ca.crt")))
+    trusting = httpx2.Client(verify=ssl.create_default_context(cafile=str(folder / "ca.crt")))
     with start_gateway(policy_service.address, http_tls=folder) as door:
         with sdk_of(door, http_client=trusting) as client:
             assert client.completions.create(**BODY).choices
