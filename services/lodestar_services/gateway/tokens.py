@@ -85,7 +85,7 @@ class TextTokens:
                 tops.append(None)
                 continue
             top: dict[str, float] = {}
-            for one, value in [*candidates.items(), (token, logprob)]:
+            for one, value in {**candidates, token: logprob}.items():  # its own as it stands in token_logprobs
                 word = _written(pieces[one], first)
                 top[word] = max(value, top.get(word, value))  # two tokens may be written alike
             tops.append(top)
