@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -46,6 +47,14 @@ def serving(tiny_chat: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
             process.kill()
 
 
+def answered(client: openai.OpenAI, asked: dict[str, Any]) -> str:
+    """The text, or the status of a refusal."""
+    try:
+        return client.completions.create(**asked).choices[0].text
+    except openai.APIStatusError as error:
+        return str(error.status_code)
+
+
 def test_one_command_opens_both_doors_and_outlives_its_policy_server(
     serving: tuple[subprocess.Popen[bytes], str, str],
 ) -> None:
@@ -53,7 +62,7 @@ def test_one_command_opens_both_doors_and_outlives_its_policy_server(
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         (model,) = client.models.list().data
         assert model.id == "model"  # the folder's name
-        asked = {"model": model.id, "prompt": "the sky is", "max_tokens": 8, "seed": 1}
+        asked: dict[str, Any] = {"model": model.id, "prompt": "the sky is", "max_tokens": 8, "seed": 1}
         text = client.completions.create(**asked).choices[0].text
         with PolicyClient(address) as grpc:
             assert grpc.generate("the sky is", max_tokens=8, seed=1).completions[0].text == text
@@ -63,14 +72,10 @@ def test_one_command_opens_both_doors_and_outlives_its_policy_server(
         deepest = max(children, key=lambda one: len(one.parents()))
         deepest.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 120
-        while True:
-            try:
-                assert client.completions.create(**asked).choices[0].text == text
-                break
-            except openai.APIStatusError as error:
-                assert error.status_code == 503
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+        while (again := answered(client, asked)) != text:
+            assert again == "503"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
