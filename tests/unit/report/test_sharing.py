@@ -126,14 +126,14 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(401, {"error": "no"})
         elif self.path == "/api/repos/create":
             kept.created.append(json.loads(body))
-            self.answer(200, {"url": "http://hub/me/model", "name": "me/model", "id": "1"})
+            self.answer(200, {"url": f"{kept.endpoint}/me/model", "name": "me/model", "id": "1"})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None} for f in files]
             self.answer(200, {"files": modes})
         else:
             kept.commits.append([json.loads(line) for line in body.splitlines() if line])
-            url = "http://hub/me/model/commit/abc"
+            url = f"{kept.endpoint}/me/model/commit/abc"
             self.answer(200, {"success": True, "commitUrl": url, "commitOid": "abc", "hookOutput": ""})
 
     def do_GET(self) -> None:
@@ -155,6 +155,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.created, server.commits = [], []
+    server.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
@@ -166,8 +167,7 @@ def hub() -> Iterator[Any]:
 def test_a_push_is_one_commit_of_all_files(example_run: RunFolder, hub: Any, tmp_path: Path) -> None:
     place = with_model(example_run)
     program = "from lodestar.cli import main; main()"
-    endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_test", "HF_HOME": str(tmp_path / "hf")}
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_test", "HF_HOME": str(tmp_path / "hf")}
 
     def pushed(**other: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -180,7 +180,7 @@ def test_a_push_is_one_commit_of_all_files(example_run: RunFolder, hub: Any, tmp
 
     done = pushed()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "http://hub/me/model/commit/abc"
+    assert done.stdout.strip() == f"{hub.endpoint}/me/model/commit/abc"
     (made,) = hub.created
     assert (made["name"], made["organization"], made["private"]) == ("model", "me", True)
     (commit,) = hub.commits
