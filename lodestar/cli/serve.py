@@ -77,7 +77,7 @@ def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, An
         shared = {"folder": folder, "device": device, "dtype": dtype}
         policy = _valid({"role": "policy", "run": "served", "model": model, "section": sections, **shared})
         # The policy server is this machine's alone; what other machines reach is the gateway.
-        reached = {**listening, "http_tls": listening["http_tls"] or listening["tls"], "tls": None}
+        reached = {**listening, "http_tls": listening["http_tls"] or listening["tls"], "tls": None, "caller_port": None}
         endpoints = {"policy": ["127.0.0.1:0"]}
         tree = {"role": "gateway", "run": "served", "section": ours, "listening": reached, "endpoints": endpoints}
         return serve_with_gateway(policy, _valid({**tree, **shared}))

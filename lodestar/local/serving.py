@@ -25,12 +25,16 @@ READY_SECONDS = 1800.0
 def serve_with_gateway(policy: PolicyTask, gateway: GatewayTask) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. A policy server that dies is started again.
 
+    The gateway's gRPC port, where it has one, becomes the policy server's: the gateway answers no calls of ours.
+
     Raises:
         LodestarError: the model cannot be served, or the policy server died too often.
     """
-    port, metrics_port = free_ports(2)
+    free, metrics_port = free_ports(2)
+    port = gateway.listening.port or free
     policy = policy.model_copy(update={"listening": Listening(port=port, metrics_port=metrics_port)})
-    gateway = gateway.model_copy(update={"endpoints": Endpoints(policy=(f"127.0.0.1:{port}",))})
+    at = gateway.listening.model_copy(update={"port": 0})
+    gateway = gateway.model_copy(update={"endpoints": Endpoints(policy=(f"127.0.0.1:{port}",)), "listening": at})
     with Processes(policy.folder / "logs") as processes:
         fleet = Fleet(lambda: processes, Board(policy.run, []), policy.folder / "services")
         try:

@@ -22,6 +22,8 @@ from lodestar_services.gateway.requests import ChatRequest, CompletionRequest
 Prompt = str | Sequence[int] | Sequence[ChatMessage]
 Samples = AsyncGenerator[tuple[int, GenerationChunk], None]
 DESCRIBE_SECONDS = 5.0
+FRESH_SECONDS = 5.0
+"""How long an answer to what is served is good: under one name a fleet may come to serve another model."""
 CHUNKS_WAITING = 16
 """Of all of a request's prompts together; a slow reader then holds up the policy servers' streams."""
 
@@ -45,6 +47,7 @@ class Gateway:
         self._task = task
         self._policy: AsyncPolicyClient
         self._served: ModelDescription | None = None
+        self._described = 0.0
         self._pieces: dict[int, TokenPiece] = {}
         self._pieces_of = ""
         """Hash of the tokenizer that the pieces are of."""
@@ -64,6 +67,7 @@ class Gateway:
     async def model(self) -> ModelDescription:
         """What the policy servers serve now."""
         self._served = await self._policy.describe(timeout=DESCRIBE_SECONDS)
+        self._described = time.monotonic()
         return self._served
 
     def name_of(self, model: ModelDescription) -> str:
@@ -76,7 +80,8 @@ class Gateway:
         Raises:
             ApiError: it is another.
         """
-        if self._served is None or self.name_of(self._served) != asked:
+        stale = time.monotonic() - self._described > FRESH_SECONDS
+        if self._served is None or stale or self.name_of(self._served) != asked:
             await self.model()
         assert self._served is not None
         name = self.name_of(self._served)

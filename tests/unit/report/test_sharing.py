@@ -127,6 +127,8 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path == "/api/repos/create":
             kept.created.append(json.loads(body))
             self.answer(200, {"url": f"{kept.endpoint}/me/model", "name": "me/model", "id": "1"})
+        elif self.path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None} for f in files]
