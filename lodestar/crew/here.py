@@ -97,7 +97,7 @@ def opened(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -
 
 
 def clear(root: Path) -> None:
-    """Removes what runs make, and nothing else that a person may have put there."""
+    """Removes what runs make, and nothing else: not what a person may have put there, nor what people have said."""
     stages = [seal.parent.name for pattern in ("*/seal.json", "*/unfinished") for seal in root.glob(pattern)]
     for name in (*_OURS, *stages):
         path = root / name

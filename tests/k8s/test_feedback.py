@@ -76,13 +76,19 @@ def test_services_budgets_and_policies_select_the_page(objects: list[Manifest]) 
 
 
 def test_the_command_line_is_the_services_own(objects: list[Manifest]) -> None:
-    from lodestar_services.feedback.cli import app
     from typer.testing import CliRunner
 
-    for name, pod in pods(objects).items():
-        (container,) = pod["spec"]["containers"]
-        assert container["command"] == ["python3", "-m", "lodestar_services.feedback"]
-        said = CliRunner().invoke(app, [container["args"][0], "--help"], terminal_width=300).output
-        for argument in container["args"]:
+    from lodestar.cli.app import app
+    from lodestar.config import FeedbackConfig, parse_overrides
+
+    for name, commands in {"page": 1, "backup": 2}.items():
+        (container,) = pods(objects)[name]["spec"]["containers"]
+        assert "command" not in container, "the image's entry point is lodestar"
+        arguments = container["args"]
+        said = CliRunner().invoke(app, [*arguments[:commands], "--help"], terminal_width=300).output
+        for argument in arguments:
             flag = argument.partition("=")[0]
             assert not flag.startswith("--") or flag in said, (name, flag)
+    arguments = pods(objects)["page"]["spec"]["containers"][0]["args"]
+    options = [one.replace("$(LINK)", "https://a.example") for one in arguments if "=" in one and one[0] != "-"]
+    assert FeedbackConfig.model_validate(parse_overrides(options)).page_port == 8080

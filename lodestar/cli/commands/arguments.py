@@ -15,6 +15,7 @@ class Served(enum.StrEnum):
     policy = "policy"
     reward = "reward"
     reference = "reference"
+    feedback = "feedback"
     task = "task"
 
 

@@ -15,7 +15,10 @@ def serve(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="Run folder, model folder or hub id; a task's JSON file.", show_default=False
+            metavar="WHAT",
+            help="Run folder, model folder or hub id; feedback: a folder for what people say, or a run's; a task's "
+            "JSON file.",
+            show_default=False,
         ),
     ],
     options: Overrides = None,

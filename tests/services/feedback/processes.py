@@ -8,34 +8,45 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
-from lodestar_services.feedback.options import FeedbackOptions
 
+from lodestar.config.serve import FeedbackTask, Listening
 from lodestar.feedback import AsyncFeedbackClient
 from lodestar.rpc.channel import serving
 from lodestar.rpc.state import ServiceState
 
 START = """
 import sys
+from lodestar.config.serve import FeedbackTask
 from lodestar_services.feedback.__main__ import main
-from lodestar_services.feedback.options import FeedbackOptions
-sys.exit(main(FeedbackOptions.model_validate_json(sys.argv[1])))
+sys.exit(main(FeedbackTask.model_validate_json(sys.argv[1])))
 """
+
+
+def task(folder: Path, *, page_port: int = 0, port: int = 0, **section: Any) -> FeedbackTask:
+    """On loopback."""
+    listening = Listening(port=port)
+    return FeedbackTask.model_validate(
+        {"run": "p", "folder": folder, "section": {"page_port": page_port, **section}, "listening": listening}
+    )
 
 
 class Running:
     """One process of the service, which can be killed and started again on its ports."""
 
-    def __init__(self, options: FeedbackOptions) -> None:
-        self.options = options
+    def __init__(self, folder: Path, **section: Any) -> None:
+        self.folder = folder
+        self.section = section
         self.start()
 
     def start(self) -> None:
-        state = self.options.folder / "services" / "feedback-0.json"
+        state = self.folder / "services" / "feedback-0.json"
         state.unlink(missing_ok=True)
-        with (self.options.folder / "log").open("ab") as log:
-            argument = self.options.model_dump_json()
+        with (self.folder / "log").open("ab") as log:
+            argument = task(self.folder, **self.section).model_dump_json()
             self.process = subprocess.Popen([sys.executable, "-c", START, argument], stderr=log, stdout=log)
         deadline = time.monotonic() + 60
         while not (state.exists() and serving(ServiceState.read(state).address)):
@@ -43,13 +54,12 @@ class Running:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
         self.address = ServiceState.read(state).address
-        self.link = json.loads((self.options.folder / "page.json").read_text())["link"]
-        port = int(self.link.rpartition(":")[2])
-        self.options = self.options.model_copy(update={"page_port": port, "port": int(self.address.rpartition(":")[2])})
+        self.link = json.loads((self.folder / "page.json").read_text())["link"]
+        self.section["port"] = int(self.address.rpartition(":")[2])
 
     @property
     def log(self) -> str:
-        return (self.options.folder / "log").read_text()
+        return (self.folder / "log").read_text()
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
