@@ -25,7 +25,9 @@ from lodestar.local.ports import free_ports
 from lodestar.local.processes import Processes
 from lodestar.local.progress import ProgressReader
 from lodestar.local.redis_server import RedisServer
+from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.stage import Call
 from lodestar.recipe.store import Store
 from lodestar.records import RunState
 
@@ -89,6 +91,7 @@ class Local:
             if name not in self._tasks:
                 self._start(name, tasks)
         self.fleet.wait_ready(list(calls))
+        self._invite(calls)
         servers = {name: tuple(_address(task) for task in self._tasks[name]) for name in calls}
         self._endpoints = Endpoints()
         if step.stage.rolls_out:
@@ -156,6 +159,15 @@ class Local:
             cache = self._store.unfinished(step) / "served"
             return [task.model_copy(update={"cache": cache / str(i)}) for i in range(replicas)]
         return [task] * replicas
+
+    def _invite(self, calls: Mapping[str, Call]) -> None:
+        """Shows the way to the page to the person at this terminal, who leads the run."""
+        link = self._store.root / PEOPLE / "lead.link"
+        if any(call.role == "feedback" for call in calls.values()) and link.exists():
+            self._board.invitation = link.read_text(encoding="utf-8").strip()
+            self._board.say(
+                f"who judges comes in by the link in {link}, or by lodestar feedback invite {self._store.root} NAME"
+            )
 
     def _goes_on(self, running: list[Task], wanted: list[Task]) -> bool:
         """Whether a fleet is left alone: it does what is wanted, or is where people look between stages too."""
