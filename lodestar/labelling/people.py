@@ -58,16 +58,12 @@ class People:
         return asyncio.run(self._label(questions, progress)) if questions else []
 
     async def _label(self, questions: Sequence[Question], progress: Callable[[int], object]) -> list[Feedback]:
-        items = [
-            Item(question.id, question.prompt, question.replies, priority=float(len(questions) - place))
-            for place, question in enumerate(questions)
-        ]
-        ordinary, items = len(items), [*items, *known_items(self._options)]
+        items = [*items_of(questions), *known_items(self._options)]
         campaign = campaign_of(self._of, self._options, items)
         async with AsyncFeedbackClient(self._address, tls=self._tls, token=_token(self._options)) as people:
             added = await self._insist(lambda: people.add_items(campaign, items), FIRST_SECONDS)
             known = ", which were asked before" if added.known else ""
-            self._tell(f"{ordinary} questions for people{known}; judge at {added.link}")
+            self._tell(f"{len(questions)} questions for people{known}; judge at {added.link}")
             await self._judged(people, campaign, items, progress)
             # closed first: what comes later is not taken home, and the page says so to whoever sends it
             ended = await self._insist(lambda: people.close_campaign(campaign.name))
@@ -137,6 +133,14 @@ class People:
     def _tell(self, text: str) -> None:
         log.info("%s", text)
         self._say(text)
+
+
+def items_of(questions: Sequence[Question]) -> list[Item]:
+    """What people are shown, those that were chosen first asked first."""
+    return [
+        Item(question.id, question.prompt, question.replies, priority=float(len(questions) - place))
+        for place, question in enumerate(questions)
+    ]
 
 
 def campaign_of(of: str, options: PeopleOptions, items: Sequence[Item]) -> Campaign:

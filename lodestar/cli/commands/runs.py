@@ -21,7 +21,7 @@ def demo(
         bool, typer.Option("--people", help="Judge twenty pairs yourself, and see what was learned from you.")
     ] = False,
 ) -> None:
-    """A tiny model learns from the preferences of simulated people, in about five minutes on a laptop; or from yours."""
+    """A tiny model learns from the preferences of simulated people, in about five minutes on a laptop; or yours."""
     from lodestar.cli import people as judging
     from lodestar.cli import runs
 

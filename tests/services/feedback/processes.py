@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2 as httpx
 
-from lodestar.config.serve import FeedbackTask, Listening
+from lodestar.config.serve import FeedbackTask
 from lodestar.feedback import AsyncFeedbackClient
 from lodestar.rpc.channel import serving
 from lodestar.rpc.state import ServiceState
@@ -26,19 +26,18 @@ sys.exit(main(FeedbackTask.model_validate_json(sys.argv[1])))
 """
 
 
-def task(folder: Path, *, page_port: int = 0, port: int = 0, **section: Any) -> FeedbackTask:
+def task(folder: Path, *, listening: dict[str, Any] | None = None, **section: Any) -> FeedbackTask:
     """On loopback."""
-    listening = Listening(port=port)
-    return FeedbackTask.model_validate(
-        {"run": "p", "folder": folder, "section": {"page_port": page_port, **section}, "listening": listening}
-    )
+    told = {"run": "p", "folder": folder, "section": section, "listening": listening or {}}
+    return FeedbackTask.model_validate(told)
 
 
 class Running:
     """One process of the service, which can be killed and started again on its ports."""
 
-    def __init__(self, folder: Path, **section: Any) -> None:
+    def __init__(self, folder: Path, *, listening: dict[str, Any] | None = None, **section: Any) -> None:
         self.folder = folder
+        self.listening = listening or {}
         self.section = section
         self.start()
 
@@ -46,16 +45,20 @@ class Running:
         state = self.folder / "services" / "feedback-0.json"
         state.unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
-            argument = task(self.folder, **self.section).model_dump_json()
+            argument = task(self.folder, listening=self.listening, **self.section).model_dump_json()
             self.process = subprocess.Popen([sys.executable, "-c", START, argument], stderr=log, stdout=log)
         deadline = time.monotonic() + 60
-        while not (state.exists() and serving(ServiceState.read(state).address)):
+        while not (state.exists() and self._serving(ServiceState.read(state))):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
         self.address = ServiceState.read(state).address
         self.link = json.loads((self.folder / "page.json").read_text())["link"]
-        self.section["port"] = int(self.address.rpartition(":")[2])
+        self.caller_address = f"127.0.0.1:{ServiceState.read(state).caller_port}"
+        self.listening = {**self.listening, "port": int(self.address.rpartition(":")[2])}
+
+    def _serving(self, state: ServiceState) -> bool:
+        return serving(state.address if state.health_port is None else f"127.0.0.1:{state.health_port}")
 
     @property
     def log(self) -> str:
