@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lodestar.rpc.access import PERMITTED, Role
+
 Manifest = dict[str, Any]
 
 
@@ -73,6 +75,36 @@ def test_services_budgets_and_policies_select_the_page(objects: list[Manifest]) 
     assert policy["egress"] == [{"ports": [{"port": 5432}]}]
     grace = pod["spec"]["terminationGracePeriodSeconds"]
     assert grace >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + 20 + 10
+
+
+def test_the_stage_that_asks_reaches_the_page_and_is_let_in(objects: list[Manifest]) -> None:
+    page = pods(objects)["page"]["metadata"]["labels"]
+    stage = of(objects, "Job", "stage")["spec"]["template"]["metadata"]["labels"]
+    outward = of(objects, "NetworkPolicy", "run-feedback")["spec"]
+    inward = of(objects, "NetworkPolicy", "feedback")["spec"]
+    key = "app.kubernetes.io/component"
+    assert stage[key] in outward["podSelector"]["matchExpressions"][0]["values"]
+    ((rule,), (peer,)) = outward["egress"], outward["egress"][0]["to"]
+    assert peer["podSelector"]["matchLabels"].items() <= page.items()
+    assert rule["ports"] == [{"port": 50051}]
+    (let_in,) = [rule for rule in inward["ingress"] if {"port": "grpc"} in rule["ports"]]
+    assert stage[key] in let_in["from"][0]["podSelector"]["matchExpressions"][0]["values"]
+
+
+def test_over_tls_the_page_has_a_certificate_of_its_own_and_the_stage_one_that_it_takes(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+) -> None:
+    objects = compose(("feedback", "networkpolicies", "tls"))
+    for kind, name in (("Deployment", "feedback"), ("Job", "stage")):
+        spec = of(objects, kind, name)["spec"]["template"]["spec"]
+        (secret,) = [one["secret"]["secretName"] for one in spec["volumes"] if one["name"] == "tls"]
+        certificate = of(objects, "Certificate", name)["spec"]
+        assert secret == certificate["secretName"] == f"{name}-tls"
+        assert certificate["uris"] == [f"spiffe://lodestar/worker/{name}"]
+    assert Role.WORKER in PERMITTED["lodestar.v1.FeedbackService"]
+    assert "feedback" in of(objects, "Certificate", "feedback")["spec"]["dnsNames"], (
+        "what dns:///feedback is checked for"
+    )
 
 
 def test_the_command_line_is_the_services_own(objects: list[Manifest]) -> None:
