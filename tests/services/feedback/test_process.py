@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -237,3 +239,39 @@ def test_gold_answers_travel(tmp_path: Path) -> None:
 
     item = Item("g", "q", ("x", "y"), ("m", "n"), 2.5, "gold", PairVerdict(label=0.0, strength=3), "why", "few_shot")
     assert wire.item_from_proto(wire.item_to_proto(item), "items[0]") == item
+
+
+def test_lodestar_serve_is_the_page_of_a_folder_and_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: run\n")
+    for folder, place in ((tmp_path / "campaigns", tmp_path / "campaigns"), (run, run / "feedback")):
+        command = [Path(sys.executable).parent / "lodestar", "serve", "feedback", str(folder), "lead=lena"]
+        served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not (place / "lead.link").exists() or not (place / "page.json").exists():
+                assert served.poll() is None, served.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            said = CliRunner().invoke(app, ["feedback", "invite", str(folder), "ada"])
+            assert "/join/" in said.output
+        finally:
+            served.terminate()
+            assert served.wait(30) == 0
+        assert not (folder / "feedback.sqlite").exists() or folder == place
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("pages=1", "pages: Extra inputs"),
+        ("page_port=70000", "page_port: Input should be less than or equal to 65535"),
+        ("link=judge.example.com", "link: String should match"),
+        ("database=postgresql://ada:secret@host/name", "database: holds a password"),
+    ],
+)
+def test_a_bad_option_is_named(option: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        CliRunner().invoke(app, ["serve", "feedback", str(tmp_path / "x"), option], catch_exceptions=False)
+    assert "secret" not in str(refused.value)
