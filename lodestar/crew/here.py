@@ -18,7 +18,7 @@ from lodestar.local.board import Board, StageRow
 from lodestar.local.lock import locked
 from lodestar.local.signals import interruptible
 from lodestar.recipe.conduct import Wanted, accepted, conduct
-from lodestar.recipe.folder import CONFIG, refuse_old
+from lodestar.recipe.folder import CONFIG, PEOPLE, refuse_old
 from lodestar.recipe.plan import Plan
 from lodestar.recipe.store import Store
 
@@ -91,7 +91,7 @@ def opened(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -
         )
     elif resume and not held and not begins:
         raise FailedPrecondition(f"{root} holds no run to resume; leave --resume out to start it")
-    elif not held and root.exists() and any(path.name != ".lock" for path in root.iterdir()):
+    elif not held and root.exists() and any(path.name not in (".lock", PEOPLE) for path in root.iterdir()):
         raise FailedPrecondition(f"{root} is not empty and not a run; choose another name=… or runs_dir=…")
     refuse_old(root)
 

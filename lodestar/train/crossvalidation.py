@@ -14,7 +14,7 @@ from lodestar.errors import FailedPrecondition
 from lodestar.model.loading import load_scalar_model, load_tokenizer
 from lodestar.preference.statistics import accuracy
 from lodestar.records import Comparison, Feedback
-from lodestar.train.progress import Silent
+from lodestar.train.progress import Progress, Silent
 from lodestar.train.reward import RewardTraining, judge
 
 LEAST_FOLDS = 3
@@ -31,7 +31,7 @@ def cross_validate(
     state: Path,
     folds: int,
     seed: int,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> tuple[list[tuple[Comparison, float]], dict[str, Any]]:
     """Every comparison with the score difference by the reward model of its fold, and their accuracy over all.
 
