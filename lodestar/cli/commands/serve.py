@@ -23,7 +23,8 @@ def serve(
         str,
         typer.Argument(
             metavar="WHAT",
-            help=f"Of a role: {MODEL}; gateway: HOST:PORT,… of policy servers; task: JSON file.",
+            help=f"Of a role: {MODEL}; gateway: HOST:PORT,… of policy servers; feedback: a folder for what people say, "
+            "or a run's; task: JSON file.",
             show_default=False,
         ),
     ] = "",
