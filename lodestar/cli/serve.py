@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
-from lodestar.config.serve import TASK, FeedbackTask, GatewayTask, LearnerTask, RewardTask, RolloutTask, Task
+from lodestar.config.serve import TASK, LearnerTask, RolloutTask
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
@@ -136,7 +136,7 @@ def _from_file(
         raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _valid(tree: Mapping[str, Any]) -> Task | RewardTask | FeedbackTask | GatewayTask:
+def _valid(tree: Mapping[str, Any]) -> Any:
     try:
         return TASK.validate_python(tree)
     except ValidationError as error:
