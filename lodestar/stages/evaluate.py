@@ -120,9 +120,9 @@ class Table:
         from lodestar.stages.sample import encoded
 
         self.judge: Judge = options.judge or ("gold" if bench.plan.is_synthetic else "reward")
-        self.prompts: list[Prompt] = encoded(
-            bench, read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
-        )
+        rows = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
+        # Their ids are for the reference, which may lack the policy's control tokens; everybody else gets text.
+        self.prompts: list[Prompt] = encoded(bench, rows, "against" if bench.takes("against") else "policy")
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
         several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1

@@ -118,12 +118,12 @@ class Sample(Stage):
         (bench.make("figures") / "sample.json").write_text(json.dumps(_figures(record.rows())), encoding="utf-8")
 
 
-def encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with the policy's token ids."""
+def encoded(bench: Bench, prompts: Sequence[Prompt], port: str = "policy") -> list[Prompt]:
+    """The prompts with the token ids of a port's model."""
     from lodestar.data.rows import encode_prompts
     from lodestar.model.tokenizers import load_tokenizer
 
-    ids = encode_prompts(load_tokenizer(bench.tokenizer("policy")), [prompt.text for prompt in prompts])
+    ids = encode_prompts(load_tokenizer(bench.tokenizer(port)), [prompt.text for prompt in prompts])
     return [replace(prompt, token_ids=tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import PolicyTask
-from lodestar.data.rows import encode_prompts
+from lodestar.data.control import Control
+from lodestar.data.rows import encode_beginnings, encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
@@ -72,6 +73,7 @@ class Policy:
             ModelError: the folder holds no model or tokenizer that can be used.
         """
         self._tokenizer = load_tokenizer(self._task.tokenizer or self._path)
+        self._control = Control.of(self._tokenizer)
         self.tokenizer_hash = tokenizer_hash(self._tokenizer)
         await self.engine.start()
         info = self.engine.model_info
@@ -125,17 +127,28 @@ class Policy:
 
     @property
     def context_tokens(self) -> int:
-        """Prompt and completion at most."""
+        """Prompt and completion at most, as callers know them."""
         return self.engine.engine.limits.context_tokens
 
+    @property
+    def sequence_tokens(self) -> int:
+        """The same with the control token that a prompt of token ids may have."""
+        return self.context_tokens + self._control.tokens
+
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Token ids of plain text."""
+        """Token ids of plain text, in which a control token is text."""
+        if self._control.as_text(text) != text:
+            (ids,) = await self._tokenizing.run(encode_beginnings, self._tokenizer, [text])
+            return ids if add_special_tokens or ids[:1] != (self._tokenizer.bos_token_id,) else ids[1:]
         encoded = await self._tokenizing.run(self._tokenizer, text, add_special_tokens=add_special_tokens)
         return tuple(encoded["input_ids"])
 
     async def prompt_ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled."""
-        return (await self._tokenizing.run(encode_prompts, self._tokenizer, [text]))[0]
+        """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled.
+
+        Without the control token of a conditioned model, here and below: the engine puts it there.
+        """
+        return self._control.without((await self._tokenizing.run(encode_prompts, self._tokenizer, [text]))[0])
 
     async def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
         """Token ids of a chat in the model's template, up to where the assistant's answer begins.
@@ -144,7 +157,7 @@ class Policy:
             InvalidArgument: no messages, or roles that the template does not take.
             ModelError: the tokenizer has no chat template.
         """
-        return await self._tokenizing.run(chat_ids, self._tokenizer, messages, field)
+        return self._control.without(await self._tokenizing.run(chat_ids, self._tokenizer, messages, field))
 
     async def generate(
         self,
@@ -163,7 +176,7 @@ class Policy:
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
             raise InvalidArgument("wait_seconds", f"must be 0 … {MAX_WAIT_SECONDS:g}, got {wait_seconds}")
-        self.engine.engine.limits.check(prompt_ids, sampling, purpose)
+        self.engine.engine.check(prompt_ids, sampling, purpose)
         if min_version is not None:
             await self.engine.wait_for(min_version, wait_seconds)
         stream = purpose is not Purpose.TRAINING
@@ -180,8 +193,8 @@ class Policy:
         """
         if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
-        limits = self.engine.engine.limits
-        check_scored(sequences, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
+        limits, visible = self.engine.engine.limits, [*map(self._control.without_scored, sequences)]
+        check_scored(visible, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
         return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy)
 
     # --- weights -----------------------------------------------------------------------------------------------

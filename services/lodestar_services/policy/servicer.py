@@ -45,7 +45,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.PolicyServiceLogProbsRequest, context: Context
     ) -> policy_pb2.PolicyServiceLogProbsResponse:
         self._policy.check_tokenizer(request.tokenizer_hash)
-        check_sequences(request.sequences, "sequences", self._policy.context_tokens)
+        check_sequences(request.sequences, "sequences", self._policy.sequence_tokens)
         answers = await self._policy.logprobs(
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,
