@@ -32,8 +32,15 @@ def serve(
     digest: str | None,
     device: str,
     dtype: str,
+    best_of: int | None = None,
+    rewards: Sequence[str] = (),
 ) -> int:
-    """Runs the service until it ends; the exit code."""
+    """Runs the service until it ends; the exit code.
+
+    Raises:
+        ConfigError: ``best_of`` or ``rewards`` of another role, one without the other, or an option out of range.
+    """
+    check_best_of(role, best_of, rewards)
     if role == "task":
         if options:
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
@@ -47,10 +54,20 @@ def serve(
             "model": served_model(what, ARTIFACTS[role]),
             "device": device,
             "dtype": dtype,
-            "section": parse_overrides(options),
+            "section": parse_overrides(options) | ({} if best_of is None else {"best_of": best_of}),
+            "endpoints": {"reward": tuple(rewards)},
             "listening": listening,
         }
         return service_main(role)(_valid(tree))
+
+
+def check_best_of(role: str, best_of: int | None, rewards: Sequence[str]) -> None:
+    """Raises ConfigError for --best-of and --reward where they mean nothing."""
+    for option, given in (("--best-of", best_of is not None), ("--reward", bool(rewards))):
+        if given and role != "policy":
+            raise ConfigError(option, f"is a policy server's, and this is a {role}")
+    if rewards and (best_of is None or best_of < 2):
+        raise ConfigError("--reward", "chooses among samples: say of how many, as in --best-of 8")
 
 
 def served_model(what: str, kind: str) -> str:
@@ -119,6 +136,8 @@ def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
     except ValidationError as error:
         first = error.errors()[0]
         _, *place = map(str, first["loc"])  # the role stands first
+        if not place or place == ["section"]:  # of several options together
+            raise ConfigError("--best-of", str(first["msg"]).removeprefix("Value error, ")) from None
         key = (
             "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
         )

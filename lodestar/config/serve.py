@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from lodestar.config.base import Section
 from lodestar.config.ppo import PpoConfig
@@ -108,6 +108,14 @@ class PolicyTask(Task):
     """Folder of the run's tokenizer; unset: the model's own."""
     cache: Path | None = None
     """Folder of the last verified weights, for a server that follows a learner."""
+
+    @model_validator(mode="after")
+    def _knows_who_chooses(self) -> PolicyTask:
+        if self.section.best_of > 1 and not self.endpoints.reward:
+            raise ValueError(
+                f"best_of {self.section.best_of} needs reward servers that choose: give their address (--reward)"
+            )
+        return self
 
 
 class RewardTask(Task):

@@ -45,10 +45,11 @@ class Control:
         names = tuple(getattr(tokenizer, "init_kwargs", {}).get(KEY) or ())
         if not names:
             return cls()
-        known = tokenizer.get_vocab()
-        if missing := [name for name in names if name not in known]:
-            raise ValueError(f"{KEY} in tokenizer_config.json names {missing[0]!r}, which the tokenizer does not have")
-        return cls(names, tuple(known[name] for name in names), tokenizer.bos_token_id)
+        ids = tuple(tokenizer.convert_tokens_to_ids(list(names)))
+        for name, token in zip(names, ids, strict=True):  # what it does not have is its unknown token
+            if token is None or tokenizer.convert_ids_to_tokens(token) != name:
+                raise ValueError(f"{KEY} in tokenizer_config.json names {name!r}, which the tokenizer does not have")
+        return cls(names, ids, tokenizer.bos_token_id)
 
     @property
     def tokens(self) -> int:

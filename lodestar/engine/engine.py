@@ -344,7 +344,7 @@ class Engine:
     def logprobs(
         self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
     ) -> list[TokenLogProbs]:
-        """Log-probs of given completions under the present weights, in one packed forward pass; prompts as request's."""
+        """Log-probs of given completions under the present weights, in one packed pass; prompts as request's."""
         sequences = [*map(self.control.before_scored, sequences)]
         batch = PackedBatch.pack(
             [scored.token_ids for scored in sequences],

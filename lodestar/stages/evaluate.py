@@ -17,6 +17,7 @@ from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler
+from lodestar.stages.ppo import check_room
 
 if TYPE_CHECKING:
     from lodestar.asking import Asking, Judge, Reply
@@ -77,7 +78,8 @@ class Evaluate(Stage):
         return None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
-        """Gold exists in the synthetic world alone, and the round before in rounds."""
+        """Prompts and replies must fit the model; gold is of the synthetic world alone, the round before of rounds."""
+        check_room(run, step, plan, self.max_tokens or plan.response_tokens or DEFAULT_TOKENS)
         if self.previous and not plan.of_round_before(step.inputs["policy"][0]):
             raise ConfigError(
                 f"stages.{step.name}.previous",
@@ -100,7 +102,7 @@ class Evaluate(Stage):
         if bench.takes("against"):
             own = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
             found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
-            found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
+            found |= asyncio.run(table.rivals(self.temperatures, self.best_of)) | {"method": table.method}
             rows = [row | {"after": asdict(one)} for row, one in zip(rows, own, strict=True)]
             bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
         if self.previous:
@@ -125,6 +127,8 @@ class Table:
         self.prompts: list[Prompt] = encoded(bench, rows, "against" if bench.takes("against") else "policy")
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
+        self._picked_of = bench.config.services.policy.best_of
+        self.method = method_of(bench.plan, bench.step, self._picked_of)
         several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
         several += bench.takes("previous")
         bench.progress.start(bench.step.name, several * len(self.prompts))
@@ -147,11 +151,11 @@ class Table:
         from lodestar.evaluation import win_rate
 
         start = await rivals.play_start(self._sampler("against"), temperatures=temperatures, best_of=best_of)
-        policy = await rivals.play_policy(self._sampler("policy"))
+        policy = await rivals.play_policy(self._sampler("policy"), picked_of=self._picked_of)
         filtered = await rivals.play_once(self._sampler("filtered")) if self._bench.takes("filtered") else None
         sides = start.best_of.items()
         return {
-            **rivals.figures(policy, start, filtered),
+            **rivals.figures(policy, start, filtered, method=self.method),
             "best_of_n": {n: asdict(win_rate(side.judgements, start.plain.judgements)) for n, side in sides},
             "best_of_n_score": {n: side.score for n, side in sides},
         }
@@ -171,6 +175,18 @@ class Table:
 
         servers, bench = self._bench.servers, self._bench
         return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
+
+
+def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
+    """How the policy that an evaluation judges came about, in words: PPO, expert iteration, best of 16."""
+    (policy,), picked = step.inputs["policy"], f"best of {best_of}" if best_of > 1 else ""
+    if step.inputs.get("against") == (policy,):
+        return picked or "the policy"
+    maker = plan.maker(policy)
+    shown = plan.maker(maker.inputs["demonstrations"][0]) if maker and "demonstrations" in maker.inputs else None
+    expert = "expert iteration" if shown is not None and shown.kind == "best_of_n" else ""
+    name = (maker.stage.method if maker else "") or expert or "the policy"
+    return f"{name}, {picked}" if picked else name
 
 
 def ancestor(plan: Plan, model: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -129,10 +129,13 @@ def encoded(bench: Bench, prompts: Sequence[Prompt], port: str = "policy") -> li
 
 def _row(rollout: Rollout) -> dict[str, Any]:
     ticket = rollout.ticket
-    return {
-        "id": ticket.prompt.id,
-        "ticket": ticket.id,
-        "prompt": ticket.prompt.text,
+    prompt = ticket.prompt
+    row: dict[str, Any] = {"id": prompt.id, "ticket": ticket.id, "prompt": prompt.text}
+    if prompt.messages:
+        row["messages"] = [asdict(message) for message in prompt.messages]
+    if prompt.columns:
+        row["columns"] = dict(prompt.columns)
+    return row | {
         "replies": [
             {
                 "text": sample.text,

@@ -29,6 +29,13 @@ def serve(
         int | None, typer.Option(help="Port that answers health alone, in plaintext, for probes; unset: none.")
     ] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 takes a free one.")] = 0,
+    best_of: Annotated[
+        int | None,
+        typer.Option(help="policy: draw so many samples for each that is asked for, and answer the best by --reward."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="policy: a reward server that chooses; repeat it.")
+    ] = None,
     redis: Redis = None,
     digest: Digest = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
@@ -63,7 +70,16 @@ def serve(
     }
     raise typer.Exit(
         serve(
-            role.value, what, options or [], listening=listening, redis=redis, digest=digest, device=device, dtype=dtype
+            role.value,
+            what,
+            options or [],
+            listening=listening,
+            redis=redis,
+            digest=digest,
+            device=device,
+            dtype=dtype,
+            best_of=best_of,
+            rewards=reward or (),
         )
     )
 
