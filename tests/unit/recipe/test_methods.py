@@ -15,6 +15,7 @@ from lodestar.crew.port import server_task
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, plan
 from lodestar.recipe.store import Store
+from lodestar.stages.evaluate import method_of
 
 
 def planned(recipe: str, stages: dict[str, Any] | None = None, **more: Any) -> tuple[RunConfig, Plan]:
@@ -80,3 +81,21 @@ def test_the_evaluated_policy_is_the_best_of_n_and_nothing_else_is(tmp_path: Pat
 def test_best_of_is_bound_by_what_a_request_may_draw() -> None:
     with pytest.raises(ValidationError, match="best_of 9 is beyond max_waiting 8"):
         PolicyConfig(best_of=9, max_waiting=8)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("instruct-gpt", "PPO"),
+        ("best-of-n", "best of 16"),
+        ("expert-iteration", "expert iteration"),
+        ("feedme", "FeedME"),
+        ("reward-conditioning", "reward conditioning"),
+        ("quark", "Quark"),
+    ],
+)
+def test_a_report_calls_each_method_by_its_name(recipe: str, words: str) -> None:
+    run, made = planned(recipe)
+    assert method_of(made, made.step("evaluate"), run.services.policy.best_of) == words
+    if recipe != "best-of-n":
+        assert method_of(made, made.step("evaluate"), 4) == f"{words}, best of 4"
