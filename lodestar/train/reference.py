@@ -77,8 +77,8 @@ class ReferenceLogProbs:
             progress.advance(len(wanted) - len(missing))
             calls = _calls(missing, self._call_tokens)
             while group := list(islice(calls, CALLS_PER_SERVER * len(self._addresses))):
-                told = {"temperature": 1.0, "tokenizer_hash": tokenizer_hash}
-                asked = [patiently(partial(reference.logprobs, part, **told)) for part in group]
+                ask = partial(reference.logprobs, temperature=1.0, tokenizer_hash=tokenizer_hash)
+                asked = [patiently(partial(ask, part)) for part in group]
                 for part, answer in zip(group, await asyncio.gather(*asked), strict=True):
                     found = _sums(part, answer, digest)
                     append(path, "".join(json_line({"row": k, "logprob": v}) for k, v in found.items()))

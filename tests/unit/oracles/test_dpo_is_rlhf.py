@@ -13,8 +13,9 @@ from torch import Tensor
 from lodestar.config import ModelConfig
 from lodestar.config.dpo import DpoConfig
 from lodestar.records import Choice, Scored
-from lodestar.train.dpo import Compared, DpoObjective, Trainee
+from lodestar.train.dpo import Compared, DpoObjective
 from lodestar.train.fit import fit
+from lodestar.train.implied import Trainee
 from lodestar.train.progress import Silent
 from tests.unit.oracles.world import Responses, divergence, llama, sequences_of, tables
 
@@ -27,7 +28,7 @@ def world(policy: torch.nn.Module, responses: Responses, seed: int) -> tuple[Com
     start = responses.log_distribution(policy)
     rows = tuple(Scored(responses.prompt + one, len(responses.prompt)) for one in responses.all)
     labels = ((i, j, float((rewards[i] - rewards[j]).sigmoid())) for i, j in combinations(range(len(rows)), 2))
-    return Compared(rows, tuple(start.tolist()), tuple(Choice(*one) for one in labels)), rewards, start
+    return Compared(rows, tuple(Choice(*one) for one in labels), tuple(start.tolist())), rewards, start
 
 
 def errors(policy: torch.nn.Module, responses: Responses, rewards: Tensor, start: Tensor) -> tuple[float, float]:
@@ -93,12 +94,14 @@ def test_the_oracle_sees_what_is_wrong(fault: str) -> None:
     policy = policy.double()
     group, rewards, start = world(policy, responses, 0)
     wrong = {
-        "order": lambda: Compared(group.rows, group.reference, tuple(Choice(c.second, c.first, c.label) for c in group.choices)),
-        "reference": lambda: Compared(group.rows, (0.0,) * len(group.rows), group.choices),
+        "order": lambda: Compared(
+            group.rows, tuple(Choice(c.second, c.first, c.label) for c in group.choices), group.reference
+        ),
+        "reference": lambda: Compared(group.rows, group.choices, (0.0,) * len(group.rows)),
         "end": lambda: Compared(
             tuple(Scored(r.token_ids[:-1] if len(r.token_ids) > 2 else r.token_ids, 1) for r in group.rows),
-            group.reference,
             group.choices,
+            group.reference,
         ),
     }[fault]()  # fmt: skip
     config = DpoConfig(beta=BETA, share_prefix=False)

@@ -23,7 +23,8 @@ from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_tokenizer, save_model
 from lodestar.records import Choice, Feedback, Ranking, Ratings, Scored
 from lodestar.train import train_dpo
-from lodestar.train.dpo import Compared, DpoObjective, Trainee
+from lodestar.train.dpo import Compared, DpoObjective
+from lodestar.train.implied import Trainee
 from lodestar.train.likelihood import log_likelihoods
 from lodestar.train.preference import encode_groups
 from lodestar.train.progress import Silent
@@ -79,7 +80,7 @@ def _compared(folder: Path, rows: Sequence[Feedback], config: DpoConfig) -> list
 
     groups, reference = encode_groups(load_tokenizer(folder), rows), Likely(folder)
     return [
-        Compared(group, tuple(reference.of(group, "", None)), choices(row))
+        Compared(group, choices(row), tuple(reference.of(group, "", None)))
         for row, group in zip(rows, groups, strict=True)
     ]
 
