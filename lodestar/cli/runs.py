@@ -127,7 +127,8 @@ def _tell_summary(console: Console, summary: Mapping[str, Any]) -> None:
     if rate:
         console.print(
             f"[bold green]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
-            f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
+            f"judge: {rate['judge']})[/] against the model it started from"
+            + (f", after {summary['steps']} PPO steps" if summary["steps"] else "")
         )
     if learned := summary.get("learned"):
         console.print(learned["sentence"])

@@ -8,9 +8,12 @@ from typing import Any
 
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
+from lodestar.recipe.plan import Step
 from lodestar.report.rounds import round_rows, score_shift
 
 Row = dict[str, Any]
+METHODS = {"ppo": "PPO", "dpo": "DPO"}
+"""Kind of stage → what people call it."""
 BEST_OF_N = "best_of_"
 """What such a rival's name begins with."""
 
@@ -39,6 +42,8 @@ class Facts:
     """Figures of each round (lodestar.report.rounds); empty where the run has none."""
     shift: list[Row]
     """Scores of the SFT model and of each round's policy."""
+    method: str = "PPO"
+    """What made the policy that was evaluated."""
 
     @property
     def judged_pairs(self) -> list[tuple[float, float]]:
@@ -104,7 +109,13 @@ def read_facts(root: Path) -> Facts:
         training={name: _curve(fit) for name, fit in fits.items() if fit.get("history")},
         rounds=round_rows(folder),
         shift=score_shift(folder),
+        method=_method(folder, evaluated),
     )
+
+
+def _method(folder: RunFolder, evaluated: Step | None) -> str:
+    maker = folder.plan.maker(evaluated.inputs["policy"][0]) if evaluated else None
+    return METHODS.get(maker.kind, maker.kind) if maker else "PPO"
 
 
 def _curve(fit: Row) -> list[Row]:

@@ -29,7 +29,7 @@ def rival_table(facts: Facts) -> RivalTable | None:
     if "sft" not in found:
         return None
     judged = (("gold", "judgement"), ("score", "score")) if facts.judge == "gold" else (("score", "score"),)
-    headers = ("against SFT", "PPO against it", *(header for header, _ in judged), "KL", "entropy")
+    headers = ("against SFT", f"{facts.method} against it", *(header for header, _ in judged), "KL", "entropy")
     rows = [
         [
             name,
@@ -40,15 +40,17 @@ def rival_table(facts: Facts) -> RivalTable | None:
                 for key in (*(key for _, key in judged), "kl", "entropy")
             ),
         ]
-        for name, side in _sides(found)
+        for name, side in _sides(found, facts.method)
     ]
     rate = found["greedy"]
-    greedy = f"With both always at their likeliest token, PPO wins {_rate(rate['value'], rate['low'], rate['high'])}."
-    return RivalTable(found["learned"]["sentence"], greedy, headers, rows)
+    won = _rate(rate["value"], rate["low"], rate["high"])
+    greedy = f"With both always at their likeliest token, {facts.method} wins {won}."
+    sentence = found["learned"]["sentence"].replace("PPO", facts.method)
+    return RivalTable(sentence, greedy, headers, rows)
 
 
-def _sides(found: Row) -> Iterator[tuple[str, Row]]:
-    """Name and figures of every contestant, from the plainest to PPO."""
+def _sides(found: Row, method: str) -> Iterator[tuple[str, Row]]:
+    """Name and figures of every contestant, from the plainest to the policy."""
     for side in found["sft"]:
         yield ("SFT, greedy" if side["temperature"] == 0 else f"SFT at temperature {side['temperature']:g}"), side
     for key, side in found["rivals"].items():
@@ -56,7 +58,7 @@ def _sides(found: Row) -> Iterator[tuple[str, Row]]:
             yield f"SFT, best of {key.removeprefix(BEST_OF_N)}", side
     if "sft_on_best" in found["rivals"]:
         yield "SFT on the best demonstrations", found["rivals"]["sft_on_best"]
-    yield "PPO", found["policy"]
+    yield method, found["policy"]
 
 
 def _rate(value: float, low: float, high: float) -> str:

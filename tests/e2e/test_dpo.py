@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,44 +13,50 @@ import pytest
 
 from lodestar.config import RunConfig
 from lodestar.config.load import parse_config
-from lodestar.crew.inline import run_with
+from lodestar.crew.inline import run_inline, run_with
 from lodestar.crew.local import Local
 from lodestar.errors import DataError
-from lodestar.files import digest, read_json
+from lodestar.files import digest, read_json, write_jsonl
 from lodestar.recipe.conduct import Wanted
 
 BRIEF = {"epochs": 1, "batch_tokens": 2048, "evaluations_per_epoch": 1}
 TREE: dict[str, Any] = {
+    "name": "tiny",
     "recipe": "dpo",
     "seed": 1,
     "deterministic": True,
     "stages": {
         "data": {
-            "demonstration_rows": 200,
-            "comparison_rows": 200,
+            "demonstration_rows": 120,
+            "comparison_rows": 120,
             "max_prompt_tokens": 48,
-            "evaluation_rows": 16,
-            "prompt_rows": 60,
+            "evaluation_rows": 8,
+            "prompt_rows": 20,
         },
         "sft": BRIEF,
         "reward": BRIEF,
         "dpo": {"epochs": 3, "batch_tokens": 1024, "evaluations_per_epoch": 2, "learning_rate": 2e-3},
-        "evaluate": {"best_of": [2], "max_tokens": 16, "temperatures": [0.7]},
+        "evaluate": {"best_of": [2], "max_tokens": 8, "temperatures": [0.7]},
     },
-    "model": {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "context_tokens": 128}},
+    "model": {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "context_tokens": 128}},
+    "services": {"learner": {"threads": 1}},
 }
 
 
-def config(folder: Path, name: str, **dpo: Any) -> RunConfig:
-    tree = {**TREE, "name": name, "runs_dir": str(folder)}
-    tree["stages"] = {**TREE["stages"], "dpo": {**TREE["stages"]["dpo"], **dpo}}
-    return parse_config(tree)
+def config(**dpo: Any) -> RunConfig:
+    return parse_config({**TREE, "stages": {**TREE["stages"], "dpo": {**TREE["stages"]["dpo"], **dpo}}})
 
 
-@pytest.mark.timeout(150)
-def test_the_recipe_optimises_what_it_says_and_is_evaluated(tmp_path: Path) -> None:
-    folder = run_with(Local, config(tmp_path, "whole"))
-    root = folder.root
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is done up to DPO."""
+    return run_inline(config(), root=tmp_path_factory.mktemp("begun") / "run", wanted=Wanted(until="reward")).root
+
+
+@pytest.mark.timeout(240)
+def test_the_recipe_optimises_what_it_says_and_is_evaluated(begun: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(begun, tmp_path / "run")
+    run_inline(config(), root=root)
     fitted = read_json(root / "dpo" / "figures" / "fit.json")
     first, best = fitted["history"][0], fitted["best"]
     assert first["held_out_margin"] == pytest.approx(0, abs=1e-4)
@@ -58,62 +65,56 @@ def test_the_recipe_optimises_what_it_says_and_is_evaluated(tmp_path: Path) -> N
     assert best["held_out_margin"] > 0
     seal = read_json(root / "dpo" / "seal.json")
     assert seal["asked"]["inputs"]["reference"] == seal["asked"]["inputs"]["policy"] == ["sft/policy"]
-    assert [service["name"] for service in seal["services"] if service["rpcs"]] == ["reference-0"] or (
-        "reference-0" in [service["name"] for service in seal["services"]]
-    )
+    assert "reference-0" in [service["name"] for service in seal["services"] if service["rpcs"]]
     (kept,) = (root / "cache" / "reference").glob("*-alone.jsonl")
     rows = len(kept.read_text().splitlines())
-    assert rows > 200
+    assert rows > 150
     evaluation = read_json(root / "evaluate" / "figures" / "evaluation.json")
-    assert evaluation["win_rate"]["n"] == 16
+    assert evaluation["win_rate"]["n"] == 8
     assert "best_of_2" in json.dumps(evaluation["rivals"])
     page = (root / "report.html").read_text()
     assert "After DPO the policy" in page
     assert "steps of PPO" not in page
 
-    before = kept.stat().st_mtime_ns
-    policy = digest(root / "dpo" / "policy")
-    again = run_with(Local, config(tmp_path, "whole", beta=0.2), wanted=Wanted(begin="dpo", until="dpo"))
+    before, policy = kept.stat().st_mtime_ns, digest(root / "dpo" / "policy")
+    run_inline(config(beta=0.2), root=root, wanted=Wanted(begin="dpo", until="dpo"))
     assert kept.stat().st_mtime_ns == before, "another β asks the reference for nothing"
-    assert digest(again.root / "dpo" / "policy") != policy
+    assert digest(root / "dpo" / "policy") != policy
 
 
-@pytest.mark.timeout(150)
-def test_a_killed_stage_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_a_killed_stage_ends_with_the_weights_of_an_undisturbed_one(begun: Path, tmp_path: Path) -> None:
     """Killed while it asks, and while it trains."""
-    whole = run_with(Local, config(tmp_path, "whole"), wanted=Wanted(until="dpo"))
-    moments = iter(("cache/reference", "dpo/unfinished/state.pt"))
-    waiting = [next(moments)]
+    wanted = Wanted(until="dpo")
+    whole, broken = (shutil.copytree(begun, tmp_path / name) for name in ("whole", "broken"))
+    run_with(Local, config(), root=whole, wanted=wanted)
+    waiting = [broken / "cache" / "reference", broken / "dpo" / "unfinished" / "state.pt"]
 
     def strike(crew: Local) -> None:
         members = [member for member in crew.fleet.members if member.name == "dpo" and member.child.alive]
-        place = tmp_path / "broken" / waiting[0] if waiting else None
-        if members and place is not None and place.exists():
+        if members and waiting and waiting[0].exists():
             os.kill(members[0].child.pid, signal.SIGKILL)
-            waiting[:] = [moment for moment in (next(moments, None),) if moment]
+            waiting.pop(0)
 
-    broken = run_with(Local, config(tmp_path, "broken"), wanted=Wanted(until="dpo"), look=strike)
+    run_with(Local, config(), root=broken, wanted=wanted, look=strike)
     assert not waiting, f"never struck: {waiting}"
-    assert digest(broken.root / "dpo" / "policy") == digest(whole.root / "dpo" / "policy")
-    assert read_json(broken.root / "dpo" / "seal.json")["restarts"]["dpo"] == 2
+    assert digest(broken / "dpo" / "policy") == digest(whole / "dpo" / "policy")
+    assert read_json(broken / "dpo" / "seal.json")["restarts"]["dpo"] == 2
 
 
-@pytest.mark.timeout(100)
-def test_feedback_without_a_loser_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    folder = run_with(Local, config(tmp_path, "ties"), wanted=Wanted(until="reward"))
-    given = tmp_path / "ties-only"
-    given.mkdir()
+@pytest.mark.timeout(120)
+def test_feedback_without_a_loser_ends_the_run_with_a_sentence(begun: Path, tmp_path: Path) -> None:
     for split in ("train", "held_out", "evaluation"):
         row = {"prompt": "tell", "completions": ["a", "b"], "label": 0.5}
-        (given / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    tree = {
-        "name": "alone",
-        "runs_dir": str(tmp_path),
-        "model": {"path": str(folder.root / "sft" / "policy")},
-        "given": {"feedback": str(given)},
-        "stages": {"dpo": {}},
-    }
+        write_jsonl(tmp_path / "ties" / f"{split}.jsonl", [row])
+    alone = parse_config(
+        {
+            "name": "alone",
+            "runs_dir": str(tmp_path),
+            "model": {"path": str(begun / "sft" / "policy")},
+            "given": {"feedback": str(tmp_path / "ties")},
+            "stages": {"dpo": {}},
+        }
+    )
     with pytest.raises(DataError, match="none of 1 rows has a loser"):
-        from lodestar.crew.inline import run_inline
-
-        run_inline(parse_config(tree))
+        run_inline(alone)
