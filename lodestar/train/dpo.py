@@ -132,10 +132,10 @@ def train_dpo(
     for split in SPLITS:
         said = [row for folder in feedback for row in read_feedback(folder / f"{split}.jsonl")]
         where = ", ".join(str(folder / f"{split}.jsonl") for folder in feedback)
-        found = (
-            likes(words, said, where, seed, progress) if training.loss == "kto" else pairs(words, said, where, progress)
-        )
-        sides.append([*found])
+        if training.loss == "kto":
+            sides.append([*likes(words, said, where, seed, progress)])
+        else:
+            sides.append([*pairs(words, said, where, progress)])
     scored = [row for side in sides for group in side for row in group.rows]
     policy = start_model(model, start, words, seed)
     check_lengths(policy.config, (len(row.token_ids) for row in scored), "dpo's rows")
@@ -144,9 +144,17 @@ def train_dpo(
     train, held_out = ([replace(g, reference=tuple(next(likely) for _ in g.rows)) for g in side] for side in sides)
     digests = identity(training, seed, policy, train, held_out)
     trained: Any = trainable(model, policy)
-    objective: Any = (KtoObjective if training.loss == "kto" else DpoObjective)(train, held_out, training, model)  # type: ignore[arg-type]
-    trainee = Trainee(trained, training)
-    result = fit("dpo", trainee, objective, training, seed=seed, state_file=state, identity=digests, progress=progress)
+    objective: Any = KtoObjective if training.loss == "kto" else DpoObjective
+    result = fit(
+        "dpo",
+        Trainee(trained, training),
+        objective(train, held_out, training, model),
+        training,
+        seed=seed,
+        state_file=state,
+        identity=digests,
+        progress=progress,
+    )
     save_model(trained, words, output)
     state.unlink(missing_ok=True)
     return result
