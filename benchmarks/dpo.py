@@ -1,7 +1,8 @@
 """A DPO step against TRL 1.16's DPOTrainer on the same model and rows: prompts of 64–192 tokens, two completions of
 16–64 each, float32, 2 threads.
 
-Both sides train in a process of their own, one after the other, and tell their own peak memory (ru_maxrss). Ours asks a
+Each side trains in a process of its own, one after the other, and tells its own peak memory (ru_maxrss), wall and
+processor time of every step; the latter says what other work beside it hides. Ours asks a
 reference server once for every completion's log-prob: where the peer computes its reference in every step, our share of
 that time is counted with our step, and the server's own memory stands beside the trainer's. Rows differ: the peer's as
 its defaults are (gradient checkpointing), without checkpointing, and without checkpointing and with the reference
@@ -36,17 +37,21 @@ CASES = {
     "no checkpointing, reference precomputed": ("--precompute",),
 }
 """What is told to the peer; ours is the same in all."""
+SIZES = {
+    "tiny": {"hidden": 32, "layers": 2, "vocab": 64},
+    "5M": {"hidden": 256, "layers": 4, "vocab": 1024},
+    "17M": {"hidden": 384, "layers": 6, "vocab": 4096},
+}
 GOAL = {"ratio": 2.5, "memory": 0.7}
 
 
-def write_case(root: Path, *, small: bool, rows: int) -> None:
+def write_case(root: Path, size: Mapping[str, int], *, rows: int) -> None:
     """``policy/``, ``rows.json`` for the peer and ``feedback/`` for us: the same pairs in the same words."""
     from lodestar.data.files import write_feedback
     from lodestar.local.tiny import llama, tokenizer
     from lodestar.model.loading import save_model
     from lodestar.records import Choice, Feedback
 
-    size = {"hidden": 32, "layers": 2, "vocab": 64} if small else {"hidden": 384, "layers": 6, "vocab": 4096}
     save_model(llama(**size, eos_bias=1.0), tokenizer(size["vocab"]), root / "policy")
     dice = random.Random(1)
 
@@ -61,7 +66,7 @@ def write_case(root: Path, *, small: bool, rows: int) -> None:
     write_feedback(root / "feedback" / "held_out.jsonl", feedback[:1])
 
 
-def train_ours(root: Path, address: str, steps: int, rows: int) -> dict[str, Any]:
+def train_ours(root: Path, address: str, rows: int, threads: int) -> dict[str, Any]:
     """The stage's own training in this process: seconds of every step after the first, and of asking the reference."""
     import torch
 
@@ -76,18 +81,19 @@ def train_ours(root: Path, address: str, steps: int, rows: int) -> dict[str, Any
         def __init__(self) -> None:
             self.asked = self.began = 0.0
             self.ended: list[float] = []
+            self.worked: list[float] = []
 
         def start(self, stage: str, total: int) -> None:
             if stage == "dpo":
                 self.asked = time.perf_counter() - self.began
             self.began = time.perf_counter()
-            self.ended.clear()
 
         def advance(self, amount: int = 1) -> None:
-            if amount == 1:
+            if self.asked and amount == 1:
                 self.ended.append(time.perf_counter())
+                self.worked.append(time.process_time())
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     train = read_feedback(root / "feedback" / "train.jsonl")
     tokens = sum(2 * len(row.prompt.split()) + sum(len(c.split()) + 1 for c in row.completions) for row in train)
     told = {"epochs": 1, "batch_tokens": round(tokens / len(train) * (rows + 0.5)), "evaluations_per_epoch": 1}
@@ -104,17 +110,17 @@ def train_ours(root: Path, address: str, steps: int, rows: int) -> dict[str, Any
         seed=0,
         progress=timed,
     )
-    seconds = [later - earlier for earlier, later in itertools.pairwise(timed.ended)]
+    seconds, cpu = ([b - a for a, b in itertools.pairwise(one)] for one in (timed.ended, timed.worked))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     per_row = timed.asked / (len(train) + 1)
-    return {"seconds": seconds, "rows": len(train) / fitted.steps, "bytes": peak, "reference_per_row": per_row}
+    rows_of_a_step = len(train) / fitted.steps
+    return {"seconds": seconds, "cpu": cpu, "rows": rows_of_a_step, "bytes": peak, "reference_per_row": per_row}
 
 
 @contextmanager
 def reference_server(root: Path) -> Iterator[tuple[str, int]]:
     """Its address and its pid."""
     from lodestar.config.serve import Listening, ReferenceTask
-    from lodestar.config.services import ReferenceConfig
     from lodestar.crew.fleet import Fleet
     from lodestar.local.board import Board
     from lodestar.local.ports import free_ports
@@ -122,12 +128,11 @@ def reference_server(root: Path) -> Iterator[tuple[str, int]]:
 
     port, metrics = free_ports(2)
     listening = Listening(port=port, metrics_port=metrics)
-    section = ReferenceConfig(threads=2)
-    task = ReferenceTask(run="bench", folder=root, section=section, model=str(root / "policy"), listening=listening)
+    task = ReferenceTask(run="bench", folder=root, model=str(root / "policy"), listening=listening)
     with Processes(root / "logs") as processes:
         fleet = Fleet(lambda: processes, Board("bench", []), root / "services")
         member = fleet.serve(task)
-        fleet.wait_ready(["reference"])
+        fleet.wait_ready(["reference"], timeout=600)
         yield f"127.0.0.1:{port}", member.child.pid
         fleet.stop(["reference"])
 
@@ -138,7 +143,7 @@ def ours(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     with reference_server(root) as (address, pid):
         command = [sys.executable, __file__, "--child", str(root), "--address", address]
-        command += ["--steps", str(arguments.steps), "--rows", str(arguments.rows)]
+        command += ["--rows", str(arguments.rows), "--threads", str(arguments.threads)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         server = memory_bytes(pid)
     return json.loads(done.stdout.splitlines()[-1]) | {"server_bytes": server}
@@ -148,14 +153,15 @@ def theirs(root: Path, arguments: argparse.Namespace, told: tuple[str, ...]) -> 
     """The peer's side, in its own environment."""
     script = Path(__file__).parent / "peers" / "trl_dpo.py"
     command = [str(arguments.peer_python), str(script), str(root), "--steps", str(arguments.steps)]
+    command += ["--threads", str(arguments.threads)]
     command += ["--rows", str(arguments.rows), "--beta", str(BETA), "--learning-rate", str(LEARNING_RATE), *told]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def row_seconds(side: Mapping[str, Any], *, reference: bool = False) -> float:
+def row_seconds(side: Mapping[str, Any], *, reference: bool = False, clock: str = "seconds") -> float:
     """Seconds of a row in the median step, with what the reference took for it where that counts."""
-    return statistics.median(side["seconds"]) / side["rows"] + (side["reference_per_row"] if reference else 0.0)
+    return statistics.median(side[clock]) / side["rows"] + (side["reference_per_row"] if reference else 0.0)
 
 
 def main() -> None:
@@ -163,10 +169,10 @@ def main() -> None:
         options = argparse.ArgumentParser()
         for name in ("--child", "--address"):
             options.add_argument(name, required=True)
-        for name in ("--steps", "--rows"):
+        for name in ("--rows", "--threads"):
             options.add_argument(name, type=int, required=True)
         told = options.parse_args()
-        print(json.dumps(train_ours(Path(told.child), told.address, told.steps, told.rows)))
+        print(json.dumps(train_ours(Path(told.child), told.address, told.rows, told.threads)))
         return
     from harness import parser, report
 
@@ -174,18 +180,20 @@ def main() -> None:
     options.add_argument("--peer-python", type=Path, default=Path(".venv-peers-dpo/bin/python"))
     options.add_argument("--steps", type=int, default=8, help="timed steps per start")
     options.add_argument("--rows", type=int, default=8, help="pairs of a step")
+    options.add_argument("--threads", type=int, default=2, help="of either side")
+    options.add_argument("--size", choices=SIZES, default="17M", help="parameters")
     options.add_argument("--ours-only", action="store_true", help="no peer: for profiling")
     arguments = options.parse_args()
     if arguments.small:
-        arguments.steps, arguments.rows = min(arguments.steps, 3), min(arguments.rows, 4)
+        arguments.steps, arguments.rows, arguments.size = min(arguments.steps, 3), min(arguments.rows, 4), "tiny"
     found: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {case: [] for case in CASES}
     load = os.getloadavg()[0]
     for _ in range(arguments.runs):
-        for case, told in CASES.items():
-            with tempfile.TemporaryDirectory() as folder:
-                root = Path(folder)
-                write_case(root, small=arguments.small, rows=(arguments.steps + 1) * arguments.rows)
-                mine = ours(root, arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            write_case(root, SIZES[arguments.size], rows=(arguments.steps + 1) * arguments.rows)
+            mine = ours(root, arguments)
+            for case, told in CASES.items():
                 found[case].append((mine, None if arguments.ours_only else theirs(root, arguments, told)))
     rows = [_row(case, pairs, arguments.rows) for case, pairs in found.items()]
     notes = (
@@ -206,6 +214,8 @@ def _row(case: str, pairs: list[tuple[dict[str, Any], dict[str, Any] | None]], s
     if peers:
         row["TRL s"] = size * statistics.median(map(row_seconds, peers))
         row["TRL MB"] = statistics.median(peer["bytes"] for peer in peers) / 1e6
+        cpu = [row_seconds(peer, clock="cpu") / row_seconds(side, clock="cpu") for side, peer in pairs if peer]
+        row["processor time, without reference"] = statistics.median(cpu)
         row["ratio"] = statistics.median(row_seconds(p) / m for m, p in zip(mine, peers, strict=True))
         row["memory"] = statistics.median(side["bytes"] / peer["bytes"] for side, peer in pairs if peer is not None)
     return row

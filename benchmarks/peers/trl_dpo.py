@@ -1,6 +1,6 @@
 """TRL's DPOTrainer on a folder with a policy and rows; run by benchmarks/dpo.py in its environment.
 
-Prints one JSON line: seconds of every step after the first, rows of a step, and the process's peak memory in bytes.
+Prints one JSON line: wall and processor seconds of every step after the first, rows of a step, and the process's peak memory in bytes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ class Timed(TrainerCallback):
 
     def __init__(self) -> None:
         self.ended: list[float] = []
+        self.worked: list[float] = []
 
     def on_step_end(self, *_: object, **__: object) -> None:
         self.ended.append(time.perf_counter())
+        self.worked.append(time.process_time())
 
 
 def main() -> None:
@@ -38,12 +40,13 @@ def main() -> None:
     options.add_argument("folder", type=Path, help="holds policy/ and rows.json")
     options.add_argument("--steps", type=int, required=True)
     options.add_argument("--rows", type=int, required=True, help="of a step")
+    options.add_argument("--threads", type=int, required=True)
     options.add_argument("--beta", type=float, required=True)
     options.add_argument("--learning-rate", type=float, required=True)
     options.add_argument("--checkpointing", action="store_true")
     options.add_argument("--precompute", action="store_true")
     arguments = options.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder / "policy")
     model, reference = (AutoModelForCausalLM.from_pretrained(arguments.folder / "policy") for _ in range(2))
     rows = json.loads((arguments.folder / "rows.json").read_text())
@@ -75,9 +78,9 @@ def main() -> None:
         )
         del reference
         trainer.train()
-    seconds = [later - earlier for earlier, later in itertools.pairwise(timed.ended)]
+    seconds, cpu = ([b - a for a, b in itertools.pairwise(one)] for one in (timed.ended, timed.worked))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "rows": arguments.rows, "bytes": peak}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "rows": arguments.rows, "bytes": peak}))
 
 
 if __name__ == "__main__":
