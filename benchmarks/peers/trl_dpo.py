@@ -1,6 +1,7 @@
 """TRL's DPOTrainer on a folder with a policy and rows; run by benchmarks/dpo.py in its environment.
 
-Prints one JSON line: wall and processor seconds of every step after the first, rows of a step, and the process's peak memory in bytes.
+Prints one JSON line: wall and processor seconds of every step after the first, rows of a step, and the process's peak
+memory in bytes.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ from lodestar.train.progress import Silent
 
 BRIEF = {"epochs": 2, "batch_tokens": 128, "evaluations_per_epoch": 2, "learning_rate": 3e-3}
 PAIR = Feedback("t9 t4", ("t5 t6 t7", "t8"), (Choice(0, 1, 1.0, 2.0),), id="pair")
-SOFT = Feedback("t3", ("t5 t9", "t11 t12 t13"), (Choice(1, 0, 0.7),), id="soft")
-TIE = Feedback("t3 t3 t10", ("t5 t9", "t11 t12"), (Choice(0, 1, 0.5),), id="tie")
-FOUR = Feedback("t20 t21", ("t5", "t6 t7", "t8 t9 t10", "t11"), Ranking(((2,), (0, 3), (1,))), id="four")
+SOFT = Feedback("t3", ("t5 t9", "t31 t32 t33"), (Choice(1, 0, 0.7),), id="soft")
+TIE = Feedback("t3 t3 t50", ("t5 t9", "t31 t32"), (Choice(0, 1, 0.5),), id="tie")
+FOUR = Feedback("t40 t41", ("t5", "t6 t7", "t8 t9 t50", "t31"), Ranking(((2,), (0, 3), (1,))), id="four")
 LIKERT = Feedback("t30", ("t4 t4", "t5"), Ratings({"helpful": (2.0, 5.0)}, {"helpful": (1, 5)}), id="likert")
 NOTHING = Feedback(
     "t30", ("t4", "t5"), Ratings({"a": (2.0, None), "b": (None, 1.0)}, {"a": (1, 5), "b": (1, 5)}), id="nothing"
@@ -189,7 +189,7 @@ def test_implied_rewards_are_told_of_held_out_and_of_training_rows(start: Path) 
 
 def _feedback(folder: Path, count: int = 40) -> Path:
     """Replies with t7 are better, each beside one of as many words."""
-    words = [f"t{i}" for i in range(10, 40)]
+    words = [f"t{i}" for i in range(30, 60)]
     rows = [
         Feedback(f"{a} {b}", (f"t7 {b}", f"t8 {a}"), (Choice(0, 1, 1.0),), id=f"{a}{b}")
         for a, b in list(combinations(words, 2))[:count]

@@ -35,8 +35,8 @@ def rated(prompt: str, reply: str, value: float) -> Feedback:
 ROWS = [
     rated("t9 t4", "t5 t6", 1.0),
     rated("t9 t4", "t8", 0.0),
-    rated("t3", "t11 t12", 0.5),
-    Feedback("t20", ("t5", "t6 t7", "t8", "t11"), Ranking(((2,), (0, 3), (1,)))),
+    rated("t3", "t31 t32", 0.5),
+    Feedback("t40", ("t5", "t6 t7", "t8", "t31"), Ranking(((2,), (0, 3), (1,)))),
     Feedback("t30", ("t4 t4", "t5"), (Choice(0, 1, 0.5),)),
 ]
 
@@ -103,7 +103,9 @@ def test_loss_and_gradients_are_those_of_a_slow_float64_version(start: Path) -> 
 
 def test_it_learns_from_likes_alone(start: Path, tmp_path: Path) -> None:
     rows = [
-        rated(f"t{10 + i} t{11 + i}", f"{word} t{12 + i}", v) for i in range(40) for word, v in (("t7", 1), ("t8", 0))
+        rated(f"t{3 + i % 5} t{30 + i % 8}", f"{word} t{40 + i % 20}", v)
+        for i in range(40)
+        for word, v in (("t7", 1), ("t8", 0))
     ]
     write_feedback(tmp_path / "feedback" / "train.jsonl", rows[:64])
     write_feedback(tmp_path / "feedback" / "held_out.jsonl", rows[64:])
