@@ -102,11 +102,8 @@ def test_loss_and_gradients_are_those_of_a_slow_float64_version(start: Path) -> 
 
 
 def test_it_learns_from_likes_alone(start: Path, tmp_path: Path) -> None:
-    rows = [
-        rated(f"t{3 + i % 5} t{30 + i % 8}", f"{word} t{40 + i % 20}", v)
-        for i in range(40)
-        for word, v in (("t7", 1), ("t8", 0))
-    ]
+    sides = (("t7", 1.0), ("t8", 0.0))
+    rows = [rated(f"t{3 + i % 5} t{30 + i % 8}", f"{word} t{40 + i % 20}", v) for i in range(40) for word, v in sides]
     write_feedback(tmp_path / "feedback" / "train.jsonl", rows[:64])
     write_feedback(tmp_path / "feedback" / "held_out.jsonl", rows[64:])
     result = train_dpo(
