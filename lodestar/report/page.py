@@ -115,12 +115,15 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
-    if rate is None or summary["kl"] is None:
+    kl = (summary["policy"] or {}).get("kl") if summary["kl"] is None else summary["kl"]
+    if rate is None or kl is None:
         return []
     accuracy = []
     if model:
         interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
         accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
+    speed = summary["response_tokens_per_second"]
+    rollouts = [] if speed is None else [(f"{speed:,.0f}", "tokens per second", "of responses, in PPO")]
     best = max(facts.best_of.items(), key=lambda item: int(item[0]), default=None)
     beside = f"best-of-{best[0]} {best[1]['win_rate']:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
@@ -131,10 +134,10 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             "reward-model score",
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
-        (f"{summary['kl']:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
+        (f"{kl:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
         *accuracy,
-        (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
-        (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
+        (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps" if summary["steps"] else ""),
+        *rollouts,
     ]
 
 
