@@ -22,7 +22,7 @@ def add_control_tokens(
     """Gives the model control tokens, the best first; one that has just these is left as it is.
 
     Their rows of the embedding are drawn from ``seed`` with mean and variance of all others (Hewitt 2021,
-    "Initializing New Word Embeddings"), so that they differ before anything is learned, adapters or not. An LM head of
+    "Initializing New Word Embeddings"), so that they differ before anything is learned. An LM head of
     its own gets the mean of its rows: no control token is ever sampled (lodestar.model.logits).
 
     Args:

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from lodestar.config import ModelConfig, TrainingConfig
 from lodestar.data.control import Control
 from lodestar.data.rows import encode_demonstrations, encode_rows
+from lodestar.errors import ConfigError
 from lodestar.model.control import add_control_tokens
 from lodestar.model.fused import fuse
 from lodestar.model.loading import load_causal_lm, load_tokenizer, resolve_device
@@ -138,9 +139,13 @@ def train_conditioned(
         reference: π_0 of the KL, needed where ``beta`` is above 0. The others: see lodestar.train.language.pretrain.
 
     Raises:
-        ConfigError: a control token that cannot be added.
+        ConfigError: a control token that cannot be added, or adapters, which leave the embedding as it is.
         ResumeRefused, NonFinite: see fit.
     """
+    if model.lora and model.path:
+        raise ConfigError(
+            "model.lora", f"does not go with {name}: control tokens are learned in the embedding; set null"
+        )
     words = load_tokenizer(tokenizer)
     trained = start_model(model, start, words, seed)
     control = add_control_tokens(trained, words, tokens, key=key, seed=seed)
