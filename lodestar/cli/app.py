@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.callback()(_main)
 app.command()(runs.demo)
+app.command()(configuration.init)
 app.command()(runs.run)
 app.command()(serve.serve)
 app.command()(serve.work)
@@ -69,6 +70,7 @@ app.command()(cluster.cancel)
 
 config_app = _group("Check a run's configuration, or print every option.")
 config_app.command("check")(configuration.check)
+config_app.command("options")(configuration.options)
 config_app.command("schema")(configuration.schema)
 app.add_typer(config_app, name="config")
 

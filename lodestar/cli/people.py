@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lodestar.cli.runs import run_config
+from lodestar.cli.runs import conduct_config
 from lodestar.config import load_config
 from lodestar.local.board import Board
 from lodestar.recipe.conduct import Wanted
@@ -36,7 +36,8 @@ def demo(overrides: Sequence[str], *, resume: bool, fresh: bool, plain: bool) ->
         with view(board), _inviting(board):
             yield
 
-    run_config(config, Wanted(), resume=resume, fresh=fresh, plain=plain, view=seen)
+    again = ["lodestar", "demo", "--people", *overrides]
+    conduct_config(config, Wanted(), again, resume=resume, fresh=fresh, plain=plain, view=seen)
     figures = Path(config.runs_dir) / config.name / "taught" / "figures"
     tell(Console(soft_wrap=True, highlight=False), figures)
     if has_screen():

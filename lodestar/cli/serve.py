@@ -17,9 +17,11 @@ from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
+from lodestar.recipe import named
+from lodestar.recipe.stage import Kind
 
 TOLD_SECONDS = 120.0
-ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
+ARTIFACTS: dict[str, Kind] = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
 
 def serve(
@@ -46,7 +48,7 @@ def serve(
             "role": role,
             "run": role,
             "folder": folder,
-            "model": served_model(what, ARTIFACTS[role]),
+            "model": named.model(what, ARTIFACTS[role]),
             "device": device,
             "dtype": dtype,
             "section": parse_overrides(options),
@@ -64,26 +66,6 @@ def _people(folder: Path, options: Sequence[str], listening: Mapping[str, Any]) 
     return _valid(
         {"role": "feedback", "run": folder.name, "folder": folder, "section": section, "listening": listening}
     )
-
-
-def served_model(what: str, kind: str) -> str:
-    """What a run's folder, a model's folder or a hub id names: of a run, the newest model of the kind.
-
-    Raises:
-        ModelError: a run that has none yet.
-    """
-    from lodestar.errors import ModelError
-    from lodestar.recipe.folder import CONFIG, RunFolder
-
-    root = Path(what)
-    if not (root / CONFIG).exists() or (root / "config.json").exists():
-        return what
-    found = RunFolder.open(root).newest(kind)
-    if found is None:
-        raise ModelError(
-            f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it"
-        )
-    return str(found)
 
 
 def work(path: Path, *, redis: str | None, digest: str | None) -> int:

@@ -19,7 +19,7 @@ class ServerConfig(Section):
     replicas: int = Field(default=1, ge=1)
     """Processes on one machine."""
     threads: int = Field(default=1, ge=1)
-    """Threads of the one model that computes in the process."""
+    """Threads of the one model that computes in the process, at most: fewer where others keep the cores busy."""
     max_message_bytes: int = Field(default=4 * 2**20, ge=2**16)
     """Largest message accepted or sent."""
     drain_seconds: float = Field(default=20.0, ge=0)
@@ -77,8 +77,11 @@ class LearnerConfig(ServerConfig):
 
     replicas: Literal[1] = 1
     """One learner drives a run."""
+    drain_seconds: float = Field(default=600.0, ge=0)
+    """After SIGTERM or Ctrl-C, the step in progress and its checkpoint may take this long; a step that only waits for
+    rollouts is given up at once."""
     threads: int = Field(default=2, ge=1)
-    """Threads of the update."""
+    """Threads of the update, and of every training: at most, as above; exactly these where ``deterministic``."""
     checkpoint_every: int = Field(default=10, ge=1)
     """PPO steps between checkpoints; one is written at the end always."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -59,7 +59,10 @@ def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted =
             board.kept(step.name, store.seal_of(step.name)["seconds"])
             continue
         board.go_on(step.name)
-        if store.seal_of(step.name) and not step.only_figures:
+        if more := store.grows(step):
+            board.say(f"{step.name}: goes on from {more[0]} to {more[1]} {step.stage.grows}")
+            store.reopen(step)
+        elif store.seal_of(step.name) and not step.only_figures:
             board.say(f"{step.name}: made anew, since what it takes has changed")
             store.clear(step)
         store.begin(step)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Digest, Overrides, Redis, Served, Tls
+from lodestar.cli.commands.arguments import MODEL, Digest, Overrides, Redis, Served, Tls
 
 
 def serve(
@@ -16,8 +16,7 @@ def serve(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Run folder, model folder or hub id; feedback: a folder for what people say, or a run's; a task's "
-            "JSON file.",
+            help=f"{MODEL}; feedback: a folder for what people say, or a run's; a task's JSON file.",
             show_default=False,
         ),
     ],

@@ -8,7 +8,9 @@ from rich.console import Console
 
 from lodestar.crew.progress import to_proto
 from lodestar.local.board import Board, StageRow
-from lodestar.local.view import Page, PlainPrinter, clock, sparkline
+from lodestar.local.page import Page, sparkline
+from lodestar.local.view import PlainPrinter
+from lodestar.numerals import clock
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 
 
