@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, people, runs, serve
+from lodestar.cli.commands import (
+    certificates,
+    cluster,
+    configuration,
+    feedback,
+    ledger,
+    models,
+    people,
+    runs,
+    serve,
+    share,
+)
 
 
 @dataclass
@@ -59,6 +70,8 @@ app.command("eval")(runs.evaluate)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(runs.report)
+app.command()(share.export)
+app.command()(share.push)
 app.command()(feedback.rank)
 app.command()(feedback.duel)
 app.command()(feedback.card)

@@ -88,9 +88,11 @@ def conduct_config(
     budgets: Mapping[str, float] | None = None,
     view: View | None = None,
 ) -> None:
-    """Conducts a run, or a part of it, and tells how it ended. ``again``: the command that goes on with it.
+    """Conducts a run, or a part of it, and tells how it ended.
 
-    ``view`` takes the place of the usual one.
+    Args:
+        again: the command that goes on with it.
+        view: takes the place of the usual one.
     """
     from lodestar.cli.ending import tell
     from lodestar.crew.here import run_here

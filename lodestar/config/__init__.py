@@ -9,6 +9,7 @@ from lodestar.config.run import RunConfig, ServicesConfig
 from lodestar.config.serve import (
     Endpoints,
     FeedbackTask,
+    GatewayTask,
     LearnerTask,
     Listening,
     PolicyTask,
@@ -19,6 +20,7 @@ from lodestar.config.serve import (
 )
 from lodestar.config.services import (
     FeedbackConfig,
+    GatewayConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -35,6 +37,8 @@ __all__ = [
     "Endpoints",
     "FeedbackConfig",
     "FeedbackTask",
+    "GatewayConfig",
+    "GatewayTask",
     "KlConfig",
     "LearnerConfig",
     "LearnerTask",

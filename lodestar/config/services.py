@@ -107,6 +107,23 @@ class RolloutConfig(Section):
     """Deliveries before a ticket that kills workers becomes a dead letter."""
 
 
+class GatewayConfig(Section):
+    """The HTTP gateway before a policy service."""
+
+    name: str = Field(default="", pattern=r"^[^\x00-\x1f\x7f]{0,200}$")
+    """The model's id in /v1/models and in requests. Empty: as the policy server names it."""
+    max_body_bytes: int = Field(default=2**20, ge=2**10)
+    """Largest request body."""
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests answered at once; the next one is told 429."""
+    max_prompts: int = Field(default=128, ge=1)
+    """Prompts of one completions request."""
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    """Of each request, until its last token."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, requests in flight may take this long."""
+
+
 class FeedbackConfig(Section):
     """The page where people judge, and FeedbackService beside it."""
 
