@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve
+from lodestar.cli.commands import (
+    certificates,
+    cluster,
+    configuration,
+    feedback,
+    ledger,
+    models,
+    people,
+    runs,
+    serve,
+    share,
+)
 
 
 @dataclass
@@ -59,6 +70,8 @@ app.command("eval")(runs.evaluate)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(runs.report)
+app.command()(share.export)
+app.command()(share.push)
 app.command()(feedback.rank)
 app.command()(feedback.duel)
 app.command()(feedback.card)
@@ -82,6 +95,14 @@ app.add_typer(certs_app, name="certs")
 ledger_app = _group("Check what a run trained on.")
 ledger_app.command("check")(ledger.check)
 app.add_typer(ledger_app, name="ledger")
+
+feedback_app = _group(
+    "What people said: invite somebody, export a campaign, back up. lodestar serve feedback is the page."
+)
+feedback_app.command("invite")(people.invite)
+feedback_app.command("export")(people.export)
+feedback_app.command("backup")(people.backup)
+app.add_typer(feedback_app, name="feedback")
 
 data_app = _group("Look at a file of human feedback, split it by prompt, or make one from demonstrations.")
 data_app.command("check")(feedback.check_data)

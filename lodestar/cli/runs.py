@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from lodestar.config import RunConfig, load_config
 from lodestar.recipe import named
 from lodestar.recipe.conduct import Wanted
 from lodestar.recipe.plan import plan
+
+if TYPE_CHECKING:
+    from lodestar.crew.here import View
 
 DEMO_BUDGETS = {"data": 10, "sft": 50, "reward": 60, "ppo": 120, "evaluate": 25, "report": 5}
 """Seconds on two cores; the whole is promised in five minutes, imports included."""
@@ -82,8 +86,14 @@ def conduct_config(
     fresh: bool,
     plain: bool,
     budgets: Mapping[str, float] | None = None,
+    view: View | None = None,
 ) -> None:
-    """Conducts a run, or a part of it, and tells how it ended. ``again``: the command that goes on with it."""
+    """Conducts a run, or a part of it, and tells how it ended.
+
+    Args:
+        again: the command that goes on with it.
+        view: takes the place of the usual one.
+    """
     from lodestar.cli.ending import tell
     from lodestar.crew.here import run_here
     from lodestar.local.signals import Interrupted
@@ -94,7 +104,14 @@ def conduct_config(
     resume, fresh = (True, fresh) if part and not fresh else _asked(config, resume, fresh)
     try:
         root = run_here(
-            config, planned, view_for(plain), wanted, resume=resume, fresh=fresh, begins=part, budgets=budgets or {}
+            config,
+            planned,
+            view or view_for(plain),
+            wanted,
+            resume=resume,
+            fresh=fresh,
+            begins=part,
+            budgets=budgets or {},
         )
     except Interrupted as signal:
         words = [

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
-from lodestar.config.serve import TASK, LearnerTask, RewardTask, RolloutTask, Task
+from lodestar.config.serve import TASK, FeedbackTask, GatewayTask, LearnerTask, RewardTask, RolloutTask, Task
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
@@ -41,18 +41,59 @@ def serve(
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
         task = _from_file(Path(what), listening, redis, digest)
         return service_main(task.role)(task)
+    if role == "feedback":
+        return service_main(role)(_people(Path(what), options, listening))
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
         tree: dict[str, Any] = {
             "role": role,
             "run": role,
             "folder": folder,
-            "model": named.model(what, ARTIFACTS[role]),
+            **_what(role, what),
             "device": device,
             "dtype": dtype,
             "section": parse_overrides(options),
             "listening": listening,
         }
         return service_main(role)(_valid(tree))
+
+
+def _what(role: str, what: str) -> dict[str, Any]:
+    if role == "gateway":
+        return {"endpoints": {"policy": [address.strip() for address in what.split(",")]}}
+    return {"model": named.model(what, ARTIFACTS[role])}
+
+
+def _people(folder: Path, options: Sequence[str], listening: Mapping[str, Any]) -> Any:
+    """The task of a page whose data lie in a folder, and stay there."""
+    from lodestar.recipe.folder import people_of
+
+    folder = people_of(folder)
+    section = parse_overrides(options)
+    return _valid(
+        {"role": "feedback", "run": folder.name, "folder": folder, "section": section, "listening": listening}
+    )
+
+
+def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, Any], device: str, dtype: str) -> int:
+    """A policy server in a process of its own and the gateway in this one; options are the policy server's, or
+    ``gateway.…``. Returns the exit code."""
+    from lodestar.local.serving import serve_with_gateway
+
+    model = named.model(what)
+    if not Path(model).exists() and "/" not in model:
+        raise ConfigError(
+            what, f"is no role ({', '.join((*ARTIFACTS, 'gateway', 'task'))}), and no run or model folder is there"
+        )
+    sections = parse_overrides(options)
+    ours = {"name": Path(what).resolve().name if Path(what).exists() else what, **sections.pop("gateway", {})}
+    with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
+        shared = {"folder": folder, "device": device, "dtype": dtype}
+        policy = _valid({"role": "policy", "run": "served", "model": model, "section": sections, **shared})
+        # The policy server is this machine's alone; what other machines reach is the gateway.
+        reached = {**listening, "http_tls": listening["http_tls"] or listening["tls"], "tls": None, "caller_port": None}
+        endpoints = {"policy": ["127.0.0.1:0"]}
+        tree = {"role": "gateway", "run": "served", "section": ours, "listening": reached, "endpoints": endpoints}
+        return serve_with_gateway(policy, _valid({**tree, **shared}))
 
 
 def work(path: Path, *, redis: str | None, digest: str | None) -> int:
@@ -95,7 +136,7 @@ def _from_file(
         raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
+def _valid(tree: Mapping[str, Any]) -> Task | RewardTask | FeedbackTask | GatewayTask:
     try:
         return TASK.validate_python(tree)
     except ValidationError as error:
@@ -104,4 +145,6 @@ def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
         key = (
             "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
         )
-        raise ConfigError(key, f"{first['msg']} (got {redacted(repr(first['input']))})") from None
+        raise ConfigError(
+            key, f"{first['msg'].removeprefix('Value error, ')} (got {redacted(repr(first['input']))})"
+        ) from None

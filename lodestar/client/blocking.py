@@ -85,6 +85,7 @@ class PolicyClient(Client):
     stream = _stream(calls.generate)
     logprobs = _unary(calls.policy_logprobs)
     tokenize = _unary(calls.tokenize)
+    detokenize = _unary(calls.detokenize)
     describe = _unary(calls.describe_policy)
 
 

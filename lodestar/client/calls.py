@@ -30,6 +30,7 @@ from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Completion,
+    Detokenized,
     FinishReason,
     Generation,
     GenerationChunk,
@@ -147,17 +148,20 @@ def policy_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    top_logprobs: int = 0,
     tokenizer_hash: str = "",
     timeout: float | None = None,
 ) -> Call[LogProbs]:
     """Log-probs of completions under the present weights; one answer per sequence, for the tokens after its prompt.
 
-    ``sequences``: Scored records, or pairs of ids (prompt, completion).
+    ``sequences``: Scored records, or pairs of ids (prompt, completion). With ``top_logprobs`` also the k most likely
+    tokens at each position.
     """
     request = policy_pb2.PolicyServiceLogProbsRequest(
         sequences=map(convert.scored_to_proto, sequences_of(sequences)),
         temperature=real_of("temperature", temperature),
         entropy=entropy,
+        top_logprobs=top_logprobs,
         tokenizer_hash=tokenizer_hash,
     )
     return Call("LogProbs", request, _logprobs, timeout)
@@ -172,10 +176,13 @@ def _logprobs(
 
 
 def tokenize(
-    text: str | Sequence[ChatMessage | Mapping[str, str]], *, add_special_tokens: bool = False
+    text: str | Sequence[ChatMessage | Mapping[str, str]],
+    *,
+    add_special_tokens: bool = False,
+    as_prompt: bool = False,
 ) -> Call[tuple[int, ...]]:
-    """Token ids of text or of a rendered chat."""
-    request = policy_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
+    """Token ids of text or of a rendered chat; text ``as_prompt`` as generate encodes it."""
+    request = policy_pb2.TokenizeRequest(add_special_tokens=add_special_tokens, as_prompt=as_prompt)
     if isinstance(text, str):
         request.text = text
     else:
@@ -183,9 +190,15 @@ def tokenize(
     return Call("Tokenize", request, lambda reply: tuple(reply.token_ids))
 
 
-def describe_policy() -> Call[ModelDescription]:
+def detokenize(token_ids: Sequence[int], *, tokenizer_hash: str = "") -> Call[Detokenized]:
+    """Text of token ids, and what each of them is by itself."""
+    request = policy_pb2.DetokenizeRequest(token_ids=token_ids, tokenizer_hash=tokenizer_hash)
+    return Call("Detokenize", request, convert.detokenized_from_proto)
+
+
+def describe_policy(*, timeout: float | None = None) -> Call[ModelDescription]:
     """What is served."""
-    return Call("GetModel", policy_pb2.PolicyServiceGetModelRequest(), convert.description_from_policy)
+    return Call("GetModel", policy_pb2.PolicyServiceGetModelRequest(), convert.description_from_policy, timeout)
 
 
 # --- policy control ------------------------------------------------------------------------------------------------

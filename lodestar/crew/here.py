@@ -20,7 +20,7 @@ from lodestar.local.board import Board, StageRow
 from lodestar.local.lock import locked
 from lodestar.local.signals import interruptible
 from lodestar.recipe.conduct import Wanted, accepted, conduct
-from lodestar.recipe.folder import CONFIG, refuse_old
+from lodestar.recipe.folder import CONFIG, PEOPLE, refuse_old
 from lodestar.recipe.plan import Plan
 from lodestar.recipe.store import Store
 
@@ -111,13 +111,13 @@ def opened(root: Path, plan: Plan, *, resume: bool, fresh: bool, begins: bool) -
         )
     elif resume and not held and not begins:
         raise FailedPrecondition(f"{root} holds no run to resume; leave --resume out to start it")
-    elif not held and root.exists() and any(path.name != ".lock" for path in root.iterdir()):
+    elif not held and root.exists() and any(path.name not in (".lock", PEOPLE) for path in root.iterdir()):
         raise FailedPrecondition(f"{root} is not empty and not a run; choose another name=… or runs_dir=…")
     refuse_old(root)
 
 
 def clear(root: Path) -> None:
-    """Removes what runs make, and nothing else that a person may have put there."""
+    """Removes what runs make, and nothing else: not what a person may have put there, nor what people have said."""
     stages = [seal.parent.name for pattern in ("*/seal.json", "*/unfinished") for seal in root.glob(pattern)]
     for name in (*_OURS, *stages):
         path = root / name

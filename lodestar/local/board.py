@@ -88,6 +88,8 @@ class Board:
     """gRPC target of the present stage's LearnerService, where it serves one."""
     stepping: str = ""
     """The stage whose status is the newest."""
+    invitation: str = ""
+    """Link by which the person at this terminal comes in to judge; it is a secret, and told to nobody else."""
     told: int = 0
     """Messages that came from another board (lodestar.crew.progress)."""
     ending: str = ""

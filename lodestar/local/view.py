@@ -63,6 +63,7 @@ class PlainPrinter:
         self._board = board
         self._step = -1
         self._win_rate_step = -1
+        self._invitation = ""
         self._last = time.monotonic()
 
     def message(self, message: Message) -> None:
@@ -71,6 +72,9 @@ class PlainPrinter:
 
     def tick(self) -> None:
         """Prints the newest PPO step and win rate once, and where a stage is when nothing was said for a while."""
+        if self._board.invitation != self._invitation and sys.stdout.isatty():  # a secret: not for a log
+            self._invitation = self._board.invitation
+            self._line(f"come in and judge: {self._invitation}")
         status, win_rate = self._board.status, self._board.win_rate
         if status and status.metrics and status.step != self._step:
             self._step = status.step

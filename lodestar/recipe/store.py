@@ -51,7 +51,7 @@ class Store:
 
     def __init__(self, root: Path, run: RunConfig) -> None:
         self.root = root
-        self._run = run
+        self.run = run
         self._given: dict[str, str] = {str(kind): path for kind, path in given_artifacts(run).items()}
 
     def path(self, artifact: str) -> Path:
@@ -69,7 +69,7 @@ class Store:
 
     def asked(self, step: Step) -> dict[str, Any]:
         """All that decides what a stage makes and is known before anything runs."""
-        run = self._run
+        run = self.run
         model = {key: value for key, value in run.model.model_dump(mode="json").items() if key not in _PLACES}
         asked = {
             "stage": step.kind,

@@ -167,6 +167,21 @@ def test_a_model_that_is_made_anew_where_it_lay_is_served_anew(
     assert [name for name, _, _ in kubelet.history][7:] == list(made)
 
 
+def test_people_are_asked_at_the_page_that_is_always_up(
+    deployed: Any, namespace: Namespace, tmp_path: Path, compose: Callable[[tuple[str, ...]], list[Manifest]]
+) -> None:
+    for manifest in compose(("feedback",)):
+        if (manifest["kind"], manifest["metadata"]["name"]) == ("Deployment", "feedback"):
+            deployed.put("deployments", json.loads(json.dumps(manifest)) | {"status": {}})
+    stages = {"data": {}, "sft": {}, "sample": {"n": 2}, "label": {"by": "people", "people": {}}}
+    with Kubelet(deployed) as kubelet:
+        conducted(run_of(tmp_path, stages=stages), namespace)
+    argument, served = next((argument, served) for name, argument, served in kubelet.history if name == "label")
+    assert argument["servers"] == {"feedback": [f"dns:///feedback:{PORT}"]}
+    assert served == {}
+    assert replicas(deployed)["feedback"] == 1, "what people look at is not scaled with the stage"
+
+
 def test_replicas_that_somebody_sets_back_are_set_again(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
     looked = [0]
 
@@ -415,7 +430,7 @@ def on_a_laptop(run: RunConfig, planned: Plan, monkeypatch: pytest.MonkeyPatch) 
 
 
 def told(history: list[Any], root: Path) -> list[Any]:
-    """What both crews must agree in: all but where processes listen and write."""
+    """What both crews must agree in: all but where processes listen and write, and who starts the page for people."""
     here = ("listening", "folder", "cache", "endpoints")
     return [
         (
@@ -424,10 +439,12 @@ def told(history: list[Any], root: Path) -> list[Any]:
             {
                 fleet: {key: value for key, value in task.items() if key not in here}
                 for fleet, task in sorted(tasks.items())
+                if fleet != "feedback"
             },
             {
                 fleet: sorted(key for key, value in task["endpoints"].items() if value and key != "redis")
                 for fleet, task in tasks.items()
+                if fleet != "feedback"
             },
             sorted(argument["servers"]),
         )

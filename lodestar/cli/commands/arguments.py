@@ -15,6 +15,8 @@ class Served(enum.StrEnum):
     policy = "policy"
     reward = "reward"
     reference = "reference"
+    gateway = "gateway"
+    feedback = "feedback"
     task = "task"
 
 

@@ -16,11 +16,15 @@ def demo(
     resume: Resume = False,
     fresh: Fresh = False,
     plain: Plain = False,
+    people: Annotated[
+        bool, typer.Option("--people", help="Judge twenty pairs yourself, and see what was learned from you.")
+    ] = False,
 ) -> None:
-    """A tiny model learns from the preferences of simulated people, in about five minutes on a laptop."""
+    """A tiny model learns from the preferences of simulated people, in about five minutes on a laptop; or yours."""
+    from lodestar.cli import people as judging
     from lodestar.cli import runs
 
-    runs.demo(overrides or [], resume=resume, fresh=fresh, plain=plain)
+    (judging if people else runs).demo(overrides or [], resume=resume, fresh=fresh, plain=plain)
 
 
 def run(
