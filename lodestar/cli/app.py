@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve
+from lodestar.cli.commands import certificates, cluster, compare, configuration, feedback, ledger, models, runs, serve
 
 
 @dataclass
@@ -55,6 +55,7 @@ app.command()(serve.serve)
 app.command()(serve.work)
 app.command()(runs.train)
 app.command("eval")(runs.evaluate)
+app.command()(compare.compare)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(runs.report)

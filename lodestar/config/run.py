@@ -57,6 +57,8 @@ class RunConfig(Section):
     """Stage → its options, in order; ``rounds: {n, stages}`` repeats some as r1.…, r2.…; null leaves one out."""
     services: ServicesConfig = ServicesConfig()
     """Services."""
+    compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Methods of one's own for ``lodestar compare``: name → options over this file's, ``recipe`` among them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 from lodestar.files import write_atomically
 from lodestar.report import figures
+from lodestar.report.breakdown import behind_the_rate, policy_reliability
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, judgement, read_facts
@@ -53,7 +54,7 @@ def render(facts: Facts) -> str:
 def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     """Section → its pictures, in order."""
     better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.score_against_kl(facts)]
-    better.append(figures.over_optimisation(facts))
+    better += [figures.over_optimisation(facts), behind_the_rate(facts), policy_reliability(facts)]
     card = facts.card
     reward_model = card_pictures(card) if card else []
     seconds = facts.summary.get("seconds", {})

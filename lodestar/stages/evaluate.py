@@ -90,6 +90,7 @@ class Evaluate(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes figures/samples.jsonl and figures/evaluation.json."""
+        from lodestar.breakdown import broken_down
         from lodestar.files import write_atomically, write_jsonl
 
         table = Table(self, bench)
@@ -101,6 +102,7 @@ class Evaluate(Stage):
             own = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
             found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
             found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
+            found |= broken_down(table.prompts, own, before, table.judge)
             rows = [row | {"after": asdict(one)} for row, one in zip(rows, own, strict=True)]
             bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
         if self.previous:
