@@ -131,7 +131,8 @@ def _tell_summary(console: Console, summary: Mapping[str, Any]) -> None:
         )
     if learned := summary.get("learned"):
         console.print(learned["sentence"])
-    best = [f"best-of-{n} {value:.1%}" for n, value in summary["best_of_n"].items()]
+    rivals: Mapping[str, Any] = summary["rivals"] or {}
+    beaten = [f"{name.replace('_', ' ')} {row['against_policy']['value']:.1%}" for name, row in rivals.items()]
     accuracy = [f"reward model accuracy {model['accuracy']:.1%}"] if model else []
-    figures = [", ".join(best), *accuracy, f"{summary['wall_seconds']:.0f} s"]
+    figures = [f"wins against {', '.join(beaten)}" if beaten else "", *accuracy, f"{summary['wall_seconds']:.0f} s"]
     console.print(f"[dim]{' · '.join(filter(None, figures))}[/]")

@@ -11,6 +11,8 @@ from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report.rounds import round_rows, score_shift
 
 Row = dict[str, Any]
+BEST_OF_N = "best_of_"
+"""What such a rival's name begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,12 @@ class Facts:
     def judge(self) -> str:
         """gold or reward."""
         return str(self.results.get("evaluation", {}).get("judge", "reward"))
+
+    @property
+    def best_of(self) -> dict[str, Row]:
+        """By n, best-of-n of the SFT model among the last evaluation's rivals."""
+        rivals: Row = self.results.get("evaluation", {}).get("rivals", {})
+        return {name.removeprefix(BEST_OF_N): row for name, row in rivals.items() if name.startswith(BEST_OF_N)}
 
     @property
     def reference(self) -> str:

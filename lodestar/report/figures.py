@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lodestar.evaluation import best_of_n_kl
 from lodestar.report.drawing import LEGEND, Figure, axes, horizontal, marks, number, proportions, vertical
 from lodestar.report.facts import Facts, Row
 
@@ -45,7 +44,7 @@ def win_rates(facts: Facts) -> Figure | None:
     if not final:
         return None
     rows = [("PPO", final)]
-    rows += [(f"best of {n}", rate) for n, rate in facts.results.get("evaluation", {}).get("best_of_n", {}).items()]
+    rows += [(f"best of {n}", row | {"value": row["win_rate"], "n": final["n"]}) for n, row in facts.best_of.items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
     dots = proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
@@ -138,9 +137,9 @@ def _other_policies(facts: Facts) -> list[tuple[Row, list[float]]]:
     if facts.offset is None:
         return []
     found = []
-    if best := facts.results.get("evaluation", {}).get("best_of_n_score", {}):
-        nats = [best_of_n_kl(int(n)) for n in best]
-        scores = [score - facts.offset for score in best.values()]
+    if best := facts.best_of:
+        nats = [row["kl"] for row in best.values()]
+        scores = [row["score"] - facts.offset for row in best.values()]
         found.append((marks("best of n", nats, scores, list(best)), nats))
     after, last = facts.results.get("evaluation", {}).get("reward_after"), facts.steps[-1].get("kl_after")
     if after is not None and last is not None:

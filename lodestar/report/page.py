@@ -115,8 +115,8 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if model:
         interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
         accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
-    best = max(summary["best_of_n"].items(), key=lambda item: int(item[0]), default=None)
-    beside = f"best-of-{best[0]} {best[1]:.1%}" if best else ""
+    best = max(facts.best_of.items(), key=lambda item: int(item[0]), default=None)
+    beside = f"best-of-{best[0]} {best[1]['win_rate']:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
     return [
         (f"{rate['value']:.1%}", "win rate against SFT", " · ".join(filter(None, (interval, beside)))),

@@ -30,7 +30,6 @@ TINY = {
 }
 FIELDS = {
     "win_rate": {"value", "low", "high", "n", "judge"},
-    "best_of_n": {"2"},
     "reward": {"before", "after"},
     "kl": None,
     "rivals": {"sft_temperature", "sft_greedy", "sft_on_best", "best_of_2"},

@@ -196,11 +196,8 @@ def _card(rng: random.Random) -> dict[str, object]:
 
 
 def _evaluation() -> dict[str, object]:
-    best = {"2": 0.607, "4": 0.683, "8": 0.741}
     return {
         "judge": "gold",
-        "best_of_n": {n: _rate(value, PROMPTS) for n, value in best.items()},
-        "best_of_n_score": {"2": 0.83, "4": 1.22, "8": 1.55},
         "reward_before": 0.21,
         "win_rate": _rate(0.842, PROMPTS),
         "reward_after": 2.71,
@@ -229,7 +226,6 @@ def _summary() -> dict[str, object]:
     names = ("policy-0", "reward-0", "reference-0", "learner-0", "rollout-0")
     return {
         "win_rate": {**_rate(0.842, PROMPTS), "judge": "gold"},
-        "best_of_n": {"2": 0.607, "4": 0.683, "8": 0.741},
         "reward": {"before": 0.21, "after": 2.71},
         "kl": 4.93,
         "reward_model": {"accuracy": 0.768, "low": 0.72, "high": 0.81, "n": 323},

@@ -126,7 +126,7 @@ def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: R
     figure = score_against_kl(read_facts(example_run.root))
     assert figure is not None
     by_name = {trace["name"]: trace for trace in figure.data}
-    assert by_name["best of n"]["y"] == pytest.approx([0.83 + 12.58, 1.22 + 12.58, 1.55 + 12.58])
+    assert by_name["best of n"]["y"] == pytest.approx([0.6 + 0.25 + 12.58, 1.25 + 0.25 + 12.58])
     assert by_name["PPO, held-out prompts"]["y"] == pytest.approx([2.71 + 12.58])
     assert by_name["PPO, held-out prompts"]["x"] == [rows[-1]["kl_after"]]
     for row in rows:
