@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -73,6 +73,7 @@ def compared(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         raise FailedPrecondition("there is no finished run to compare")
     judge = "gold" if all(one.judge == "gold" for one in outcomes) else "reward"
     baselines = _baselines(outcomes)
+    outcomes = [replace(one, kl=0.0) if _is_baseline(one, baselines) else one for one in outcomes]
     rates = {one: _rate(one, baselines, judge) for one in outcomes}
     rows = sorted((_row(of, rates) for of in _by_method(outcomes).values()), key=lambda row: -row["win_rate"])
     order = [row["method"] for row in rows]
@@ -120,11 +121,16 @@ def _baselines(outcomes: Sequence[Outcome]) -> dict[int, Outcome]:
     return found
 
 
+def _is_baseline(one: Outcome, baselines: Mapping[int, Outcome]) -> bool:
+    """Whether it is the start model itself, without anything on top."""
+    return one.baseline is None and one.start == baselines[one.seed].against
+
+
 def _rate(one: Outcome, baselines: Mapping[int, Outcome], judge: str) -> WinRate:
     """Against the run's own baseline, else that of its seed."""
     other = one if one.baseline is not None else baselines[one.seed]
     assert other.baseline is not None
-    if one.start == other.against:  # the baseline itself: its replies are as good as its own
+    if _is_baseline(one, baselines):  # its replies are as good as its own
         return WinRate(0.5, 0.5, 0.5, len(one.replies))
     return _won(one, other.baseline, f"the start model's replies in {other.name}", judge)
 

@@ -5,9 +5,9 @@ A method is a recipe that ships, or one of the file's own below ``compare``:
     compare:
       sft-5x: {recipe: sft, stages: {data: {demonstration_rows: 35000}}}
 
-Options of the file go over those of every recipe that has the stage; inside rounds they go under the recipe's, which
-says how much of a stage a round is. Every method is evaluated on the same prompts with the same decoding, against the
-SFT model of its seed; what the evaluation would hold PPO against (rivals) are other rows of the table here.
+Options of the file go over those of every recipe that has the stage, in its rounds too. Every method is evaluated on
+the same prompts with the same decoding, against the SFT model of its seed; what the evaluation would hold PPO against
+(rivals) are other rows of the table here.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _stages(written: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, An
     rounds = stages.get("rounds")
     if isinstance(rounds, Mapping) and isinstance(rounds.get("stages"), Mapping):
         inside = {
-            name: merged(told[name], options or {}) if isinstance(told.get(name), Mapping) else options
+            name: merged(options or {}, told[name]) if isinstance(told.get(name), Mapping) else options
             for name, options in rounds["stages"].items()
         }
         stages["rounds"] = {**rounds, "stages": inside}
@@ -177,9 +177,12 @@ def _refuse_unknown_stages(tree: Mapping[str, Any], trees: Mapping[str, Mapping[
 
 
 def _response_tokens(trees: Mapping[str, dict[str, Any]], path: Path) -> int:
-    """The longest response that any of the methods samples: all are evaluated with room for as much."""
-    longest = [_planned(tree | {"name": "x"}, method, path)[1].response_tokens for method, tree in trees.items()]
-    return max(longest) or DEFAULT_TOKENS
+    """Room for the longest response that any method samples, but for no more than each one's evaluation can hold."""
+    sampled, held = [], []
+    for method, tree in trees.items():
+        sampled.append(_planned(tree | {"name": "x"}, method, path)[1].response_tokens)
+        held.append((tree["stages"].get(EVALUATE) or {}).get("max_tokens"))
+    return min([max(sampled) or DEFAULT_TOKENS, *(tokens for tokens in held if isinstance(tokens, int))])
 
 
 def _evaluated_alike(tree: dict[str, Any], tokens: int, method: str, path: Path) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _evaluated_alike(tree: dict[str, Any], tokens: int, method: str, path: Path)
     if step is None or step.name != EVALUATE:
         raise ConfigError(f"{path}: {method}", f"ends without a stage {EVALUATE}, by which methods are compared")
     said = tree["stages"][EVALUATE] or {}
-    alike: dict[str, Any] = RIVALS | {"max_tokens": tokens} | said
+    alike: dict[str, Any] = RIVALS | said | {"max_tokens": tokens}
     if BASELINE in made.kinds and step.inputs["policy"][0] != BASELINE and "against" not in said.get("use", {}):
         alike["use"] = {**said.get("use", {}), "against": BASELINE}
     return {**tree, "stages": {**tree["stages"], EVALUATE: alike}}

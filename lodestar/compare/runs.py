@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from lodestar.errors import FailedPrecondition
+from lodestar.evaluation import best_of_n_kl
 from lodestar.files import numbered_rows, read_jsonl
 from lodestar.recipe.folder import RunFolder
 from lodestar.recipe.plan import Plan, Step
@@ -70,7 +71,9 @@ def read_outcome(root: Path, method: str | None = None) -> Outcome:
     digest = folder.store.digest
     against, reward = (step.inputs.get(port) for port in ("against", "reward"))
     replies = {row["prompt"]: row["after" if held else "before"] for row in rows}
-    made = list(behind(folder.plan, step.inputs["policy"][0]))
+    best_of = getattr(folder.run.services.policy, "best_of", 1)
+    picking = reward if best_of > 1 and reward else ()  # a policy that picks by the reward is made of it too
+    made = list(behind(folder.plan, step.inputs["policy"][0], *picking))
     start, other = digest(step.inputs["policy"][0]), digest(against[0]) if against and held else None
     return Outcome(
         name=folder.run.name,
@@ -82,7 +85,7 @@ def read_outcome(root: Path, method: str | None = None) -> Outcome:
         start=start,
         against=other,
         reward=digest(reward[0]) if reward else None,
-        kl=float(found["policy"]["kl"]) if "policy" in found else None,
+        kl=_kl(found, best_of, start == other),
         length=fmean(reply["tokens"] for reply in replies.values()),
         tokens=_sampled(folder, made),
         labels=_labels(folder, made),
@@ -113,16 +116,24 @@ def method_of(name: str, seed: int) -> str:
     return name.removesuffix(f"-s{seed}") or name
 
 
-def behind(plan: Plan, artifact: str) -> Iterator[Step]:
-    """The steps that an artifact is made from, its own included, in the plan's order."""
+def behind(plan: Plan, *artifacts: str) -> Iterator[Step]:
+    """The steps that artifacts are made from, their own included, in the plan's order."""
     wanted: set[str] = set()
-    ahead = [artifact]
+    ahead = list(artifacts)
     while ahead:
         maker = plan.maker(ahead.pop())
         if maker is not None and maker.name not in wanted:
             wanted.add(maker.name)
-            ahead += [one for artifacts in maker.inputs.values() for one in artifacts]
+            ahead += [one for taken in maker.inputs.values() for one in taken]
     return (step for step in plan.steps if step.name in wanted)
+
+
+def _kl(found: Row, best_of: int, is_start: bool) -> float | None:
+    """Nats per reply; of best-of-n sampling from the start model its bound, since the log-probs of what it picks are
+    the start model's own."""
+    if is_start and best_of > 1:
+        return best_of_n_kl(best_of)
+    return float(found["policy"]["kl"]) if "policy" in found else None
 
 
 def _sampled(folder: RunFolder, steps: Iterable[Step]) -> int | None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,17 +12,17 @@ from pydantic import Field
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
-from lodestar.recipe.stage import Bench, Call, Kind, Stage
+from lodestar.recipe.stage import Bench, Kind, Stage
 from lodestar.stages.evaluate import ancestor
 
 if TYPE_CHECKING:
     from lodestar.data.questions import Question
     from lodestar.policy_calibration import Answered
-    from lodestar.records import Scored
 
 
 class Calibration(Stage):
-    """Asks both models multiple-choice questions, by the log-probs of the answers (lodestar.policy_calibration)."""
+    """Asks both models multiple-choice questions, by the log-probs of the answers (lodestar.policy_calibration); it
+    loads them itself, one after the other, and calls no server."""
 
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
         "policy": "model",
@@ -34,10 +31,6 @@ class Calibration(Stage):
         "tokenizer": "tokenizer",
     }
     makes: ClassVar[Mapping[str, Kind]] = {"figures": "figures"}
-    calls: ClassVar[Mapping[str, Call]] = {
-        "answering": Call("reference", "policy"),
-        "answering-before": Call("reference", "against"),
-    }
     optional: ClassVar[frozenset[str]] = frozenset({"against", "tokenizer"})
 
     file: str | None = None
@@ -71,11 +64,11 @@ class Calibration(Stage):
 
         questions = self._read(bench)
         both = bench.takes("against")
-        bench.progress.start(bench.step.name, len(questions) * (1 + both))
-        after = self._answers(bench, "answering", questions)
+        bench.progress.start(bench.step.name, 1 + both)
+        after = self._answers(bench, "policy", questions)
         found: dict[str, Any] = {"after": calibration(after, bins=self.bins)}
         if both:
-            before = self._answers(bench, "answering-before", questions)
+            before = self._answers(bench, "against", questions)
             found["before"] = calibration(before, bins=self.bins)
             found["worsened"] = worsened(before, after, bins=self.bins)
         bench.progress.metrics({"ece": found["after"]["ece"]["value"]})
@@ -90,38 +83,21 @@ class Calibration(Stage):
         prompts = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: self.questions]
         return world_questions([prompt.text for prompt in prompts], seed=bench.seed_of(bench.step.name))
 
-    def _answers(self, bench: Bench, fleet: str, questions: Sequence[Question]) -> list[Answered]:
-        """What the model that a fleet serves says to each."""
-        from lodestar.data.rows import encode_rows
+    def _answers(self, bench: Bench, port: str, questions: Sequence[Question]) -> list[Answered]:
+        """What the model of a port says to each."""
+        from lodestar.data.rows import encode_completions
+        from lodestar.model.loading import load_causal_lm, resolve_device
         from lodestar.model.tokenizers import load_tokenizer
         from lodestar.policy_calibration import answered
+        from lodestar.records import Feedback
+        from lodestar.train.likelihood import log_likelihoods
 
-        port = self.calls[fleet].port
-        prompts = [question.prompt for question in questions for _ in question.choices]
-        choices = [choice for question in questions for choice in question.choices]
-        rows = encode_rows(load_tokenizer(bench.tokenizer(port)), prompts, choices)
-        likely = iter(asyncio.run(logprobs(rows, bench.servers[fleet], tls=bench.listening.tls)))
-        lengths = iter([len(row.token_ids) - row.prompt_tokens for row in rows])
-        found = []
-        for question in questions:
-            nats = [next(likely) / (next(lengths) if self.per_token else 1) for _ in question.choices]
-            found.append(answered(nats, question.answer))
-            bench.progress.advance()
-        return found
-
-
-async def logprobs(rows: Sequence[Scored], references: Sequence[str], *, tls: Path | None) -> list[float]:
-    """Nats of every completion under the model that reference servers serve.
-
-    Raises:
-        Unavailable: a server stayed away longer than lodestar.asking.PATIENCE_SECONDS.
-    """
-    from lodestar.asking import CALL_SECONDS, ROWS_PER_CALL, patiently
-    from lodestar.client import AsyncReferenceClient
-
-    async with AsyncReferenceClient(references, timeout=CALL_SECONDS, tls=tls) as reference:
-        found: list[float] = []
-        for first in range(0, len(rows), ROWS_PER_CALL):
-            answer = await patiently(partial(reference.logprobs, rows[first : first + ROWS_PER_CALL]))
-            found += [math.fsum(one.logprobs) for one in answer.sequences]
-        return found
+        config, tokenizer = bench.config.model, load_tokenizer(bench.tokenizer(port))
+        model = load_causal_lm(bench.take(port), dtype=config.dtype, device=str(resolve_device(config.device)))
+        rows = [Feedback(one.prompt, one.choices, (), str(i)) for i, one in enumerate(questions)]
+        likely = log_likelihoods(model, tokenizer, rows)
+        bench.progress.advance()
+        if self.per_token:
+            lengths = [[len(ids) for ids in encode_completions(tokenizer, one.choices)] for one in questions]
+            likely = [[a / n for a, n in zip(nats, of, strict=True)] for nats, of in zip(likely, lengths, strict=True)]
+        return [answered(nats, one.answer) for nats, one in zip(likely, questions, strict=True)]

@@ -38,7 +38,7 @@ def outcome(method: str, seed: int, better: float | None, **more: Any) -> Outcom
         "start": f"sft-{seed}" if better is None else f"{method}-{seed}",
         "against": None if better is None else f"sft-{seed}",
         "reward": f"rm-{seed}",
-        "kl": 0.0 if better is None else 2.5,
+        "kl": None if better is None else 2.5,
         "length": 9.0,
         "tokens": 0 if better is None else 1000,
         "labels": 0 if better is None else 300,
@@ -75,7 +75,7 @@ def test_a_row_has_means_and_the_interval_over_seeds() -> None:
     assert {key: ppo[key] for key in ("method", "seeds", "kl", "tokens", "labels", "seconds")} == {
         "method": "ppo", "seeds": 2, "kl": 2.5, "tokens": 1000, "labels": 300, "seconds": 12.0,
     }  # fmt: skip
-    assert (sft["win_rate"], sft["labels"]) == (0.5, 0)
+    assert (sft["win_rate"], sft["labels"], sft["kl"]) == (0.5, 0, 0.0)
     assert found["differences"][0] | {"low": 0, "high": 0} == {
         "method": "ppo", "against": "sft", "seeds": 2, "value": pytest.approx(0.25), "low": 0, "high": 0,
     }  # fmt: skip
@@ -93,6 +93,12 @@ def test_a_method_without_a_model_to_hold_it_against_is_judged_by_its_seeds_base
     rows = compared([outcome("ppo", 1, 0.8), other])["rows"]
     assert {row["method"]: row["win_rate"] for row in rows} == pytest.approx({"ppo": 0.8, "sft-5x": 0.6})
     assert {row["method"]: row["kl"] for row in rows} == {"ppo": 2.5, "sft-5x": None}
+
+
+def test_best_of_n_from_the_start_model_is_no_baseline() -> None:
+    best = outcome("best-of-n", 1, 0.9, start="sft-1", kl=1.8)
+    rows = compared([best, outcome("sft", 1, None)])["rows"]
+    assert [(row["method"], row["win_rate"], row["kl"]) for row in rows] == [("best-of-n", 0.9, 1.8), ("sft", 0.5, 0.0)]
 
 
 def test_duels_are_on_the_same_prompts() -> None:

@@ -57,9 +57,9 @@ def test_options_go_to_every_recipe_that_has_the_stage(tmp_path: Path) -> None:
     assert options(found, "instruct-gpt", "ppo")["steps"] == 5
 
 
-def test_inside_rounds_the_recipe_says_how_much_and_the_file_the_rest(tmp_path: Path) -> None:
+def test_options_go_to_stages_inside_rounds_too(tmp_path: Path) -> None:
     ppo = options(asked(tmp_path, "rounds"), "rounds", "r1.ppo")
-    assert (ppo["steps"], ppo["learning_rate"], ppo["max_tokens"]) == (20, 3e-4, 36)
+    assert (ppo["steps"], ppo["learning_rate"], ppo["max_tokens"]) == (5, 3e-4, 36)
 
 
 def test_all_are_evaluated_with_one_decoding_against_the_sft_model(tmp_path: Path) -> None:
@@ -77,6 +77,12 @@ def test_what_the_file_says_of_the_evaluation_stands(tmp_path: Path) -> None:
     for method in found.methods:
         told = options(found, method, "evaluate")
         assert (told["best_of"], told["max_tokens"], told["prompts"]) == ([4], 20, 9)
+
+
+def test_a_method_that_has_less_room_decides_for_all(tmp_path: Path) -> None:
+    own = {"short": {"recipe": "sft", "stages": {"evaluate": {"max_tokens": 30}}}, "instruct-gpt": {}}
+    found = asked(tmp_path, compare=own)
+    assert {options(found, method, "evaluate")["max_tokens"] for method in found.methods} == {30}
 
 
 def test_a_method_of_the_files_own_is_a_recipe_with_other_options(tmp_path: Path) -> None:
