@@ -66,13 +66,14 @@ def _conducted(
 ) -> None:
     from lodestar.compare.conduct import conduct
     from lodestar.compare.methods import comparison
-    from lodestar.local.signals import Interrupted
+    from lodestar.local.signals import Interrupted, interruptible
     from lodestar.local.view import view_for
 
     asked = comparison(path, names, seeds, overrides)
     console = Console(soft_wrap=True, highlight=False)
     try:
-        went = conduct(asked, view_for(plain), lambda line: console.print(f"[bold]{escape(line)}[/]"), fresh=fresh)
+        with interruptible():
+            went = conduct(asked, view_for(plain), lambda line: console.print(f"[bold]{escape(line)}[/]"), fresh=fresh)
     except Interrupted as signal:
         Console(stderr=True).print("stopped; the same command again goes on", highlight=False)
         raise typer.Exit(signal.exit_code) from None

@@ -17,8 +17,9 @@ from lodestar.config import dump
 from lodestar.crew.here import View, clear, run_here
 from lodestar.errors import LodestarError, RunPaused
 from lodestar.files import write_atomically
-from lodestar.recipe.conduct import EVERYTHING, accepted
+from lodestar.recipe.conduct import EVERYTHING, Wanted, accepted
 from lodestar.recipe.folder import CONFIG
+from lodestar.recipe.plan import Plan
 from lodestar.recipe.store import Store
 
 Say = Callable[[str], None]
@@ -50,7 +51,8 @@ def conduct(asked: Comparison, view: View, say: Say, *, fresh: bool = False) -> 
             if (entry.root / CONFIG).exists():
                 clear(entry.root)
     for entry in asked.entries:
-        accepted(entry.plan, Store(entry.root, entry.run), EVERYTHING, look_only=True)
+        store = Store(entry.root, entry.run)
+        accepted(entry.plan, store, judged_anew(entry.plan, store), look_only=True)
     went = Went()
     for number, entry in enumerate(asked.entries, start=1):
         title = f"[{number}/{len(asked.entries)}] {entry.method}, seed {entry.seed}"
@@ -61,7 +63,8 @@ def conduct(asked: Comparison, view: View, say: Say, *, fresh: bool = False) -> 
         shared = _begun(entry, asked)
         say(f"{title}{': ' if shared else ''}{', '.join(shared)}{' shared' if shared else ''}")
         try:
-            run_here(entry.run, entry.plan, view, EVERYTHING, resume=True, begins=True)
+            wanted = judged_anew(entry.plan, Store(entry.root, entry.run))
+            run_here(entry.run, entry.plan, view, wanted, resume=True, begins=True)
         except RunPaused:
             raise
         except LodestarError as error:
@@ -76,6 +79,17 @@ def finished(entry: Entry) -> bool:
     """Whether every stage of a run is done as it is asked now."""
     store = Store(entry.root, entry.run)
     return all(store.done(step) for step in entry.plan.steps)
+
+
+def judged_anew(plan: Plan, store: Store) -> Wanted:
+    """Which part of a run is asked for: where figures at its end alone were asked otherwise before, these once more.
+
+    So a method that joins a comparison may change how all are evaluated, and nobody is trained again for it.
+    """
+    changed = [number for number, step in enumerate(plan.steps) if store.changes(step)]
+    if changed and all(step.only_figures for step in plan.steps[changed[0] :]):
+        return Wanted(begin=plan.steps[changed[0]].name)
+    return EVERYTHING
 
 
 def _begun(entry: Entry, asked: Comparison) -> list[str]:

@@ -81,13 +81,19 @@ def test_a_comparison_shares_what_is_alike_survives_ctrl_c_and_runs_only_what_is
     seals = [root / f"{method}-s3" / "sft" / "seal.json" for method in ("instruct-gpt", "sft")]
     assert seals[0].read_text() == seals[1].read_text()
 
-    code, out, error = _compare(file, "--seeds", "3", "--recipes", "sft,instruct-gpt")
+    code, out, error = _compare(file, "--seeds", "2", "--recipes", "sft,instruct-gpt", "evaluate.prompts=12")
+    assert code == 0, error
+    assert out.count("evaluate: starts") == 4
+    assert "sft: starts" not in out
+    assert json.loads((root / "compare.json").read_text())["runs"][0]["win_rate"]["n"] == 12
+
+    code, out, error = _compare(file, "--seeds", "3", "--recipes", "sft,instruct-gpt", "evaluate.prompts=12")
     assert code == 0, error
     assert out.count("finished before") == 4
     assert json.loads((root / "compare.json").read_text())["rows"][0]["seeds"] == 3
     assert "<h1>tiny</h1>" in (root / "compare.html").read_text()
 
-    finished = sorted(path for path in root.iterdir() if (path / "summary.json").exists())
+    finished = sorted(path for path in root.iterdir() if not path.name.startswith("sft-5x") and path.is_dir())
     code, out, error = _compare(*finished, "--output", tmp_path / "again")
     assert code == 0, error
     again = json.loads((tmp_path / "again" / "compare.json").read_text())

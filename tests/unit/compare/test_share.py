@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from lodestar.compare.conduct import judged_anew
 from lodestar.compare.share import take_over
 from lodestar.config import RunConfig
 from lodestar.local.board import Board, StageRow
 from lodestar.recipe import plan as planning
-from lodestar.recipe.conduct import conduct
+from lodestar.recipe.conduct import Wanted, conduct
 from lodestar.recipe.plan import Plan, Step, plan
 from lodestar.recipe.stage import Bench, Kind, Stage
 from lodestar.recipe.store import Store
@@ -111,6 +112,17 @@ def test_a_stage_that_has_begun_here_is_left(tmp_path: Path) -> None:
     store, made, _ = run_of(tmp_path / "b", rows={})
     store.begin(made.step("rows"))
     assert take_over(store, made, [first]) == []
+
+
+def test_an_evaluation_asked_otherwise_is_made_anew_and_training_is_not(tmp_path: Path) -> None:
+    _, _, go = run_of(tmp_path / "a", rows={}, learn={}, look={})
+    go()
+    store, made, _ = run_of(tmp_path / "a", rows={}, learn={}, look={"word": "y"})
+    assert judged_anew(made, store) == Wanted(begin="look")
+    store, made, _ = run_of(tmp_path / "a", rows={}, learn={"word": "y"}, look={"word": "y"})
+    assert judged_anew(made, store) == Wanted()
+    store, made, _ = run_of(tmp_path / "a", rows={}, learn={}, look={})
+    assert judged_anew(made, store) == Wanted()
 
 
 def test_a_run_that_is_thrown_away_leaves_what_others_took_over(tmp_path: Path) -> None:
