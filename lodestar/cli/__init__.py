@@ -8,8 +8,10 @@ import sys
 def main() -> None:
     """Entry point of the ``lodestar`` script: an expected error is one sentence on stderr and its exit code."""
     from lodestar.cli.app import app, options
+    from lodestar.cores import spin_shortly
     from lodestar.errors import LodestarError
 
+    spin_shortly()
     try:
         app()
     except LodestarError as error:

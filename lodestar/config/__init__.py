@@ -8,6 +8,8 @@ from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import RunConfig, ServicesConfig
 from lodestar.config.serve import (
     Endpoints,
+    FeedbackTask,
+    GatewayTask,
     LearnerTask,
     Listening,
     PolicyTask,
@@ -17,6 +19,8 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.config.services import (
+    FeedbackConfig,
+    GatewayConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -31,6 +35,10 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "Endpoints",
+    "FeedbackConfig",
+    "FeedbackTask",
+    "GatewayConfig",
+    "GatewayTask",
     "KlConfig",
     "LearnerConfig",
     "LearnerTask",

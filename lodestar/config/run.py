@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from lodestar.config.base import Section
 from lodestar.config.data import ModelConfig
 from lodestar.config.services import (
+    FeedbackConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -33,6 +34,8 @@ class ServicesConfig(Section):
     """Rollout workers."""
     queue: QueueConfig = QueueConfig()
     """Rollout queue."""
+    feedback: FeedbackConfig = FeedbackConfig()
+    """The page where people judge."""
 
 
 class RunConfig(Section):
@@ -57,6 +60,8 @@ class RunConfig(Section):
     """Stage → its options, in order; ``rounds: {n, stages}`` repeats some as r1.…, r2.…; null leaves one out."""
     services: ServicesConfig = ServicesConfig()
     """Services."""
+    tracking: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Trackers that get the run's figures, samples, options and report, below the run's folder (docs/operations.md)."""
     compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Methods of one's own for ``lodestar compare``: name → options over this file's, ``recipe`` among them."""
 

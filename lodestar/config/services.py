@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +19,7 @@ class ServerConfig(Section):
     replicas: int = Field(default=1, ge=1)
     """Processes on one machine."""
     threads: int = Field(default=1, ge=1)
-    """Threads of the one model that computes in the process."""
+    """Threads of the one model that computes in the process, at most: fewer where others keep the cores busy."""
     max_message_bytes: int = Field(default=4 * 2**20, ge=2**16)
     """Largest message accepted or sent."""
     drain_seconds: float = Field(default=20.0, ge=0)
@@ -76,8 +77,11 @@ class LearnerConfig(ServerConfig):
 
     replicas: Literal[1] = 1
     """One learner drives a run."""
+    drain_seconds: float = Field(default=600.0, ge=0)
+    """After SIGTERM or Ctrl-C, the step in progress and its checkpoint may take this long; a step that only waits for
+    rollouts is given up at once."""
     threads: int = Field(default=2, ge=1)
-    """Threads of the update."""
+    """Threads of the update, and of every training: at most, as above; exactly these where ``deterministic``."""
     checkpoint_every: int = Field(default=10, ge=1)
     """PPO steps between checkpoints; one is written at the end always."""
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -101,6 +105,62 @@ class RolloutConfig(Section):
     """Errors of a ticket's own before it becomes a dead letter."""
     max_deliveries: int = Field(default=20, ge=1)
     """Deliveries before a ticket that kills workers becomes a dead letter."""
+
+
+class GatewayConfig(Section):
+    """The HTTP gateway before a policy service."""
+
+    name: str = Field(default="", pattern=r"^[^\x00-\x1f\x7f]{0,200}$")
+    """The model's id in /v1/models and in requests. Empty: as the policy server names it."""
+    max_body_bytes: int = Field(default=2**20, ge=2**10)
+    """Largest request body."""
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests answered at once; the next one is told 429."""
+    max_prompts: int = Field(default=128, ge=1)
+    """Prompts of one completions request."""
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    """Of each request, until its last token."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, requests in flight may take this long."""
+
+
+class FeedbackConfig(Section):
+    """The page where people judge, and FeedbackService beside it."""
+
+    database: str | None = None
+    """postgresql://user@host/name, without a password; unset is the variable LODESTAR_FEEDBACK_DATABASE, which may hold
+    one, else SQLite in the service's folder."""
+    page_host: str | None = None
+    """Address that the page binds; unset is gRPC's. Other than loopback needs page_tls, or --insecure behind a proxy
+    that speaks TLS."""
+    page_port: int = Field(default=0, ge=0, le=65_535)
+    """Of the page; 0 takes the one that it had last, so that links go on working, or a free one."""
+    link: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    """What people type: scheme, host and port, where a proxy or a name stands before the page. Unset: host and port."""
+    page_tls: Path | None = None
+    """Folder with tls.crt and tls.key for the page, signed by an authority that browsers know."""
+    proxy: str | None = None
+    """Addresses of proxies (commas between) whose X-Forwarded-For is believed."""
+    lead: str | None = Field(default="lead", min_length=1)
+    """Name of the lead who is invited when nobody is there yet; the link is in lead.link in the folder."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, requests in flight may take this long."""
+
+    @field_validator("database")
+    @classmethod
+    def _holds_no_password(cls, database: str | None) -> str | None:
+        if database is not None and urlsplit(database).password is not None:
+            raise ValueError(
+                "holds a password, which would be written wherever this option is; put the URL into the variable "
+                "LODESTAR_FEEDBACK_DATABASE, or the password into PGPASSWORD or ~/.pgpass"
+            )
+        return database
+
+    @model_validator(mode="after")
+    def _tls_and_link_agree(self) -> FeedbackConfig:
+        if self.page_tls is not None and self.link is not None and not self.link.startswith("https://"):
+            raise ValueError("link must begin with https:// when page_tls is given")
+        return self
 
 
 class QueueConfig(Section):

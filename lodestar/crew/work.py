@@ -11,6 +11,7 @@ from typing import Any
 
 from lodestar.config import RunConfig
 from lodestar.config.serve import TASK, Endpoints, Listening
+from lodestar.cores import compute_threads
 from lodestar.crew.port import Servers, service_main
 from lodestar.files import read_json
 from lodestar.local.progress import ProgressFile
@@ -47,9 +48,7 @@ def run_stage(
     planned = plan(run)
     step = planned.step(name)
     if not step.stage.serves:  # a service sees to its own threads
-        import torch
-
-        torch.set_num_threads(run.services.learner.threads)
+        compute_threads(run.services.learner.threads, fixed=run.deterministic)
     from lodestar.train.progress import Progress, Silent  # its package loads torch
 
     with ExitStack() as stack:

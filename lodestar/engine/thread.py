@@ -7,8 +7,7 @@ import queue
 from collections.abc import Callable
 from threading import Thread
 
-import torch
-
+from lodestar.cores import compute_threads, follow
 from lodestar.engine.engine import Engine
 from lodestar.engine.messages import Command
 from lodestar.engine.sequence import Sequence
@@ -31,7 +30,7 @@ class EngineThread:
         """
         Args:
             make_engine: loads the model, on the new thread.
-            threads: of torch's compute.
+            threads: of torch's compute, at most.
             on_loaded: gets the engine, or why there is none.
             on_progress: gets the sequences that a step gave a token or ended.
             on_failure: gets the ids of the requests that a failed step ended.
@@ -72,7 +71,7 @@ class EngineThread:
                 command.refuse()
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)  # OpenMP keeps it per calling thread
+        compute_threads(self._threads)
         try:
             engine = self.engine = self._make_engine()
         except BaseException as error:  # whoever started the thread gets it
@@ -106,6 +105,7 @@ class EngineThread:
             swap.run()
 
     def _step(self) -> None:
+        follow()
         try:
             progressed = self.engine.step()
         except Exception as error:

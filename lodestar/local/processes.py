@@ -14,12 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lodestar.cores import spin_shortly
 from lodestar.errors import FailedPrecondition, LodestarError, NonFinite, RunPaused
 
 OWN_ERRORS: dict[int, type[LodestarError]] = {
     error.exit_code: error for error in (FailedPrecondition, NonFinite, RunPaused)
 }
 """Exit codes by which a child says that trying again would end the same way."""
+
+
+IMPORT_SECONDS = 600.0
+"""For the fork server's imports, which a busy machine takes minutes for; one that dies is noticed at once."""
 
 
 class Child:
@@ -107,11 +112,6 @@ class Child:
                 os.kill(self.pid, number)
 
 
-SPINS = "100000"
-"""How long an idle OpenMP thread spins: about 0.1 ms. Sleeping at once costs a two-thread update half its speed, and
-spinning for ever takes the cores from the other processes (docs/log.md)."""
-
-
 class Processes:
     """Starts a fork server and children of it; a context manager that leaves none behind."""
 
@@ -131,14 +131,13 @@ class Processes:
         self._logs.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         self._channel = ours
+        spin_shortly()
         environment = {
             **os.environ,
             "OPENBLAS_NUM_THREADS": "1",  # its pool would start at import, before the fork
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }
-        if "OMP_WAIT_POLICY" not in environment:
-            environment.setdefault("GOMP_SPINCOUNT", SPINS)
         with (self._logs / "forkserver.log").open("ab") as log, theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
@@ -190,7 +189,7 @@ class Processes:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise LodestarError(f"the fork server is gone ({error}); see {self._logs / 'forkserver.log'}") from error
-        child.wait_born(timeout=120)
+        child.wait_born(IMPORT_SECONDS)
         if child.pid == 0:
             raise LodestarError(f"the fork server is gone; see {self._logs / 'forkserver.log'}")
         return child

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from lodestar.cores import follow
 from lodestar.errors import ModelError
 
 NAME = "lodestar"
@@ -149,6 +150,7 @@ def attend(
     Raises:
         ModelError: no context was passed, or the model asks for something our attention does not compute.
     """
+    follow()
     name = type(module).__name__
     attention_context = attention_context or _CONTEXT.get()
     if attention_context is None:

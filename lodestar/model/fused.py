@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lodestar.cores import follow
 from lodestar.model.lora import plain
 
 FAMILY = ("llama", "mistral", "qwen2")
@@ -74,6 +75,7 @@ def _layer_forward(
     layer: Any, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], attention_context: Any, **_: Any
 ) -> Tensor:
     """Stands in for the decoder layer's forward: hidden_states [1, T, H] to the same, or to [1, rows, H]."""
+    follow()
     attention, norm = layer.self_attn, layer.input_layernorm
     x_TH = hidden_states[0]
     cos_TD, sin_TD = position_embeddings[0][0], position_embeddings[1][0]

@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, ParamSpec, TypeVar
 
 from lodestar import metrics
+from lodestar.cores import compute_threads
 from lodestar.errors import LodestarError, ResourceExhausted
 
 Parameters = ParamSpec("Parameters")
@@ -26,15 +28,10 @@ class ComputeThread:
     """The one thread that may touch a model: ``await compute.run(forward, batch)``."""
 
     def __init__(self, name: str, threads: int | None = None) -> None:
-        """``threads`` is how many of torch's own the model's operations spread over; None leaves torch alone."""
+        """``threads`` is how many of torch's own the model's operations may spread over; None leaves torch alone."""
 
-        def initialise() -> None:
-            if threads is not None:
-                import torch  # a process without a model (a rollout worker) imports this module too
-
-                torch.set_num_threads(threads)  # OpenMP keeps it per calling thread
-
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initialise)
+        begins = None if threads is None else partial(compute_threads, threads)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begins)
 
     async def run(
         self,

@@ -1,6 +1,6 @@
 """The ranks of a learner after the first: they hold the same policy and critic and compute their share of every step.
 
-    torchrun --nproc-per-node=8 --no-python lodestar serve learner run.yaml --resume …
+    torchrun --nproc-per-node=8 --no-python lodestar work FILE      # the stage that a conductor's file says
 
 The first rank is a learner as there is always one: it owns the queue, the journal, the checkpoints and the gRPC
 servers, and tells the others what they need: how to start, each step's rollouts, and the end.
@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from lodestar.config import LearnerTask
+from lodestar.cores import compute_threads
 from lodestar.model.loading import load_tokenizer
 from lodestar.records import Rollout
 from lodestar.rpc.batching import ComputeThread
@@ -65,9 +65,10 @@ class Follower:
         """Loads what the first rank loads, from the same volume."""
         task = self._task
         join()
-        torch.set_num_threads(task.section.threads)
         if task.deterministic:
             make_deterministic()
+        else:
+            compute_threads(task.section.threads)
         self._orders = Orders()
         start: Start = self._orders.take()
         self._trainer = make_trainer(task, load_tokenizer(task.tokenizer or task.policy), start.offset)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lodestar.config import LearnerTask, flat
+from lodestar.cores import compute_threads
 from lodestar.data.files import read_prompts
 from lodestar.data.rows import encode_prompts
 from lodestar.errors import ConfigError, FailedPrecondition, QueueUnavailable
@@ -69,9 +70,10 @@ class Learner:
         join()
         self._orders = Orders()
         self._open.enter_context(_sole_learner(task.state))
-        torch.set_num_threads(task.section.threads)
         if task.deterministic:
             make_deterministic()
+        else:
+            compute_threads(task.section.threads)
         self._tokenizer = load_tokenizer(task.tokenizer or task.policy)
         prompts = self._prompts()
         digests = self._digests()
@@ -206,7 +208,10 @@ class Learner:
         if found is None:
             return None
         newest, state = found
-        refuse_changes(state["digests"], digests)
+        saved = dict(state["digests"])
+        if int(digests["ppo.steps"]) > int(saved["ppo.steps"]):  # more were asked for
+            saved["ppo.steps"] = digests["ppo.steps"]
+        refuse_changes(saved, digests)
         log.info("resuming from %s", newest)
         return state
 

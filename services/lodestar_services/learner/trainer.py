@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lodestar.config import PpoConfig
+from lodestar.cores import compute_threads
 from lodestar.errors import ConfigError, NonFinite
 from lodestar.model.fused import fuse
 from lodestar.model.packed import response_logprobs, token_values
@@ -351,7 +352,7 @@ class Trainer:
 def make_deterministic() -> None:
     """One thread and deterministic kernels for this process."""
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)
+    compute_threads(1)
 
 
 def _copied(node: Any) -> Any:

@@ -83,6 +83,7 @@ def _step(k: int, rng: random.Random) -> dict[str, object]:
     noise = lambda scale: rng.gauss(0, scale)  # noqa: E731 - used once per figure, next to it
     return {
         "step": k,
+        "time": 1_764_000_000.0 + 3 * k,
         "incarnation": "00c0ffee",
         "seconds": {"collect": 1.1 + noise(0.1), "optimise": 1.6 + noise(0.1), "publish": 0.03}
         | ({"checkpoint": 0.2} if k % 10 == 0 else {}),
