@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from lodestar.config import RunConfig
 from lodestar.crew.inline import run_inline
@@ -15,7 +16,6 @@ from lodestar.data.rows import encode_rows
 from lodestar.errors import ConfigError
 from lodestar.files import read_json
 from lodestar.local.tiny import llama, tokenizer
-from lodestar.model.loading import load_causal_lm
 from lodestar.model.tokenizers import load_tokenizer
 from lodestar.model.weights import save_model
 from lodestar.recipe.plan import plan
@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> RunConfig:
 
 def _probabilities(folder: Path, per_token: bool) -> list[list[float]]:
     """Shares of each question's answers, by transformers alone."""
-    model, tokens = load_causal_lm(folder), load_tokenizer(str(folder))
+    model, tokens = LlamaForCausalLM.from_pretrained(folder), load_tokenizer(str(folder))
     found = []
     for question in QUESTIONS:
         nats = []
