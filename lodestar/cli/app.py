@@ -11,6 +11,7 @@ import lodestar
 from lodestar.cli.commands import (
     certificates,
     cluster,
+    compare,
     configuration,
     feedback,
     ledger,
@@ -67,6 +68,7 @@ app.command()(serve.serve)
 app.command()(serve.work)
 app.command()(runs.train)
 app.command("eval")(runs.evaluate)
+app.command()(compare.compare)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(runs.report)

@@ -62,6 +62,8 @@ class RunConfig(Section):
     """Services."""
     tracking: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Trackers that get the run's figures, samples, options and report, below the run's folder (docs/operations.md)."""
+    compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Methods of one's own for ``lodestar compare``: name → options over this file's, ``recipe`` among them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -92,6 +92,7 @@ class Evaluate(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes figures/samples.jsonl and figures/evaluation.json."""
+        from lodestar.breakdown import broken_down
         from lodestar.files import write_atomically, write_jsonl
 
         table = Table(self, bench)
@@ -100,6 +101,7 @@ class Evaluate(Stage):
             found |= asyncio.run(table.rivals(self.temperatures, self.best_of)) | {"method": table.method}
             before, own = table.plain["against"], [replace(one, step=_steps(bench)) for one in table.plain["policy"]]
             found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
+            found |= broken_down(table.prompts, own, before, table.judge)
             bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
             shown = {"before": before, "after": own}
         else:

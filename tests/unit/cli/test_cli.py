@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import lodestar
 from lodestar.cli.app import app
+from lodestar.errors import LodestarError
 
 BIN = Path(sys.executable).parent
 
@@ -184,6 +185,18 @@ def test_foreign_text_is_no_markup(tmp_path: Path) -> None:
     done = lodestar_("report", str(tmp_path / "r[/x]"))
     assert done.returncode == 2
     assert "r[/x] is not a run's folder" in done.stderr
+
+
+def test_compare_tells_runs_from_a_configuration(tmp_path: Path) -> None:
+    for arguments, says in (
+        (("compare", str(tmp_path)), "is not a run's folder: it has no config.yaml"),
+        (("compare", str(tmp_path), "--seeds", "2"), "--seeds: goes with a configuration file, and"),
+        (("compare", "lodestar/local/demo.yaml"), "--recipes: name the methods to compare, with commas between"),
+        (("compare", "lodestar/local/demo.yaml", "--recipes", "instruct-gtp"), "did you mean instruct-gpt?"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert isinstance(done.exception, LodestarError), done.output
+        assert says in str(done.exception)
 
 
 @pytest.mark.parametrize("named", ["./no-model", "rows"])
