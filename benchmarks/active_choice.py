@@ -11,8 +11,10 @@ would teach. Labels are one vote each of an annotator of known noise (lodestar.d
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,8 @@ METHODS = ("random", "disagreement", "bald", "volume_removal", "bald, diverse", 
 
 
 class Features:
-    """Words of the reply, alone and with each of the request's words that say what is wanted (its tone, name, subject),
-    numbered as they come up; F grows until ``frozen``."""
+    """Words of the reply, alone and with each of the request's words that say what is wanted (its tone, name, subject
+    and attributes), numbered as they come up. What is true of the subject is not among them: that is to be learned."""
 
     def __init__(self) -> None:
         self.number: dict[str, int] = {}
@@ -41,9 +43,9 @@ class Features:
         names = [f"length {min(len(words) // 3, 12)}", f"last {words[-1]}"]
         names += words
         names += [f"{request.tone} {word}" for word in words]
-        names += [f"{request.topic} {word}" for word in words]
+        names += [f"{request.subject} {word}" for word in words]
         names += [f"said {what}" for what in (request.name, request.subject) if what in words]
-        names += [f"asked {word in {value for _, value in request.asked}} {kind}" for kind, word in _values(words)]
+        names += [f"{kind} asked {kind in request.attributes}" for kind, _ in _values(words)]
         if request.name in words:
             names.append("by name")
         if request.subject in words:
@@ -156,6 +158,20 @@ def needed(accuracies: list[float], goal: float) -> float:
     return next(((i + 1) * BATCH for i, value in enumerate(smooth) if value >= goal), float(len(smooth) + 1) * BATCH)
 
 
+def _kept(path: Path | None) -> dict[tuple[int, str], list[float]]:
+    """Curves of an earlier start, by seed and chooser."""
+    if path is None or not path.exists():
+        return {}
+    rows = (json.loads(line) for line in path.read_text().splitlines())
+    return {(row["seed"], row["chooser"]): row["accuracies"] for row in rows}
+
+
+def _keep(path: Path | None, seed: int, method: str, accuracies: list[float]) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps({"seed": seed, "chooser": method, "accuracies": accuracies}) + "\n")
+
+
 def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
     """One row per chooser."""
     budget, candidates, tested = (400, 1000, 300) if arguments.small else (BUDGET, CANDIDATES, TESTED)
@@ -163,23 +179,21 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
     counts: dict[str, list[float]] = {method: [] for method in METHODS}
     ends: dict[str, list[float]] = {method: [] for method in METHODS}
     halves: dict[str, list[float]] = {method: [] for method in METHODS}
+    kept = _kept(arguments.curves)
     for seed in seeds:
-        world = World(seed, candidates, tested)
+        todo = [method for method in METHODS if (seed, method) not in kept]
+        world = World(seed, candidates, tested) if todo else None
         goal = 0.0
         for method in METHODS:
-            accuracies = curve(world, method, seed, budget)
+            if world is not None and method in todo:
+                kept[seed, method] = curve(world, method, seed, budget)
+                _keep(arguments.curves, seed, method, kept[seed, method])
+            accuracies = kept[seed, method]
             goal = goal or float(np.mean(accuracies[-3:]))
             counts[method].append(needed(accuracies, goal))
             ends[method].append(float(np.mean(accuracies[-3:])))
             halves[method].append(accuracies[max(1, len(accuracies) // 4) - 1])
-            print(
-                seed,
-                world.phi_NF.shape[1],
-                method,
-                [round(x, 4) for x in accuracies[::4]],
-                counts[method][-1],
-                flush=True,
-            )
+            print(seed, method, [round(x, 4) for x in accuracies[::4]], counts[method][-1], flush=True)
     rows = []
     for method in METHODS:
         ratio = mean_with_interval([count / budget for count in counts[method]])
@@ -198,6 +212,7 @@ def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
 
 if __name__ == "__main__":
     options = parser(__doc__)
+    options.add_argument("--curves", type=Path, help="JSONL of each seed's curves: what is there is not measured again")
     chosen_options = options.parse_args()
     report(
         "active_choice",

@@ -34,9 +34,9 @@ from urllib.parse import quote_plus
 import sqlalchemy as sa
 from harness import parser, report
 from lodestar_services.feedback.database import Database
-from lodestar_services.feedback.options import FeedbackOptions
 from lodestar_services.feedback.tables import answers, items
 
+from lodestar.config import FeedbackConfig, FeedbackTask, Listening
 from lodestar.data.world import PANEL, Annotator, every_request, write
 from lodestar.data.world.replies import DEMONSTRATION_MIX, WRITERS
 from lodestar.feedback import AsyncFeedbackClient, Campaign, Item
@@ -45,9 +45,9 @@ from lodestar.rpc.state import ServiceState
 
 START = """
 import sys
+from lodestar.config.serve import FeedbackTask
 from lodestar_services.feedback.__main__ import main
-from lodestar_services.feedback.options import FeedbackOptions
-sys.exit(main(FeedbackOptions.model_validate_json(sys.argv[1])))
+sys.exit(main(FeedbackTask.model_validate_json(sys.argv[1])))
 """
 CAMPAIGN = Campaign(name="load", form="pair", overlap=2, strength=False)
 
@@ -146,24 +146,24 @@ TARGET = [0]
 class Process:
     """The service, started and killed."""
 
-    def __init__(self, options: FeedbackOptions) -> None:
-        self.options = options
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self.task = FeedbackTask(run="load", folder=folder, section=FeedbackConfig(database=database))
         self.start()
 
     def start(self) -> None:
-        state = self.options.folder / "services" / "feedback-0.json"
+        state = self.task.folder / "services" / "feedback-0.json"
         state.unlink(missing_ok=True)
-        with (self.options.folder / "log").open("ab") as log:
-            command = [sys.executable, "-c", START, self.options.model_dump_json()]
+        with (self.task.folder / "log").open("ab") as log:
+            command = [sys.executable, "-c", START, self.task.model_dump_json()]
             self.running = subprocess.Popen(command, stdout=log, stderr=log)
         while not (state.exists() and serving(ServiceState.read(state).address)):
             if self.running.poll() is not None:
-                raise SystemExit((self.options.folder / "log").read_text())
+                raise SystemExit((self.task.folder / "log").read_text())
             time.sleep(0.05)
         self.address = ServiceState.read(state).address
-        self.link = str(json.loads((self.options.folder / "page.json").read_text())["link"])
-        ports = {"page_port": int(self.link.rpartition(":")[2]), "port": int(self.address.rpartition(":")[2])}
-        self.options = self.options.model_copy(update=ports)
+        self.link = str(json.loads((self.task.folder / "page.json").read_text())["link"])
+        listening = Listening(port=int(self.address.rpartition(":")[2]))
+        self.task = self.task.model_copy(update={"listening": listening})
 
     def kill(self) -> None:
         self.running.send_signal(signal.SIGKILL)
@@ -264,7 +264,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
 def _row(
     kind: str, folder: Path, url: str | None, judgements: int, people: int, kills: int, thinking: float
 ) -> Mapping[str, Any]:
-    process = Process(FeedbackOptions(folder=folder, database=url))
+    process = Process(folder, url)
     try:
         seen, seconds = asyncio.run(campaign(process, judgements, people, kills, thinking))
     finally:

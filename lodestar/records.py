@@ -219,7 +219,7 @@ class Detokenized:
 class ScoreItem:
     """What a reward model scores: both halves as text, or both as its own token ids.
 
-    ``ScoreItem("what color is the sky ?", "blue")`` or ``ScoreItem((4, 9, 2), (31, 1))``.
+    ``ScoreItem("how are you ?", "very well")`` or ``ScoreItem((4, 9, 2), (31, 1))``.
     """
 
     prompt: str | tuple[int, ...]

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve, share
+from lodestar.cli.commands import (
+    certificates,
+    cluster,
+    configuration,
+    feedback,
+    ledger,
+    models,
+    people,
+    runs,
+    serve,
+    share,
+)
 
 
 @dataclass
@@ -50,6 +61,7 @@ app = typer.Typer(
 )
 app.callback()(_main)
 app.command()(runs.demo)
+app.command()(configuration.init)
 app.command()(runs.run)
 app.command()(serve.serve)
 app.command()(serve.work)
@@ -71,6 +83,7 @@ app.command()(cluster.cancel)
 
 config_app = _group("Check a run's configuration, or print every option.")
 config_app.command("check")(configuration.check)
+config_app.command("options")(configuration.options)
 config_app.command("schema")(configuration.schema)
 app.add_typer(config_app, name="config")
 
@@ -82,6 +95,14 @@ app.add_typer(certs_app, name="certs")
 ledger_app = _group("Check what a run trained on.")
 ledger_app.command("check")(ledger.check)
 app.add_typer(ledger_app, name="ledger")
+
+feedback_app = _group(
+    "What people said: invite somebody, export a campaign, back up. lodestar serve feedback is the page."
+)
+feedback_app.command("invite")(people.invite)
+feedback_app.command("export")(people.export)
+feedback_app.command("backup")(people.backup)
+app.add_typer(feedback_app, name="feedback")
 
 data_app = _group("Look at a file of human feedback, split it by prompt, or make one from demonstrations.")
 data_app.command("check")(feedback.check_data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
-from lodestar.config.serve import TASK, LearnerTask, RolloutTask
+from lodestar.config.serve import TASK, FeedbackTask, GatewayTask, LearnerTask, RewardTask, RolloutTask, Task
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
+from lodestar.recipe import named
+from lodestar.recipe.stage import Kind
 
 TOLD_SECONDS = 120.0
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
+ARTIFACTS: dict[str, Kind] = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
 
 def serve(
@@ -41,6 +41,8 @@ def serve(
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
         task = _from_file(Path(what), listening, redis, digest)
         return service_main(task.role)(task)
+    if role == "feedback":
+        return service_main(role)(_people(Path(what), options, listening))
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
         tree: dict[str, Any] = {
             "role": role,
@@ -58,7 +60,18 @@ def serve(
 def _what(role: str, what: str) -> dict[str, Any]:
     if role == "gateway":
         return {"endpoints": {"policy": [address.strip() for address in what.split(",")]}}
-    return {"model": served_model(what, ARTIFACTS[role])}
+    return {"model": named.model(what, ARTIFACTS[role])}
+
+
+def _people(folder: Path, options: Sequence[str], listening: Mapping[str, Any]) -> Any:
+    """The task of a page whose data lie in a folder, and stay there."""
+    from lodestar.recipe.folder import people_of
+
+    folder = people_of(folder)
+    section = parse_overrides(options)
+    return _valid(
+        {"role": "feedback", "run": folder.name, "folder": folder, "section": section, "listening": listening}
+    )
 
 
 def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, Any], device: str, dtype: str) -> int:
@@ -66,8 +79,8 @@ def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, An
     ``gateway.…``. Returns the exit code."""
     from lodestar.local.serving import serve_with_gateway
 
-    model = served_model(what, "model")
-    if not Path(model).exists() and not HUB_ID.fullmatch(model):
+    model = named.model(what)
+    if not Path(model).exists() and "/" not in model:
         raise ConfigError(
             what, f"is no role ({', '.join((*ARTIFACTS, 'gateway', 'task'))}), and no run or model folder is there"
         )
@@ -81,26 +94,6 @@ def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, An
         endpoints = {"policy": ["127.0.0.1:0"]}
         tree = {"role": "gateway", "run": "served", "section": ours, "listening": reached, "endpoints": endpoints}
         return serve_with_gateway(policy, _valid({**tree, **shared}))
-
-
-def served_model(what: str, kind: str) -> str:
-    """What a run's folder, a model's folder or a hub id names: of a run, the newest model of the kind.
-
-    Raises:
-        ModelError: a run that has none yet.
-    """
-    from lodestar.errors import ModelError
-    from lodestar.recipe.folder import CONFIG, RunFolder
-
-    root = Path(what)
-    if not (root / CONFIG).exists() or (root / "config.json").exists():
-        return what
-    found = RunFolder.open(root).newest(kind)
-    if found is None:
-        raise ModelError(
-            f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it"
-        )
-    return str(found)
 
 
 def work(path: Path, *, redis: str | None, digest: str | None) -> int:
@@ -143,7 +136,7 @@ def _from_file(
         raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _valid(tree: Mapping[str, Any]) -> Any:
+def _valid(tree: Mapping[str, Any]) -> Task | RewardTask | FeedbackTask | GatewayTask:
     try:
         return TASK.validate_python(tree)
     except ValidationError as error:
@@ -152,4 +145,6 @@ def _valid(tree: Mapping[str, Any]) -> Any:
         key = (
             "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
         )
-        raise ConfigError(key, f"{first['msg']} (got {redacted(repr(first['input']))})") from None
+        raise ConfigError(
+            key, f"{first['msg'].removeprefix('Value error, ')} (got {redacted(repr(first['input']))})"
+        ) from None

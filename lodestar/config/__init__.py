@@ -8,6 +8,7 @@ from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import RunConfig, ServicesConfig
 from lodestar.config.serve import (
     Endpoints,
+    FeedbackTask,
     GatewayTask,
     LearnerTask,
     Listening,
@@ -18,6 +19,7 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.config.services import (
+    FeedbackConfig,
     GatewayConfig,
     LearnerConfig,
     PolicyConfig,
@@ -33,6 +35,8 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "Endpoints",
+    "FeedbackConfig",
+    "FeedbackTask",
     "GatewayConfig",
     "GatewayTask",
     "KlConfig",

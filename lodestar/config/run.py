@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from lodestar.config.base import Section
 from lodestar.config.data import ModelConfig
 from lodestar.config.services import (
+    FeedbackConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -33,6 +34,8 @@ class ServicesConfig(Section):
     """Rollout workers."""
     queue: QueueConfig = QueueConfig()
     """Rollout queue."""
+    feedback: FeedbackConfig = FeedbackConfig()
+    """The page where people judge."""
 
 
 class RunConfig(Section):

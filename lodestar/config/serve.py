@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 from lodestar.config.base import Section
 from lodestar.config.ppo import PpoConfig
 from lodestar.config.services import (
+    FeedbackConfig,
     GatewayConfig,
     LearnerConfig,
     PolicyConfig,
@@ -187,6 +188,21 @@ class LearnerTask(Task):
     """Folder of the trained policy."""
 
 
+class FeedbackTask(Task):
+    """The page where people judge."""
+
+    role: Literal["feedback"] = "feedback"
+    section: FeedbackConfig = FeedbackConfig()
+    """services.feedback."""
+    kept: Path | None = None
+    """Folder of what must not be lost: feedback.sqlite, page.json and lead.link; unset: the process's own."""
+
+    @property
+    def place(self) -> Path:
+        """Where that is."""
+        return self.kept or self.folder
+
+
 class GatewayTask(Task):
     """A gateway: OpenAI's HTTP API over the policy servers of ``endpoints.policy``."""
 
@@ -202,9 +218,10 @@ class GatewayTask(Task):
 
 
 ServiceTask = Annotated[
-    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | GatewayTask, Field(discriminator="role")
+    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask,
+    Field(discriminator="role"),
 ]
-TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | GatewayTask] = TypeAdapter(
-    ServiceTask
+TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask] = (
+    TypeAdapter(ServiceTask)
 )
 """``TASK.validate_json(text)`` is the task that a file or the fork server's request holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -76,6 +77,9 @@ class LearnerConfig(ServerConfig):
 
     replicas: Literal[1] = 1
     """One learner drives a run."""
+    drain_seconds: float = Field(default=600.0, ge=0)
+    """After SIGTERM or Ctrl-C, the step in progress and its checkpoint may take this long; a step that only waits for
+    rollouts is given up at once."""
     threads: int = Field(default=2, ge=1)
     """Threads of the update, and of every training: at most, as above; exactly these where ``deterministic``."""
     checkpoint_every: int = Field(default=10, ge=1)
@@ -118,6 +122,45 @@ class GatewayConfig(Section):
     """Of each request, until its last token."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """After SIGTERM, requests in flight may take this long."""
+
+
+class FeedbackConfig(Section):
+    """The page where people judge, and FeedbackService beside it."""
+
+    database: str | None = None
+    """postgresql://user@host/name, without a password; unset is the variable LODESTAR_FEEDBACK_DATABASE, which may hold
+    one, else SQLite in the service's folder."""
+    page_host: str | None = None
+    """Address that the page binds; unset is gRPC's. Other than loopback needs page_tls, or --insecure behind a proxy
+    that speaks TLS."""
+    page_port: int = Field(default=0, ge=0, le=65_535)
+    """Of the page; 0 takes the one that it had last, so that links go on working, or a free one."""
+    link: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    """What people type: scheme, host and port, where a proxy or a name stands before the page. Unset: host and port."""
+    page_tls: Path | None = None
+    """Folder with tls.crt and tls.key for the page, signed by an authority that browsers know."""
+    proxy: str | None = None
+    """Addresses of proxies (commas between) whose X-Forwarded-For is believed."""
+    lead: str | None = Field(default="lead", min_length=1)
+    """Name of the lead who is invited when nobody is there yet; the link is in lead.link in the folder."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, requests in flight may take this long."""
+
+    @field_validator("database")
+    @classmethod
+    def _holds_no_password(cls, database: str | None) -> str | None:
+        if database is not None and urlsplit(database).password is not None:
+            raise ValueError(
+                "holds a password, which would be written wherever this option is; put the URL into the variable "
+                "LODESTAR_FEEDBACK_DATABASE, or the password into PGPASSWORD or ~/.pgpass"
+            )
+        return database
+
+    @model_validator(mode="after")
+    def _tls_and_link_agree(self) -> FeedbackConfig:
+        if self.page_tls is not None and self.link is not None and not self.link.startswith("https://"):
+            raise ValueError("link must begin with https:// when page_tls is given")
+        return self
 
 
 class QueueConfig(Section):

@@ -86,7 +86,7 @@ class Cluster:
         self._api = api
         self._site = site
         self._wanted: dict[str, Wanted] = {}
-        self._fleets = sorted({*(name for step in plan.steps for name in calls_of(step)), WORKERS} - {*site.shared})
+        self._fleets = sorted({*(name for step in plan.steps for name in self._ours(step)), WORKERS})
         self._endpoints = Endpoints()
         self._said: set[str] = set()
         self._restarts: dict[str, int] = {}
@@ -97,7 +97,7 @@ class Cluster:
         calls, site = calls_of(step), self._site
         weights = site.address(step.stage.serves, site.listening.weights_port) if step.stage.serves else None
         servers = {name: (site.shared.get(name) or site.address(name),) for name in calls}
-        self._wanted = {name: self._server(step, name, weights) for name in calls if name not in site.shared}
+        self._wanted = {name: self._server(step, name, weights) for name in self._ours(step)}
         self._endpoints = Endpoints()
         if step.stage.rolls_out:
             self._endpoints = Endpoints(
@@ -129,12 +129,17 @@ class Cluster:
 
     def figures(self, step: Step) -> Mapping[str, Any]:
         """See Crew; what services did is Prometheus's to tell."""
-        return {"restarts": dict(self._restarts)} if step.stage.calls or step.stage.serves else {}
+        return {"restarts": dict(self._restarts)} if calls_of(step) or step.stage.serves else {}
 
     def release(self) -> None:
         """Leaves no replica of any fleet."""
         self._wanted = {}
         self._patiently(self._hold)
+
+    def _ours(self, step: Step) -> list[str]:
+        """The fleets of a step that this scales: neither shared ones nor the page where people judge."""
+        calls = calls_of(step)
+        return [name for name, call in calls.items() if name not in self._site.shared and call.role != "feedback"]
 
     # --- fleets --------------------------------------------------------------------------------------------------
     def _server(self, step: Step, fleet: str, weights: str | None) -> Wanted:

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from lodestar import metrics
 from lodestar.config.run import RunConfig
-from lodestar.config.serve import Endpoints, Listening, Task
-from lodestar.crew.fleet import Fleet, Member, figures_of
+from lodestar.config.serve import Endpoints, FeedbackTask, Listening, Task
+from lodestar.crew.fleet import GRACE_SECONDS, Fleet, Member, figures_of
 from lodestar.crew.follow import StatusFollower
 from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
 from lodestar.crew.work import argument_of
@@ -25,7 +25,9 @@ from lodestar.local.ports import free_ports
 from lodestar.local.processes import Processes
 from lodestar.local.progress import ProgressReader
 from lodestar.local.redis_server import RedisServer
+from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.stage import Call
 from lodestar.recipe.store import Store
 from lodestar.records import RunState
 
@@ -84,11 +86,12 @@ class Local:
             self._listening = Listening(port=port, metrics_port=metrics, weights_port=weights_port)
             weights = f"127.0.0.1:{weights_port}"
         wanted = {name: self._server_tasks(step, name, weights) for name in calls}
-        self._stop([name for name in self._tasks if _told(self._tasks[name]) != _told(wanted.get(name, []))])
+        self._stop([name for name, tasks in self._tasks.items() if not self._goes_on(tasks, wanted.get(name, []))])
         for name, tasks in wanted.items():
             if name not in self._tasks:
                 self._start(name, tasks)
         self.fleet.wait_ready(list(calls))
+        self._invite(calls)
         servers = {name: tuple(_address(task) for task in self._tasks[name]) for name in calls}
         self._endpoints = Endpoints()
         if step.stage.rolls_out:
@@ -119,11 +122,14 @@ class Local:
             self.fleet.scrape()
         finally:
             self._stop([WORKERS])
-            self.fleet.stop([own.fleet], hurry=self._hurry)
+            grace = self._run.services.learner.drain_seconds if step.stage.serves else GRACE_SECONDS
+            if step.stage.serves and own.child.alive:
+                self._tell_of_leaving()
+            self.fleet.stop([own.fleet], grace, hurry=self._hurry)
 
     def figures(self, step: Step) -> Mapping[str, Any]:
         """See Crew."""
-        if not (step.stage.calls or step.stage.serves):
+        if not (calls_of(step) or step.stage.serves):
             return {}
         self.fleet.scrape()
         return {"services": figures_of(self._board, self.fleet), "restarts": dict(self.fleet.restarts)}
@@ -148,14 +154,41 @@ class Local:
         return self._processes
 
     # --- parts ---------------------------------------------------------------------------------------------------
+    def _tell_of_leaving(self) -> None:
+        """A learner that is told to leave ends the step that it optimises: how long that may take, and the way out."""
+        status = self._board.status
+        if status is None or status.state not in (RunState.OPTIMISING, RunState.COLLECTING):
+            return
+        left = status.total_steps - status.step
+        usual = f", about {status.eta_seconds / left:.0f} s as the one before" if status.metrics and left else ""
+        self._board.say(
+            f"ending: the learner finishes step {status.step + 1}{usual}, and keeps it; Ctrl-C again ends it at once, "
+            "and the steps since its last checkpoint are done again",
+            "warning",
+        )
+
     def _server_tasks(self, step: Step, fleet: str, weights: str | None) -> list[Task]:
         """What each replica is told, but for its ports."""
         task = server_task(self._run, self._plan, self._store, step, fleet, folder=self._store.root, weights=weights)
-        replicas = getattr(self._run.services, step.stage.calls[fleet].role).replicas
+        replicas = getattr(getattr(self._run.services, step.stage.calls[fleet].role), "replicas", 1)
         if step.stage.calls[fleet].follows:
             cache = self._store.unfinished(step) / "served"
             return [task.model_copy(update={"cache": cache / str(i)}) for i in range(replicas)]
         return [task] * replicas
+
+    def _invite(self, calls: Mapping[str, Call]) -> None:
+        """Shows the way to the page to the person at this terminal, who leads the run."""
+        link = self._store.root / PEOPLE / "lead.link"
+        if any(call.role == "feedback" for call in calls.values()) and link.exists():
+            self._board.invitation = link.read_text(encoding="utf-8").strip()
+            self._board.say(
+                f"who judges comes in by the link in {link}, or by lodestar feedback invite {self._store.root} NAME"
+            )
+
+    def _goes_on(self, running: list[Task], wanted: list[Task]) -> bool:
+        """Whether a fleet is left alone: it does what is wanted, or is where people look between stages too."""
+        people = not wanted and isinstance(running[0], FeedbackTask)
+        return people or _told(running) == _told(wanted)
 
     def _worker_tasks(self) -> list[Task]:
         task = rollout_task(self._run, self._endpoints, folder=self._store.root)

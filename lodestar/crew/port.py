@@ -9,8 +9,18 @@ from typing import Any, Protocol
 
 from lodestar.config.rewards import served_sources
 from lodestar.config.run import RunConfig
-from lodestar.config.serve import Endpoints, Listening, PolicyTask, ReferenceTask, RewardTask, RolloutTask, Task
+from lodestar.config.serve import (
+    Endpoints,
+    FeedbackTask,
+    Listening,
+    PolicyTask,
+    ReferenceTask,
+    RewardTask,
+    RolloutTask,
+    Task,
+)
 from lodestar.errors import LodestarError
+from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
 from lodestar.recipe.stage import Call, needs_own_model
 from lodestar.recipe.store import Store
@@ -61,14 +71,20 @@ def service_main(role: str) -> Callable[[Any], int]:
 
 
 def calls_of(step: Step) -> dict[str, Call]:
-    """The fleets that a step needs, by name: those of optional ports that nothing feeds are left out.
+    """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
+    nothing feeds, are left out.
 
     A reward that is made of other things than the run's own model is served without a port.
     """
     return {
         name: call
         for name, call in step.stage.calls.items()
-        if call.port in step.inputs or (call.role == "reward" and call.port not in step.stage.optional)
+        if step.stage.wants(name)
+        and (
+            not call.port
+            or call.port in step.inputs
+            or (call.role == "reward" and call.port not in step.stage.optional)
+        )
     }
 
 
@@ -106,6 +122,8 @@ def server_task(
     if call.role != "reward" and artifact == f"{GIVEN}/model" and "tokenizer" in step.inputs:
         told["tokenizer"] = place(step.inputs["tokenizer"][0])
     match call.role:
+        case "feedback":
+            return FeedbackTask(section=services.feedback, kept=folder / PEOPLE, **told)
         case "policy":
             endpoints = Endpoints(weights=weights if call.follows else None)
             return PolicyTask(section=services.policy, model=str(model), endpoints=endpoints, **told)

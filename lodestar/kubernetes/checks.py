@@ -55,10 +55,12 @@ def check_fleets(
         wanted = [("Deployment", name) for name in (*fleets, *(["rollout"] if step.stage.rolls_out else []))]
         for kind, name in (*wanted, ("Job", step.stage.serves or "stage")):
             if (kind, f"{name}-{run}") not in there:
-                raise ConfigError(
-                    f"stages.{step.name}",
-                    f"needs a {kind} {name}, and {overlay} has none; k8s/base shows how one is made",
-                )
+                how = "k8s/base shows how one is made"
+                if name == "feedback":
+                    how = (
+                        "list the component k8s/components/feedback in it, or say in people.address where people judge"
+                    )
+                raise ConfigError(f"stages.{step.name}", f"needs a {kind} {name}, and {overlay} has none; {how}")
 
 
 def _paths(run: RunConfig, plan: Plan) -> Iterator[tuple[str, str]]:

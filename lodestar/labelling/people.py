@@ -13,11 +13,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lodestar.errors import ConfigError, DeadlineExceeded, FailedPrecondition, Unavailable
 from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, Progress
 from lodestar.feedback.client import AGAIN_SECONDS
+from lodestar.labelling.known import known_items
 from lodestar.labelling.options import PeopleOptions
 from lodestar.labelling.port import Asked, Question
 from lodestar.records import Feedback
@@ -25,8 +26,8 @@ from lodestar.records import Feedback
 log = logging.getLogger(__name__)
 FIRST_SECONDS = 120.0
 """For a service that has never answered, whose address may be wrong; one that has is waited for without end."""
-SAY_SECONDS = 60.0
-"""Between two words about how far people are."""
+SAY_SECONDS = 10.0
+"""Between two words about how far people are, while they go on."""
 MAX_NAME = 64
 T = TypeVar("T")
 
@@ -38,6 +39,8 @@ class People:
         if asked.people is None:
             raise FailedPrecondition("label by: people needs people: where and how they are asked")
         self._options = asked.people
+        self._address = asked.people.address or asked.address
+        self._tls = asked.people.tls if asked.people.address else asked.tls
         self._of = asked.of
         self._say = asked.say
 
@@ -46,6 +49,7 @@ class People:
 
         Raises:
             ConfigError: the token file cannot be read, or the TLS folder cannot be used.
+            DataError: people.gold or people.practice cannot be used.
             Unavailable: the service did not answer when it was first called.
             InvalidArgument: a question cannot be shown, such as one that holds a NUL character.
             FailedPrecondition: the campaign was closed before anybody had answered.
@@ -54,16 +58,12 @@ class People:
         return asyncio.run(self._label(questions, progress)) if questions else []
 
     async def _label(self, questions: Sequence[Question], progress: Callable[[int], object]) -> list[Feedback]:
-        items = [
-            Item(question.id, question.prompt, question.replies, priority=float(len(questions) - place))
-            for place, question in enumerate(questions)
-        ]
+        items = [*items_of(questions), *known_items(self._options)]
         campaign = campaign_of(self._of, self._options, items)
-        options = self._options
-        async with AsyncFeedbackClient(options.address, tls=options.tls, token=_token(options)) as people:
+        async with AsyncFeedbackClient(self._address, tls=self._tls, token=_token(self._options)) as people:
             added = await self._insist(lambda: people.add_items(campaign, items), FIRST_SECONDS)
-            known = f", {added.known} of them asked before" if added.known else ""
-            self._tell(f"{len(items)} questions for people{known}; judge at {added.link}")
+            known = ", which were asked before" if added.known else ""
+            self._tell(f"{len(questions)} questions for people{known}; judge at {added.link}")
             await self._judged(people, campaign, items, progress)
             # closed first: what comes later is not taken home, and the page says so to whoever sends it
             ended = await self._insist(lambda: people.close_campaign(campaign.name))
@@ -114,18 +114,19 @@ class People:
             try:
                 answer = await call()
             except (Unavailable, DeadlineExceeded) as error:
-                where = f"the feedback service at {self._options.address} does not answer"
+                where = f"the feedback service at {self._address} does not answer"
                 if time.monotonic() - began >= seconds:
                     stage = self._of.partition(".")[2]
-                    raise Unavailable(
-                        f"{where}: start it and --resume, or mend people.address and --from {stage} ({error})"
-                    ) from error
+                    mend = f"start it and --resume, or mend people.address and --from {stage}"
+                    if self._options.address is None:
+                        mend = "it is the run's own: its log says why; --resume starts it again"
+                    raise Unavailable(f"{where}: {mend} ({error})") from error
                 if not away:
                     self._tell(f"{where}; waiting for it ({error})")
                 away = True
             else:
                 if away:
-                    self._tell(f"the feedback service at {self._options.address} answers again")
+                    self._tell(f"the feedback service at {self._address} answers again")
                 return answer
             await asyncio.sleep(AGAIN_SECONDS)
 
@@ -134,10 +135,26 @@ class People:
         self._say(text)
 
 
+def items_of(questions: Sequence[Question]) -> list[Item]:
+    """What people are shown, those that were chosen first asked first."""
+    return [
+        Item(question.id, question.prompt, question.replies, priority=float(len(questions) - place))
+        for place, question in enumerate(questions)
+    ]
+
+
 def campaign_of(of: str, options: PeopleOptions, items: Sequence[Item]) -> Campaign:
     """The campaign that asks exactly this: ``RUN.STAGE.DIGEST``, RUN.STAGE cut where 64 characters are too few."""
-    campaign = Campaign(name="x", form=options.form, overlap=options.overlap, instructions=options.instructions)
-    asked = [of, campaign.model_dump(mode="json"), [(item.id, item.prompt, item.completions) for item in items]]
+    campaign = Campaign(
+        name="x",
+        form=options.form,
+        overlap=options.overlap,
+        instructions=options.instructions,
+        gold_share=options.gold_share,
+    )
+    asked: list[Any] = [of, campaign.model_dump(mode="json")]
+    asked.append([(item.id, item.prompt, item.completions) for item in items])
+    asked.append([(str(item.expected), item.explanation) for item in items if item.expected is not None])
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     return campaign.model_copy(update={"name": f"{of[: MAX_NAME - 1 - len(digest)]}.{digest}"})
 

@@ -57,6 +57,10 @@ class Asked:
     """Folder that survives a kill: answers that cost something are kept there."""
     people: PeopleOptions | None = None
     """Where and how people are asked, for one that asks them."""
+    address: str = ""
+    """Of the run's own feedback service, where people has none."""
+    tls: Path | None = None
+    """The run's TLS folder, for that service."""
     of: str = "label"
     """Who asks: the run and its stage."""
     say: Callable[[str], object] = lambda _text: None

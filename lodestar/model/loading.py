@@ -167,8 +167,8 @@ def new_causal_lm(architecture: ArchitectureConfig, tokenizer: PreTrainedTokeniz
     """A Llama with random weights drawn from ``seed``; the global random state is left as it was.
 
     Their standard deviation is √(2 / 5d) for hidden size d (SmallInit; Nguyen & Salazar 2019, "Transformers without
-    Tears", 3.2). The customary 0.02 is for d near 1,000: a model of hidden size 96 that starts there takes far longer to
-    learn to copy a word of its prompt.
+    Tears", 3.2). The customary 0.02 is for d near 1,000: a model of hidden size 96 that starts there takes far longer
+    to learn to copy a word of its prompt.
 
     Raises:
         ModelError: the sizes do not divide.

@@ -67,7 +67,10 @@ def _conducted(step: Step, store: Store, crew: Crew, board: Board) -> bool:
         board.kept(step.name, store.seal_of(step.name)["seconds"])
         return False
     board.go_on(step.name)
-    if store.seal_of(step.name) and not step.only_figures:
+    if more := store.grows(step):
+        board.say(f"{step.name}: goes on from {more[0]} to {more[1]} {step.stage.grows}")
+        store.reopen(step)
+    elif store.seal_of(step.name) and not step.only_figures:
         board.say(f"{step.name}: made anew, since what it takes has changed")
         store.clear(step)
     store.begin(step)

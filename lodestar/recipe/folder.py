@@ -15,6 +15,8 @@ from lodestar.recipe.plan import Plan, Step, plan
 from lodestar.recipe.store import Store
 
 CONFIG = "config.yaml"
+PEOPLE = "feedback"
+"""What the people whom the run asked have said; --fresh leaves it, for it cannot be made again."""
 _OLD = ("state.json", "models")
 """What runs of before recipes have."""
 
@@ -81,6 +83,11 @@ class RunFolder:
     def _figures(self, step: Step | None, name: str) -> Path | None:
         path = self.store.path(f"{step.name}/figures") / name if step else None
         return path if path and path.exists() else None
+
+
+def people_of(folder: Path) -> Path:
+    """Where a feedback service keeps what people said: in a run's folder below it, in any other there."""
+    return folder / PEOPLE if (folder / CONFIG).exists() else folder
 
 
 def refuse_old(root: Path) -> None:

@@ -19,7 +19,7 @@ from lodestar.recipe.written import nearest
 GIVEN = "given"
 """``given/model`` (``model.path``) and ``given/KIND``: artifacts that the run brings along and no stage makes."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
-_RESERVED = {GIVEN, "rounds", "services", "redis", "logs"}
+_RESERVED = {GIVEN, "rounds", "services", "redis", "logs", "feedback"}
 ROUNDS = {"n", "stages"}
 
 

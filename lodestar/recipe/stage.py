@@ -37,7 +37,7 @@ Kind = Literal[
 ]
 """Of artifacts. A rival is a model that the evaluation holds others against, and that nothing goes on from."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Role = Literal["policy", "reward", "reference"]
+Role = Literal["policy", "reward", "reference", "feedback"]
 GROUP = "lodestar.stages"
 """Entry-point group: a stage's name → its class. A distribution of one's own adds methods by it."""
 
@@ -47,7 +47,8 @@ class Call:
     """Servers of one role that serve the artifact of one port: ``Call("policy", "against")``."""
 
     role: Role
-    port: str
+    port: str = ""
+    """Empty: no artifact, as the page where people judge."""
     follows: bool = False
     """Policy servers take the weights that this stage's learner publishes, as they come."""
 
@@ -68,6 +69,12 @@ class Stage(Section):
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 
+    grows: ClassVar[str] = ""
+    """A whole-number option that may be raised in a run that has begun: the stage goes on from where it is."""
+    keeps: ClassVar[tuple[str, ...]] = ()
+    """Names below ``unfinished`` that stay beside a finished stage, for it to go on from. Whoever needs the room may
+    delete them: then it cannot grow."""
+
     use: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Port → the artifact to take (STAGE/PORT), where the newest of its kind is not meant."""
 
@@ -87,6 +94,10 @@ class Stage(Section):
     def outputs(self, run: RunConfig) -> Mapping[str, Kind]:
         """What these options make in this run."""
         return self.makes
+
+    def wants(self, fleet: str) -> bool:
+        """Whether these options need a fleet of ``calls``."""
+        return True
 
     def gathers(self) -> frozenset[str]:
         """Ports that take every artifact of their kind so far, and not the newest alone."""

@@ -9,6 +9,7 @@ from typing import Any
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report.rounds import round_rows, score_shift
+from lodestar.samples import judgement
 
 Row = dict[str, Any]
 BEST_OF_N = "best_of_"
@@ -23,6 +24,8 @@ class Facts:
     config: Row
     """Options of the last PPO stage as ``ppo``, of the last evaluation as ``evaluation``."""
     config_text: str
+    synthetic: bool
+    """Whether its prompts are the synthetic world's."""
     summary: Row
     """summary.json; empty before the run is finished."""
     results: Row
@@ -72,11 +75,6 @@ class Facts:
         return None if found is None else float(found)
 
 
-def judgement(reply: Row, judge: str) -> float:
-    """The number by which a reply was compared."""
-    return float(reply["gold"] if judge == "gold" else reply["score"])
-
-
 def read_facts(root: Path) -> Facts:
     """Reads a run's folder.
 
@@ -92,6 +90,7 @@ def read_facts(root: Path) -> Facts:
     return Facts(
         name=folder.run.name,
         config={"ppo": ppo.stage.model_dump(mode="json") if ppo else {}},
+        synthetic=folder.plan.is_synthetic,
         config_text=(root / CONFIG).read_text(encoding="utf-8"),
         summary=read_json(summary) if summary.exists() else {},
         results={

@@ -13,7 +13,7 @@ from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import Form, PeopleOptions
 from lodestar.recipe.plan import Plan, Step
-from lodestar.recipe.stage import Bench, Kind, Stage
+from lodestar.recipe.stage import Bench, Call, Kind, Stage
 
 if TYPE_CHECKING:
     from lodestar.labelling.port import Asked, Labeller, Question
@@ -26,6 +26,7 @@ class Label(Stage):
 
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {"samples": "samples"}
     makes: ClassVar[Mapping[str, Kind]] = {"feedback": "feedback", "figures": "figures"}
+    calls: ClassVar[Mapping[str, Call]] = {"feedback": Call("feedback")}
 
     by: By = "panel"
     """panel: the synthetic world's noisy annotators; gold: its hidden reward; file: rows that somebody writes;
@@ -39,7 +40,7 @@ class Label(Stage):
     file: str | None = None
     """by: file — feedback on these samples; while it is not there, the stage writes the questions and stops."""
     people: PeopleOptions | None = None
-    """by: people — where and how they are asked; ``{}`` is a service on this machine."""
+    """by: people — where and how they are asked; ``{}`` is a page that the run starts itself."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of prompts kept apart for held-out accuracy, and as much again for the reward model's card."""
 
@@ -57,6 +58,10 @@ class Label(Stage):
     def form(self) -> Form:
         """What is asked."""
         return "pair" if self.people is None else self.people.form
+
+    def wants(self, fleet: str) -> bool:
+        """A page of the run's own, where people are asked and have none."""
+        return self.people is not None and self.people.address is None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
         """The panel and gold know the synthetic world alone; uncertainty needs scores; a form holds so many replies."""
@@ -101,6 +106,8 @@ class Label(Stage):
             bench.unfinished,
             people=self.people,
             of=f"{bench.config.name}.{bench.step.name}",
+            address=next(iter(bench.servers.get("feedback", ())), ""),
+            tls=bench.listening.tls,
             say=bench.progress.say,
         )
         answers = _labellers()[self.by](asked).label(questions, bench.progress.advance)

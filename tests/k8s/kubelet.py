@@ -104,11 +104,12 @@ class Kubelet:
         return dict(self.api.objects["configmaps", task["configMap"]["name"]]["data"])
 
     def _served(self, job: Manifest) -> dict[str, Manifest]:
-        """Fleet → task, of those that have pods."""
+        """Fleet → task, of those that have pods; the page where people judge has none, and is up always."""
         found = {}
         for (kind, _), pod in self.api.objects.items():
             fleet = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component")
-            if kind == "pods" and "lodestar.dev/stage" not in pod["metadata"]["labels"]:
+            is_stage = "lodestar.dev/stage" in pod["metadata"].get("labels", {})
+            if kind == "pods" and not is_stage and fleet != "feedback":
                 text = self._tasks(job)[f"{fleet}.json"]
                 digest = hashlib.sha256(text.encode()).hexdigest()
                 assert pod["metadata"]["annotations"]["lodestar.dev/task"] == digest

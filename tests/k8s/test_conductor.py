@@ -167,6 +167,21 @@ def test_a_model_that_is_made_anew_where_it_lay_is_served_anew(
     assert [name for name, _, _ in kubelet.history][7:] == list(made)
 
 
+def test_people_are_asked_at_the_page_that_is_always_up(
+    deployed: Any, namespace: Namespace, tmp_path: Path, compose: Callable[[tuple[str, ...]], list[Manifest]]
+) -> None:
+    for manifest in compose(("feedback",)):
+        if (manifest["kind"], manifest["metadata"]["name"]) == ("Deployment", "feedback"):
+            deployed.put("deployments", json.loads(json.dumps(manifest)) | {"status": {}})
+    stages = {"data": {}, "sft": {}, "sample": {"n": 2}, "label": {"by": "people", "people": {}}}
+    with Kubelet(deployed) as kubelet:
+        conducted(run_of(tmp_path, stages=stages), namespace)
+    argument, served = next((argument, served) for name, argument, served in kubelet.history if name == "label")
+    assert argument["servers"] == {"feedback": [f"dns:///feedback:{PORT}"]}
+    assert served == {}
+    assert replicas(deployed)["feedback"] == 1, "what people look at is not scaled with the stage"
+
+
 def test_replicas_that_somebody_sets_back_are_set_again(deployed: Any, namespace: Namespace, tmp_path: Path) -> None:
     looked = [0]
 
@@ -378,7 +393,7 @@ class Recorded:
         class Member:
             fleet = name
             finished = False
-            child = type("Child", (), {"wait": lambda *_: None})
+            child = type("Child", (), {"wait": lambda *_: None, "alive": False})
 
         self.member = Member
         return Member
@@ -388,7 +403,7 @@ class Recorded:
         self.history.append((self.step, self.argument, dict(self.tasks)))
         self.member.finished = True
 
-    def stop(self, fleets: Any, **_: Any) -> None:
+    def stop(self, fleets: Any, *_: Any, **__: Any) -> None:
         for fleet in fleets:
             self.tasks.pop(fleet, None)
 
@@ -415,7 +430,7 @@ def on_a_laptop(run: RunConfig, planned: Plan, monkeypatch: pytest.MonkeyPatch) 
 
 
 def told(history: list[Any], root: Path) -> list[Any]:
-    """What both crews must agree in: all but where processes listen and write."""
+    """What both crews must agree in: all but where processes listen and write, and who starts the page for people."""
     here = ("listening", "folder", "cache", "endpoints")
     return [
         (
@@ -424,10 +439,12 @@ def told(history: list[Any], root: Path) -> list[Any]:
             {
                 fleet: {key: value for key, value in task.items() if key not in here}
                 for fleet, task in sorted(tasks.items())
+                if fleet != "feedback"
             },
             {
                 fleet: sorted(key for key, value in task["endpoints"].items() if value and key != "redis")
                 for fleet, task in tasks.items()
+                if fleet != "feedback"
             },
             sorted(argument["servers"]),
         )
@@ -449,6 +466,12 @@ def test_both_crews_conduct_the_same(
     kinds = {*stages, *stages.get("rounds", {}).get("stages", {})} - {"rounds"}
     if unknown := kinds - registry().keys():
         pytest.skip(f"stages that are not there yet: {', '.join(sorted(unknown))}")
+    monkeypatch.chdir(tmp_path)
+    if data := stages.get("data", {}).get("root"):  # what a conductor looks for before anything runs
+        turns = {side: f"\n\nHuman: hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+        for name in stages["data"].get("files", ["rows.jsonl"]):
+            (tmp_path / data / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / data / name).write_text(json.dumps(turns) + "\n")
     laptop, cluster = (parse_config(tree | {"runs_dir": str(tmp_path / place)}) for place in ("laptop", "cluster"))
     planned = plan(laptop)
     expected = told(on_a_laptop(laptop, planned, monkeypatch), tmp_path / "laptop")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lodestar.rpc.access import PERMITTED, Role
+
 Manifest = dict[str, Any]
 
 
@@ -75,14 +77,50 @@ def test_services_budgets_and_policies_select_the_page(objects: list[Manifest]) 
     assert grace >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + 20 + 10
 
 
+def test_the_stage_that_asks_reaches_the_page_and_is_let_in(objects: list[Manifest]) -> None:
+    page = pods(objects)["page"]["metadata"]["labels"]
+    stage = of(objects, "Job", "stage")["spec"]["template"]["metadata"]["labels"]
+    outward = of(objects, "NetworkPolicy", "run-feedback")["spec"]
+    inward = of(objects, "NetworkPolicy", "feedback")["spec"]
+    key = "app.kubernetes.io/component"
+    assert stage[key] in outward["podSelector"]["matchExpressions"][0]["values"]
+    ((rule,), (peer,)) = outward["egress"], outward["egress"][0]["to"]
+    assert peer["podSelector"]["matchLabels"].items() <= page.items()
+    assert rule["ports"] == [{"port": 50051}]
+    (let_in,) = [rule for rule in inward["ingress"] if {"port": "grpc"} in rule["ports"]]
+    assert stage[key] in let_in["from"][0]["podSelector"]["matchExpressions"][0]["values"]
+
+
+def test_over_tls_the_page_has_a_certificate_of_its_own_and_the_stage_one_that_it_takes(
+    compose: Callable[[tuple[str, ...]], list[Manifest]],
+) -> None:
+    objects = compose(("feedback", "networkpolicies", "tls"))
+    for kind, name in (("Deployment", "feedback"), ("Job", "stage")):
+        spec = of(objects, kind, name)["spec"]["template"]["spec"]
+        (secret,) = [one["secret"]["secretName"] for one in spec["volumes"] if one["name"] == "tls"]
+        certificate = of(objects, "Certificate", name)["spec"]
+        assert secret == certificate["secretName"] == f"{name}-tls"
+        assert certificate["uris"] == [f"spiffe://lodestar/worker/{name}"]
+    assert Role.WORKER in PERMITTED["lodestar.v1.FeedbackService"]
+    assert "feedback" in of(objects, "Certificate", "feedback")["spec"]["dnsNames"], (
+        "what dns:///feedback is checked for"
+    )
+
+
 def test_the_command_line_is_the_services_own(objects: list[Manifest]) -> None:
-    from lodestar_services.feedback.cli import app
     from typer.testing import CliRunner
 
-    for name, pod in pods(objects).items():
-        (container,) = pod["spec"]["containers"]
-        assert container["command"] == ["python3", "-m", "lodestar_services.feedback"]
-        said = CliRunner().invoke(app, [container["args"][0], "--help"], terminal_width=300).output
-        for argument in container["args"]:
+    from lodestar.cli.app import app
+    from lodestar.config import FeedbackConfig, parse_overrides
+
+    for name, commands in {"page": 1, "backup": 2}.items():
+        (container,) = pods(objects)[name]["spec"]["containers"]
+        assert "command" not in container, "the image's entry point is lodestar"
+        arguments = container["args"]
+        said = CliRunner().invoke(app, [*arguments[:commands], "--help"], terminal_width=300).output
+        for argument in arguments:
             flag = argument.partition("=")[0]
             assert not flag.startswith("--") or flag in said, (name, flag)
+    arguments = pods(objects)["page"]["spec"]["containers"][0]["args"]
+    options = [one.replace("$(LINK)", "https://a.example") for one in arguments if "=" in one and one[0] != "-"]
+    assert FeedbackConfig.model_validate(parse_overrides(options)).page_port == 8080

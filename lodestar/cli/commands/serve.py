@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Digest, Overrides, Redis, Served, Tls
+from lodestar.cli.commands.arguments import MODEL, Digest, Overrides, Redis, Served, Tls
 
 
 def serve(
@@ -23,7 +23,8 @@ def serve(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="Of a role: run, model folder or hub id; gateway: HOST:PORT,… of policy servers; task: JSON file.",
+            help=f"Of a role: {MODEL}; gateway: HOST:PORT,… of policy servers; feedback: a folder for what people say, "
+            "or a run's; task: JSON file.",
             show_default=False,
         ),
     ] = "",

@@ -1,6 +1,6 @@
-"""Wires the page and FeedbackService; ``lodestar serve feedback`` and the label stage start it.
+"""Wires the page and FeedbackService; ``lodestar serve feedback`` and runs that ask people start it.
 
-    main(FeedbackOptions(folder=Path("runs/demo/feedback")))
+    main(FeedbackTask(run="campaigns", folder=Path("campaigns")))
 
 The folder then holds feedback.sqlite (unless a database is given), page.json with the page's address, and lead.link,
 the first lead's invitation, readable by its owner alone: it is printed nowhere.
@@ -13,11 +13,13 @@ import json
 import logging
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from lodestar.config.serve import FeedbackTask
 from lodestar.errors import ConfigError, Unavailable
 from lodestar.rpc.binding import is_loopback
 from lodestar.rpc.server import configure_logging, run
@@ -25,7 +27,6 @@ from lodestar.rpc.spec import ServerSpec, Service
 from lodestar.v1 import feedback_pb2, feedback_pb2_grpc
 from lodestar_services.feedback import campaigns, export, people
 from lodestar_services.feedback.database import Database
-from lodestar_services.feedback.options import FeedbackOptions
 from lodestar_services.feedback.servicer import FeedbackServicer, measure
 from lodestar_services.feedback.site import Site
 from lodestar_services.feedback.tables import people as people_table
@@ -33,104 +34,106 @@ from lodestar_services.feedback.web.server import page_server
 
 log = logging.getLogger(__name__)
 NAME = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
+DATABASE = "LODESTAR_FEEDBACK_DATABASE"
+"""Variable of the database's URL, which may hold a password."""
+PAGE, LEAD = "page.json", "lead.link"
 MEASURE_SECONDS = 15.0
 """Between looks at the campaigns that are open, for the gauges."""
 
 
-def main(options: FeedbackOptions) -> int:
+def main(task: FeedbackTask) -> int:
     """Serves until SIGTERM; the exit code."""
-    configure_logging(f"feedback-{options.replica}")
-    listening = listen(options)
-    site = Site(Database(options.database or options.folder), link_of(options, listening))
+    configure_logging(f"{task.name}-{task.listening.replica}")
+    task.place.mkdir(parents=True, exist_ok=True)
+    listening = listen(task)
+    site = Site(Database(database_of(task)), link_of(task, listening))
     add = partial(feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, FeedbackServicer(site))
-    spec = ServerSpec(
-        role="feedback",
-        services=[Service(NAME, add)],
-        run_dir=options.folder,
-        warm=partial(_open, site, options),
-        work=partial(_serve_page, site, options, listening),
-        replica=options.replica,
-        host=options.host,
-        port=options.port,
-        metrics_port=options.metrics_port,
-        caller_port=options.caller_port,
-        health_port=options.health_port,
-        drain_seconds=options.drain_seconds,
-        tls=options.tls,
-        tokens=options.tokens,
-        insecure=options.insecure,
-        reflection=options.reflection,
+    drain_seconds = task.section.drain_seconds
+    spec = ServerSpec.of_listening(
+        task.name, task.folder, task.listening, [Service(NAME, add)], drain_seconds=drain_seconds
     )
+    warm, work = partial(_open, site, task, listening), partial(_serve_page, site, task, listening)
     try:
-        return run(spec)
+        return run(replace(spec, warm=warm, work=work))
     finally:
         listening.close()
         site.database.close()
 
 
-def invite(options: FeedbackOptions, name: str, role: people.PersonRole) -> str:
-    """The link of somebody new, or a fresh one; works beside a running server (``lodestar feedback invite``).
-
-    Raises:
-        ConfigError: the options have no ``link`` and no server has written the page's address.
-        InvalidArgument: the name cannot be used.
-    """
-    link = options.link
-    if link is None:
-        try:
-            link = json.loads((options.folder / "page.json").read_text(encoding="utf-8"))["link"]
-        except FileNotFoundError:
-            raise ConfigError("--link", "no server has run in this folder; say how people reach the page") from None
-    site = Site(Database(options.database or options.folder), str(link))
-    try:
-        site.database.migrate()
-        return site.invitation(site.database.transact(people.invite, name, role, now=site.clock()))
-    finally:
-        site.database.close()
+def database_of(task: FeedbackTask) -> str | Path:
+    """URL of the database, or the folder of the SQLite file."""
+    return task.section.database or os.environ.get(DATABASE) or task.place
 
 
-def listen(options: FeedbackOptions) -> socket.socket:
-    """The page's socket, bound.
+def listen(task: FeedbackTask) -> socket.socket:
+    """The page's socket, bound: to the port that is asked for, else to the one of the last start, else to a free one.
 
     Raises:
         ConfigError: the port cannot be had, or the page would be open to other machines without TLS.
     """
-    if not (is_loopback(options.host) or options.page_tls or options.insecure):
+    section, host = task.section, page_host(task)
+    if not (is_loopback(host) or section.page_tls or task.listening.insecure):
         raise ConfigError(
-            "--host",
-            f"{options.host} is reachable from other machines, and the page has no TLS: give --page-tls, or say "
-            "--insecure where a proxy in front speaks TLS",
+            "page_host",
+            f"{host} is reachable from other machines, and the page has no TLS: give page_tls, or say --insecure where "
+            "a proxy in front speaks TLS",
         )
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    last = 0 if section.page_port else _last_port(task.place)
+    if last:
+        try:
+            return _bound(host, last)
+        except OSError as error:
+            log.warning("the page's last port, %d, cannot be had (%s); links of before lead nowhere", last, error)
     try:
-        listening.bind((options.host, options.page_port))
+        return _bound(host, section.page_port)
     except OSError as error:
+        reason = f"cannot listen on {host}:{section.page_port}: {error.strerror}"
+        raise ConfigError("page_port", f"{reason}; choose another, or 0 for a free one") from None
+
+
+def page_host(task: FeedbackTask) -> str:
+    """Where the page listens."""
+    return task.section.page_host or task.listening.host
+
+
+def link_of(task: FeedbackTask, listening: socket.socket) -> str:
+    """Where people find the page."""
+    if task.section.link is not None:
+        return task.section.link
+    host = page_host(task)
+    host = f"[{host}]" if ":" in host else host
+    return f"{'https' if task.section.page_tls else 'http'}://{host}:{listening.getsockname()[1]}"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError:
         listening.close()
-        reason = f"cannot listen on {options.host}:{options.page_port}: {error.strerror}"
-        raise ConfigError("--page-port", f"{reason}; choose another, or 0 for a free one") from None
+        raise
     listening.listen(512)
     listening.setblocking(False)
     return listening
 
 
-def link_of(options: FeedbackOptions, listening: socket.socket) -> str:
-    """Where people find the page."""
-    if options.link is not None:
-        return options.link
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    return f"{'https' if options.page_tls else 'http'}://{host}:{listening.getsockname()[1]}"
+def _last_port(folder: Path) -> int:
+    """Of the last start in this folder; 0 where there was none."""
+    try:
+        return int(json.loads((folder / PAGE).read_text(encoding="utf-8"))["port"])
+    except (FileNotFoundError, KeyError):
+        return 0
 
 
-async def _open(site: Site, options: FeedbackOptions) -> None:
+async def _open(site: Site, task: FeedbackTask, listening: socket.socket) -> None:
     """Migrates, invites the first lead, and says where the page is."""
     await asyncio.to_thread(site.database.migrate)
-    if options.lead is not None:
-        token = await site.database.run(_first_lead, options.lead, site)
+    if task.section.lead is not None:
+        token = await site.database.run(_first_lead, task.section.lead, site)
         if token is not None:
-            _write(options.folder / "lead.link", site.invitation(token) + "\n")
-    _write(options.folder / "page.json", json.dumps({"link": site.link}))
+            _write(task.place / LEAD, site.invitation(token) + "\n")
+    _write(task.place / PAGE, json.dumps({"link": site.link, "port": listening.getsockname()[1]}))
     log.info("people judge at %s (%s)", site.link, site.database.name)
 
 
@@ -149,8 +152,9 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-async def _serve_page(site: Site, options: FeedbackOptions, listening: socket.socket, stopping: asyncio.Event) -> None:
-    server = page_server(site, tls=options.page_tls, proxy=options.proxy, drain_seconds=options.drain_seconds)
+async def _serve_page(site: Site, task: FeedbackTask, listening: socket.socket, stopping: asyncio.Event) -> None:
+    section = task.section
+    server = page_server(site, tls=section.page_tls, proxy=section.proxy, drain_seconds=section.drain_seconds)
     page = asyncio.ensure_future(server.serve([listening]))
     measuring = asyncio.ensure_future(_measure(site))
     stopped = asyncio.ensure_future(stopping.wait())
@@ -173,9 +177,3 @@ async def _measure(site: Site) -> None:
         except Unavailable as error:
             log.warning("the campaigns are not counted now: %s", error)
         await asyncio.sleep(MEASURE_SECONDS)
-
-
-if __name__ == "__main__":
-    from lodestar_services.feedback.cli import run as run_command_line
-
-    run_command_line()

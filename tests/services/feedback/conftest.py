@@ -25,7 +25,6 @@ import pytest
 import sqlalchemy as sa
 from lodestar_services.feedback import campaigns, people
 from lodestar_services.feedback.database import Database
-from lodestar_services.feedback.options import FeedbackOptions
 from lodestar_services.feedback.site import Site
 from lodestar_services.feedback.web.server import page_server
 
@@ -276,7 +275,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     def begin(**options: Any) -> Running:
         folder = tmp_path / f"feedback{len(started)}"
         folder.mkdir()
-        started.append(Running(FeedbackOptions(folder=folder, **options)))
+        started.append(Running(folder, **options))
         return started[-1]
 
     yield begin

@@ -108,7 +108,7 @@ def test_a_stage_asks_people_over_kills_of_itself_and_of_the_service_and_asks_no
     prefer_good(ada, campaign)  # while nobody waits
     stage.start()
     assert stage.until_it_says("asked before; judge at").startswith(
-        f"label: {PROMPTS} questions for people, {PROMPTS} of them asked before; judge at {link}"
+        f"label: {PROMPTS} questions for people, which were asked before; judge at {link}"
     )
     stage.until_it_says(f"6 of {2 * PROMPTS} judgements by 1 person")
     running.kill()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lodestar_services.feedback import cli
-from lodestar_services.feedback.__main__ import invite, listen
-from lodestar_services.feedback.options import FeedbackOptions
+from lodestar_services.feedback.__main__ import listen
+from lodestar_services.feedback.maintenance import invite
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from lodestar.cli.app import app
 from lodestar.errors import ConfigError, FailedPrecondition, InvalidArgument
 from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, PairVerdict
 from lodestar.preference.ranking.duels import Duels
 from lodestar.preference.ranking.judges import Asked, Replies
 from lodestar.records import Choice, Feedback
-from tests.services.feedback.processes import Join, Running, answer
+from tests.services.feedback.processes import Join, Running, answer, task
 
 PAIRS = [Item(str(i), f"question {i}", (f"good {i}", f"bad {i}")) for i in range(4)]
 
@@ -84,7 +87,7 @@ async def test_a_watcher_hears_that_work_was_set_aside(start: Callable[..., Runn
     running = start()
     async with running.client() as people:
         await people.add_items(Campaign(name="p", form="pair"), PAIRS[:1])
-        ada, lead = join(await people.invite("ada")), join((running.options.folder / "lead.link").read_text().strip())
+        ada, lead = join(await people.invite("ada")), join((running.folder / "lead.link").read_text().strip())
         await asyncio.to_thread(answer, ada, "p", "a2")
         csrf = lead.get("/lead/c/p").text.split('name="csrf" value="')[1].split('"')[0]
         lead.post("/lead/c/p/aside", data={"csrf": csrf, "name": "ada", "reason": "tired"})
@@ -101,11 +104,11 @@ def test_the_first_leads_link_is_in_a_file_for_its_owner_and_in_no_log(
     start: Callable[..., Running], join: Join
 ) -> None:
     running = start()
-    path = running.options.folder / "lead.link"
+    path = running.folder / "lead.link"
     assert path.stat().st_mode & 0o777 == 0o600
     link = path.read_text().strip()
     assert join(link).get("/lead").status_code == 200
-    another = invite(running.options, "eve", "annotator")
+    another = invite(running.folder, "eve", lead=False, database=None, link=None)
     assert another.startswith(f"{running.link}/join/")
     join(another)
     token = link.rpartition("/")[2]
@@ -123,9 +126,9 @@ def test_a_backup_taken_while_people_answer_is_whole_and_can_be_restored(
     people.add(Campaign(name="p", form="pair"), PAIRS)
     ada = join(people.invite("ada"))
     answer(ada, "p", "a2")
-    folder, copies = str(running.options.folder), tmp_path / "copies"
+    folder, copies = str(running.folder), tmp_path / "copies"
     for _ in range(3):
-        said = CliRunner().invoke(cli.app, ["backup", folder, str(copies), "--keep", "1"])
+        said = CliRunner().invoke(app, ["feedback", "backup", folder, str(copies), "--keep", "1"])
         assert said.exit_code == 0, said.output
     answer(ada, "p", "b2")
     (copy,) = copies.glob("feedback-*.sqlite")
@@ -134,12 +137,12 @@ def test_a_backup_taken_while_people_answer_is_whole_and_can_be_restored(
     restored.mkdir()
     copy.replace(restored / "feedback.sqlite")
     assert len(rows_of(restored)) == 1
-    assert len(rows_of(running.options.folder)) == 2
+    assert len(rows_of(running.folder)) == 2
 
 
 def rows_of(folder: Path) -> list[str]:
     """As the command line exports them."""
-    said = CliRunner().invoke(cli.app, ["export", str(folder), "p"])
+    said = CliRunner().invoke(app, ["feedback", "export", str(folder), "p"])
     assert said.exit_code == 0, said.output
     return said.output.splitlines()
 
@@ -202,15 +205,33 @@ def test_people_decide_duels_on_the_page(start: Callable[..., Running], join: Jo
 
 
 def test_an_open_address_needs_tls(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--page-tls"):
-        listen(FeedbackOptions(folder=tmp_path, host="0.0.0.0"))
+    with pytest.raises(ConfigError, match=r"page_host: 0\.0\.0\.0 is reachable .* give page_tls"):
+        listen(task(tmp_path, page_host="0.0.0.0"))
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    with listen(FeedbackOptions(folder=tmp_path)) as taken:
+    with listen(task(tmp_path)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--page-port: cannot listen on 127.0.0.1:{port}"):
-            listen(FeedbackOptions(folder=tmp_path, page_port=port))
+        with pytest.raises(ConfigError, match=f"page_port: cannot listen on 127.0.0.1:{port}"):
+            listen(task(tmp_path, page_port=port))
+
+
+def test_a_page_that_starts_again_is_where_it_was_unless_somebody_else_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listen(task(tmp_path)) as first:
+        port = first.getsockname()[1]
+        (tmp_path / "page.json").write_text(f'{{"link": "http://127.0.0.1:{port}", "port": {port}}}')
+        with listen(task(tmp_path)) as second:
+            assert second.getsockname()[1] != port
+        assert f"the page's last port, {port}, cannot be had" in caplog.text
+    with listen(task(tmp_path)) as again:
+        assert again.getsockname()[1] == port
+
+
+def test_a_password_in_an_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="LODESTAR_FEEDBACK_DATABASE"):
+        task(tmp_path, database="postgresql://ada:secret@host/name")
 
 
 def test_gold_answers_travel(tmp_path: Path) -> None:
@@ -218,3 +239,39 @@ def test_gold_answers_travel(tmp_path: Path) -> None:
 
     item = Item("g", "q", ("x", "y"), ("m", "n"), 2.5, "gold", PairVerdict(label=0.0, strength=3), "why", "few_shot")
     assert wire.item_from_proto(wire.item_to_proto(item), "items[0]") == item
+
+
+def test_lodestar_serve_is_the_page_of_a_folder_and_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: run\n")
+    for folder, place in ((tmp_path / "campaigns", tmp_path / "campaigns"), (run, run / "feedback")):
+        command = [Path(sys.executable).parent / "lodestar", "serve", "feedback", str(folder), "lead=lena"]
+        served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not (place / "lead.link").exists() or not (place / "page.json").exists():
+                assert served.poll() is None, served.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            said = CliRunner().invoke(app, ["feedback", "invite", str(folder), "ada"])
+            assert "/join/" in said.output
+        finally:
+            served.terminate()
+            assert served.wait(30) == 0
+        assert not (folder / "feedback.sqlite").exists() or folder == place
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("pages=1", "pages: Extra inputs"),
+        ("page_port=70000", "page_port: Input should be less than or equal to 65535"),
+        ("link=judge.example.com", "link: String should match"),
+        ("database=postgresql://ada:secret@host/name", "database: holds a password"),
+    ],
+)
+def test_a_bad_option_is_named(option: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        CliRunner().invoke(app, ["serve", "feedback", str(tmp_path / "x"), option], catch_exceptions=False)
+    assert "secret" not in str(refused.value)

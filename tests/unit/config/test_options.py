@@ -53,6 +53,13 @@ def test_every_configuration_that_ships_has_a_sound_plan(path: Path) -> None:
     assert [step.kind for step in plan(run).steps][-1] == "report"
 
 
+def test_the_demo_with_people_asks_twenty_pairs_and_learns_from_them_alone() -> None:
+    made = plan(load_config(ROOT / "lodestar" / "local" / "people.yaml"))
+    assert made.step("label").stage.model_dump()["budget"] == 20
+    assert made.step("reward").inputs["feedback"] == ("label/feedback",)
+    assert made.step("taught").inputs["against"] == ("sft/policy",)
+
+
 def test_the_readmes_configurations_have_sound_plans() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     runs = [yaml.safe_load(block) for block in blocks]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from lodestar.errors import ConfigError, Unavailable
-from lodestar.feedback import Item
+from lodestar.errors import ConfigError, DataError, Unavailable
+from lodestar.feedback import Item, PairVerdict
 from lodestar.labelling import people
+from lodestar.labelling.known import known_items
 from lodestar.labelling.options import PeopleOptions
 from lodestar.labelling.people import People, campaign_of
 from lodestar.labelling.port import Asked, Question
@@ -49,8 +52,47 @@ def test_a_service_that_never_answers_is_not_waited_for_without_end(
     assert said == []
 
 
+def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+    for options in ({"tls": "certs"}, {"form": "ranking", "gold": "gold.jsonl"}):
+        with pytest.raises(ValidationError):
+            PeopleOptions.model_validate(options)
+
+
+def row(label: float, **more: object) -> str:
+    return json.dumps({"prompt": "which ?", "completions": ["x", "y"], "label": label, **more}) + "\n"
+
+
+def test_practice_and_gold_are_rows_whose_answer_is_known(tmp_path: Path) -> None:
+    gold, practice = tmp_path / "gold.jsonl", tmp_path / "practice.jsonl"
+    gold.write_text(row(1) + row(0.5))
+    practice.write_text(row(0, flags=["The first is rude."]))
+    options = PeopleOptions(gold=str(gold), practice=str(practice))
+    found = known_items(options)
+    assert [(one.role, one.expected) for one in found] == [
+        ("practice", PairVerdict(label=0.0)),
+        ("gold", PairVerdict(label=1.0)),
+        ("gold", PairVerdict(label=0.5)),
+    ]
+    assert [one.explanation for one in found] == ["The first is rude.", "", ""]
+    names = {
+        campaign_of("r.label", PeopleOptions(), ITEMS).name,
+        campaign_of("r.label", options, [*ITEMS, *found]).name,
+    }
+    gold.write_text(row(0) + row(0.5))
+    names.add(campaign_of("r.label", options, [*ITEMS, *known_items(options)]).name)
+    assert len(names) == 3, "other answers to gold are another campaign"
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "has no rows"), (row(0.7), "row 1 is no comparison")])
+def test_a_gold_answer_that_is_not_known_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(text)
+    with pytest.raises(DataError, match=says):
+        known_items(PeopleOptions(gold=str(gold)))
+
+
 def test_a_token_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    options = PeopleOptions(tls=str(tmp_path), token_file=str(tmp_path / "token"))
+    options = PeopleOptions(address="there:1", tls=str(tmp_path), token_file=str(tmp_path / "token"))
     asked = Asked(0, None, tmp_path, people=options)
     with pytest.raises(ConfigError, match=r"people\.token_file: cannot be read"):
         People(asked).label(QUESTIONS, lambda _: None)

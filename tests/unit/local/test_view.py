@@ -6,8 +6,11 @@ import time
 import pytest
 from rich.console import Console
 
+from lodestar.crew.progress import to_proto
 from lodestar.local.board import Board, StageRow
-from lodestar.local.view import Page, PlainPrinter, clock, sparkline
+from lodestar.local.page import Page, sparkline
+from lodestar.local.view import PlainPrinter
+from lodestar.numerals import clock
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 
 
@@ -112,3 +115,22 @@ def test_a_stage_that_its_clock_ended_says_how_far_it_came() -> None:
     assert isinstance(console.file, io.StringIO)
     rows = [line for line in console.file.getvalue().splitlines() if " sft " in line]
     assert any("cut short at 320 of 960 steps · held out loss 1.25" in row for row in rows)
+
+
+def test_the_way_in_is_shown_at_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = _board()
+    board.invitation = "http://127.0.0.1:1/join/secret"
+    board.service("feedback-0", 1).state = "ready"
+    PlainPrinter(board).tick()
+    assert "secret" not in capsys.readouterr().out, "a file or a log"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    printer = PlainPrinter(board)
+    printer.tick()
+    printer.tick()
+    assert capsys.readouterr().out.count("come in and judge: http://127.0.0.1:1/join/secret") == 1
+    console = Console(file=io.StringIO(), width=100)
+    console.print(Page(board))
+    assert "come in and judge: http://127.0.0.1:1/join/secret" in console.file.getvalue()
+    assert "secret" not in str(to_proto(board)), "whoever asks how far the run is"
