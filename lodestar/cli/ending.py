@@ -45,7 +45,8 @@ def _result(console: Console, summary: Mapping[str, Any], doubts: Sequence[str])
         praise = "bold green" if rate["low"] > 0.5 and not doubts else "bold"
         console.print(
             f"[{praise}]win rate {rate['value']:.1%}[/] [dim]({rate['low']:.1%}–{rate['high']:.1%}, n = {rate['n']}, "
-            f"judge: {rate['judge']})[/] against the model it started from, after {summary['steps']} PPO steps"
+            f"judge: {rate['judge']})[/] against the model it started from"
+            + (f", after {summary['steps']} PPO steps" if summary["steps"] else "")
         )
     for doubt in doubts:
         _prose(console, Text(doubt, "yellow"))

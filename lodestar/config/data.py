@@ -127,4 +127,4 @@ class ModelConfig(Section):
     device: str = "auto"
     """auto: cuda when there is one, else cpu."""
     lora: LoraConfig | None = None
-    """Train adapters instead of all weights in SFT and reward training."""
+    """Train adapters instead of all weights in SFT, reward training and DPO."""

@@ -26,7 +26,7 @@ from lodestar.recipe.store import Store
 
 View = Callable[[Board], AbstractContextManager[Any]]
 _OURS = (
-    CONFIG, "report.html", "summary.json", "card.html", "logs", "services", "redis",
+    CONFIG, "report.html", "summary.json", "card.html", "logs", "services", "redis", "cache",
     # what versions before recipes made
     "data", "models", "checkpoints", "weights", "policy", "failures", "metrics.jsonl", "ledger.jsonl", "samples.jsonl",
     "state.json", "learner.lock", "incarnations.txt",

@@ -40,8 +40,17 @@ def few_prompts(run: RunConfig, plan: Plan) -> list[str]:
         return []
     data = step.stage
     kept, evaluated, how = _prompts(data, run)
-    if how:
-        return [how]
+    return [how] if how else few_of(plan, step, kept, evaluated)
+
+
+def few_of(plan: Plan, step: Step, kept: int, evaluated: int) -> list[str]:
+    """The same where a data stage leaves so many prompts for rolling out and for the evaluation.
+
+    Raises:
+        ConfigError: a stage asks for more prompts than there are.
+    """
+    data = step.stage
+    assert isinstance(data, DataConfig)
     found = []
     for other in plan.steps:
         if other.inputs.get("prompts", ("",))[0].partition("/")[0] != step.name:

@@ -157,6 +157,8 @@ class Board:
             if "said" in figures:
                 row.detail = figures["said"]
                 self.say(f"{name}: {row.detail}")
+            elif "warned" in figures:
+                self.say(f"{name}: {figures['warned']}", "warning")
             elif "cut_short" in figures:
                 at = f"{line['done']} of {line['total']} steps"
                 self.say(f"{name}: max_seconds cut it short at {at}; its figures are of what it had learned", "warning")

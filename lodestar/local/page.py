@@ -89,7 +89,7 @@ class Page:
         if board.status is not None:
             parts.append(list(self._ppo()))
         if board.invitation and any(row.state == "ready" and row.name.startswith("feedback") for row in board.services):
-            parts.append([Text.assemble("come in and judge: ", (board.invitation, "bold cyan"))])
+            parts.append([Text("come in and judge:"), Text(board.invitation, "bold cyan")])
         parts.append(list(_services(board.services, fit, width - 4)))
         notable = [message for message in board.messages if message.level == "warning"][-fit.warnings :]
         parts.append([_warning(message) for message in notable])

@@ -50,6 +50,10 @@ class ProgressFile:
         """A sentence, as ``{…, "said"}``."""
         self._write({"said": text})
 
+    def warn(self, text: str) -> None:
+        """A warning, as ``{…, "warned"}``."""
+        self._write({"warned": text})
+
     def _write(self, values: Mapping[str, float | str]) -> None:
         self._written = time.monotonic()
         line = {

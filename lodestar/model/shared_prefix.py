@@ -1,4 +1,4 @@
-"""Scores of several completions of one prompt with the prompt computed once.
+"""Scores and log-probs of several completions of one prompt with the prompt computed once.
 
 The shared batch holds a group as [prompt, completion 1, …, completion K]: T tokens instead of the U of K whole
 sequences. Norms, projections and MLPs run over T. For attention, queries, keys and values are laid out as the U tokens
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lodestar.errors import InvalidArgument
 from lodestar.model.fused import selects_rows
-from lodestar.model.packed import scores_from, sums_tokens, trunk_states
+from lodestar.model.packed import head_logprobs, scores_from, sums_tokens, trunk_states
+from lodestar.preference.losses import segment_sums
 from lodestar.records import Scored
 
 
@@ -131,8 +132,25 @@ def completion_scores(model: Any, batch: SharedBatch) -> Tensor:
     Read at the last token or summed over the completion's tokens: see lodestar.model.packed.scores_from.
     """
     rows = batch.completion_R if sums_tokens(model) else batch.last_B
+    return scores_from(model, _states_of(model, batch, rows), batch.completion_lengths)
+
+
+def completion_logprobs(model: Any, batch: SharedBatch) -> Tensor:
+    """logprobs_B in float32: Σ_t log π(token t) of every completion, in nats, in the order packed.
+
+    A completion's first token is predicted by the last state of its prompt, which all completions of a group share.
+    """
+    lengths, tails = batch.layout.lengths, batch.completion_lengths
+    places = zip(batch.layout.starts, lengths, tails, strict=True)
+    before = [torch.arange(start + length - tail - 1, start + length - 1) for start, length, tail in places]
+    states_R = batch.source_U.index_select(0, torch.cat(before).to(batch.source_U.device))
+    targets_R = batch.tokens_T.index_select(0, batch.completion_R)
+    logprobs_R, _ = head_logprobs(model, _states_of(model, batch, states_R), targets_R, temperature=1.0)
+    return segment_sums(logprobs_R, tails)
+
+
+def _states_of(model: Any, batch: SharedBatch, rows: Tensor) -> Tensor:
+    """Hidden states of ``rows`` alone."""
     if selects_rows(model):
-        hidden = trunk_states(model, batch, SharedPrefixAttention(batch, rows))
-    else:
-        hidden = trunk_states(model, batch, SharedPrefixAttention(batch)).index_select(0, rows)
-    return scores_from(model, hidden, batch.completion_lengths)
+        return trunk_states(model, batch, SharedPrefixAttention(batch, rows))
+    return trunk_states(model, batch, SharedPrefixAttention(batch)).index_select(0, rows)

@@ -1,4 +1,4 @@
-"""Losses on what people said about completions: pairs, ties, rankings, and centring; liked or not alone; DPO, KTO.
+"""Losses on what people said about completions: pairs, ties, rankings, and centring; liked or not alone; DPO, IPO, KTO.
 
 Inputs are vectors over pairs, suffix P; ``gaps`` is score of the first completion minus score of the second, and a
 label is the probability that the first is better: 1, 0, 0.5 for a tie, or a share of votes. Each loss comes back per
@@ -91,21 +91,33 @@ def segment_sums(rewards_R: Tensor, lengths: tuple[int, ...]) -> Tensor:
 
 
 def dpo(
-    first_logprobs: Tensor,
-    second_logprobs: Tensor,
-    first_reference: Tensor,
-    second_reference: Tensor,
-    labels: Tensor,
-    *,
-    beta: float,
+    gaps: Tensor, labels: Tensor, *, beta: float, label_smoothing: float = 0.0, margins: Tensor | float = 0.0
 ) -> Tensor:
-    """Bradley–Terry on the implied rewards β·log(π/π_ref) of whole sequences (Rafailov et al. 2023, equation 7).
+    """Bradley–Terry on the implied rewards r = β·log(π/π_ref) of whole sequences (Rafailov et al. 2023, equation 7).
 
-    With label 1 it is the paper's loss; soft labels make it the cross-entropy with the annotators' distribution, whose
-    minimum over all pairs is the optimum of RLHF with the same β.
+    ``gaps`` is log(π/π_ref) of the first completion less that of the second, in nats. With label 1 it is the paper's
+    loss; soft labels make it the cross-entropy with the annotators' distribution, whose minimum over all pairs is the
+    optimum of RLHF with the same β. ``label_smoothing`` is the probability ε that a label is the wrong way round:
+    y becomes (1 − ε)·y + ε·(1 − y), cDPO (Mitchell 2023, "A note on DPO with noisy preferences"). ``margins`` are in
+    implied reward (Amini et al. 2024, equation 4).
     """
-    gaps = beta * ((first_logprobs - first_reference) - (second_logprobs - second_reference))
-    return bradley_terry(gaps, labels)
+    return bradley_terry(beta * gaps, smoothed(labels, label_smoothing), margins)
+
+
+def ipo(gaps: Tensor, labels: Tensor, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """y·(h − 1/(2β))² + (1 − y)·(h + 1/(2β))² of ``gaps`` h as in ``dpo`` (Azar et al. 2024, equation 17, τ = β).
+
+    The least is at h = (2y − 1)/(2β), finite for the surest label. Sums of log-probs, as in the paper; a mean per token
+    would be another loss.
+    """
+    labels = smoothed(labels, label_smoothing)
+    wanted = 0.5 / beta
+    return labels * (gaps - wanted).square() + (1.0 - labels) * (gaps + wanted).square()
+
+
+def smoothed(labels: Tensor, label_smoothing: float) -> Tensor:
+    """(1 − ε)·y + ε·(1 − y): labels of which a share ε is the wrong way round."""
+    return labels + label_smoothing * (1.0 - 2.0 * labels)
 
 
 def approval(scores_B: Tensor, shares_B: Tensor) -> Tensor:

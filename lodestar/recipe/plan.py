@@ -19,7 +19,7 @@ from lodestar.recipe.written import nearest
 GIVEN = "given"
 """``given/model`` (``model.path``) and ``given/KIND``: artifacts that the run brings along and no stage makes."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
-_RESERVED = {GIVEN, "rounds", "services", "redis", "logs", "feedback"}
+_RESERVED = {GIVEN, "rounds", "services", "redis", "logs", "feedback", "cache"}
 ROUNDS = {"n", "stages"}
 
 
@@ -96,6 +96,12 @@ class Plan:
         own = maker.round
         earlier = list(takewhile(lambda one: (by := self.maker(one)) is None or by.round != own, self.all("model")))
         return earlier[-1] if earlier else ""
+
+    def conditioned(self, model: str) -> bool:
+        """Whether a model, or one that it goes on from, was trained under control tokens."""
+        while (maker := self.maker(model)) is not None and not maker.stage.conditions:
+            (model,) = maker.inputs.get("policy", ("",))
+        return maker is not None
 
     @property
     def is_synthetic(self) -> bool:

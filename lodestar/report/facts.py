@@ -53,6 +53,11 @@ class Facts:
         ]
 
     @property
+    def method(self) -> str:
+        """What made the policy that was judged, in words."""
+        return str(self.results.get("evaluation", {}).get("method", "PPO"))
+
+    @property
     def judge(self) -> str:
         """gold or reward."""
         return str(self.results.get("evaluation", {}).get("judge", "reward"))

@@ -40,11 +40,11 @@ def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Fi
 
 
 def win_rates(facts: Facts) -> Figure | None:
-    """PPO's and best-of-n's win rates with their intervals."""
+    """The policy's and best-of-n's win rates with their intervals."""
     final = facts.summary.get("win_rate") or facts.results.get("evaluation", {}).get("win_rate")
     if not final:
         return None
-    rows = [("PPO", final)]
+    rows = [(facts.method, final)]
     rows += [(f"best of {n}", row | {"value": row["win_rate"], "n": final["n"]}) for n, row in facts.best_of.items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
@@ -55,9 +55,8 @@ def win_rates(facts: Facts) -> Figure | None:
         yaxis={"showgrid": False, "range": [-0.5, len(rows) - 0.3]},
         shapes=[vertical(0.5)],
     )
-    says = (
-        f"PPO wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model for comparison."
-    )
+    name = f"{facts.method[:1].upper()}{facts.method[1:]}"
+    says = f"{name} wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model beside it."
     return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=80 + 55 * len(rows))
 
 

@@ -92,7 +92,7 @@ def _headline(facts: Facts) -> str:
     rate = facts.summary.get("win_rate")
     if not rate:
         done, steps = len(facts.steps), facts.config.get("ppo", {}).get("steps", 0)
-        return f"This run is not finished: {done} of {steps} PPO steps are done."
+        return "This run is not finished" + (f": {done} of {steps} PPO steps are done." if steps else ".")
     doubts = cautions(facts.summary, facts.config.get("ppo", {}).get("steps", 0))
     verdict = "beats" if rate["low"] > 0.5 else "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
     judge = (
@@ -101,7 +101,8 @@ def _headline(facts: Facts) -> str:
         else "the reward model it was trained on"
     )
     rounds = sum(row["win_rate"] is not None for row in facts.rounds)
-    after = f"{rounds} rounds of feedback" if rounds > 1 else f"{facts.summary['steps']} steps of PPO"
+    after = f"{facts.summary['steps']} steps of PPO" if facts.summary["steps"] else facts.method
+    after = f"{rounds} rounds of feedback" if rounds > 1 else after
     wins = f"wins {rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}"
     if doubts:  # no praise for what stopped itself, or was stopped
         return " ".join([*doubts, f"Against the SFT model it started from the policy {wins}."])
@@ -114,12 +115,15 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     rate, model, reward = summary["win_rate"], summary["reward_model"], summary["reward"]
-    if rate is None or summary["kl"] is None:
+    kl = (summary["policy"] or {}).get("kl") if summary["kl"] is None else summary["kl"]
+    if rate is None or kl is None:
         return []
     accuracy = []
     if model:
         interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
         accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
+    speed = summary["response_tokens_per_second"]
+    rollouts = [] if speed is None else [(f"{speed:,.0f}", "tokens per second", "of responses, in PPO")]
     best = max(facts.best_of.items(), key=lambda item: int(item[0]), default=None)
     beside = f"best-of-{best[0]} {best[1]['win_rate']:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
@@ -130,10 +134,10 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
             "reward-model score",
             f"from {_signed(reward['before'])} to {_signed(reward['after'])}",
         ),
-        (f"{summary['kl']:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
+        (f"{kl:.2f}", "KL to the reference" if facts.rounds else "KL to SFT", "nats per sequence"),
         *accuracy,
-        (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps"),
-        (f"{summary['response_tokens_per_second']:,.0f}", "tokens per second", "of responses, in PPO"),
+        (_clock(summary["wall_seconds"]), "wall time", f"{summary['steps']} PPO steps" if summary["steps"] else ""),
+        *rollouts,
     ]
 
 

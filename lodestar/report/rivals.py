@@ -1,4 +1,4 @@
-"""What PPO must beat, as a table: everything that the evaluation held it against (lodestar.rivals)."""
+"""What PPO or another method must beat, as a table: all that the evaluation held it against (lodestar.rivals)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class RivalTable:
     """Everything that is said of rivals."""
 
     sentence: str
-    """Whether PPO learned more than sharpening gives, with its figures."""
+    """Whether it learned more than sharpening gives, with its figures."""
     greedy: str
     """Both models at their likeliest tokens."""
     headers: tuple[str, ...]
     rows: list[list[str]]
-    """Name, then a cell per header; PPO last."""
+    """Name, then a cell per header; the policy last."""
 
 
 def rival_table(facts: Facts) -> RivalTable | None:
@@ -29,7 +29,7 @@ def rival_table(facts: Facts) -> RivalTable | None:
     if "sft" not in found:
         return None
     judged = (("gold", "judgement"), ("score", "score")) if facts.judge == "gold" else (("score", "score"),)
-    headers = ("against SFT", "PPO against it", *(header for header, _ in judged), "KL", "entropy")
+    headers = ("against SFT", f"{facts.method} against it", *(header for header, _ in judged), "KL", "entropy")
     rows = [
         [
             name,
@@ -40,15 +40,16 @@ def rival_table(facts: Facts) -> RivalTable | None:
                 for key in (*(key for _, key in judged), "kl", "entropy")
             ),
         ]
-        for name, side in _sides(found)
+        for name, side in _sides(found, facts.method)
     ]
     rate = found["greedy"]
-    greedy = f"With both always at their likeliest token, PPO wins {_rate(rate['value'], rate['low'], rate['high'])}."
+    share = _rate(rate["value"], rate["low"], rate["high"])
+    greedy = f"With both always at their likeliest token, {facts.method} wins {share}."
     return RivalTable(found["learned"]["sentence"], greedy, headers, rows)
 
 
-def _sides(found: Row) -> Iterator[tuple[str, Row]]:
-    """Name and figures of every contestant, from the plainest to PPO."""
+def _sides(found: Row, method: str) -> Iterator[tuple[str, Row]]:
+    """Name and figures of every contestant, from the plainest to the policy."""
     for side in found["sft"]:
         yield ("SFT, greedy" if side["temperature"] == 0 else f"SFT at temperature {side['temperature']:g}"), side
     for key, side in found["rivals"].items():
@@ -56,7 +57,7 @@ def _sides(found: Row) -> Iterator[tuple[str, Row]]:
             yield f"SFT, best of {key.removeprefix(BEST_OF_N)}", side
     if "sft_on_best" in found["rivals"]:
         yield "SFT on the best demonstrations", found["rivals"]["sft_on_best"]
-    yield "PPO", found["policy"]
+    yield method, found["policy"]
 
 
 def _rate(value: float, low: float, high: float) -> str:

@@ -25,10 +25,11 @@ class Data(Stage, DataConfig):
 
     def run(self, bench: Bench) -> None:
         """See lodestar.data.prepare."""
+        from lodestar.crew.inputs import few_of
         from lodestar.data.files import DataFiles
         from lodestar.data.prepare import prepare
 
-        prepare(
+        counts = prepare(
             self,
             bench.config.model,
             DataFiles(bench.unfinished),
@@ -38,6 +39,8 @@ class Data(Stage, DataConfig):
             functions=any(source.kind == "function" for source in bench.config.services.reward.sources),
             progress=bench.progress,
         )
+        for warning in few_of(bench.plan, bench.step, counts["prompts.ppo"], counts["prompts.evaluation"]):
+            bench.progress.warn(warning)
 
 
 def needed(plan: Plan, name: str) -> dict[str, str]:

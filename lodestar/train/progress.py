@@ -21,6 +21,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """A sentence for whoever watches, such as where people are to judge."""
 
+    def warn(self, text: str) -> None:
+        """The same of something that makes the run a lesser one."""
+
 
 class Silent:
     """A progress that nobody watches."""
@@ -35,4 +38,7 @@ class Silent:
         """Nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
         """Nothing."""

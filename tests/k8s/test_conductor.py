@@ -466,12 +466,6 @@ def test_both_crews_conduct_the_same(
     kinds = {*stages, *stages.get("rounds", {}).get("stages", {})} - {"rounds"}
     if unknown := kinds - registry().keys():
         pytest.skip(f"stages that are not there yet: {', '.join(sorted(unknown))}")
-    monkeypatch.chdir(tmp_path)
-    if data := stages.get("data", {}).get("root"):  # what a conductor looks for before anything runs
-        turns = {side: f"\n\nHuman: hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
-        for name in stages["data"].get("files", ["rows.jsonl"]):
-            (tmp_path / data / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / data / name).write_text(json.dumps(turns) + "\n")
     laptop, cluster = (parse_config(tree | {"runs_dir": str(tmp_path / place)}) for place in ("laptop", "cluster"))
     planned = plan(laptop)
     expected = told(on_a_laptop(laptop, planned, monkeypatch), tmp_path / "laptop")

@@ -52,3 +52,13 @@ def test_a_process_that_is_started_again_goes_on_in_the_file_wherever_the_one_be
         second.start("sft", 20)
         second.metrics({"loss": 0.5})
     assert [(line["total"], line.get("loss")) for line in reader.new()] == [(20, None), (20, 0.5)]
+
+
+def test_a_stages_warning_is_a_warning_of_the_run(tmp_path: Path) -> None:
+    board = Board("demo", [StageRow("data")])
+    with ProgressFile(tmp_path / "data.jsonl") as progress:
+        progress.start("data", 1)
+        progress.warn("ppo: a step takes 64 prompts, and the data leave 50 at most")
+    board.progress("data", ProgressReader(tmp_path / "data.jsonl").new())
+    (message,) = board.messages
+    assert (message.level, message.text.startswith("data: ppo: a step takes 64")) == ("warning", True)

@@ -112,6 +112,24 @@ def test_a_reference_inside_a_round_names_the_rounds_own_artifact_first() -> Non
     assert ties(planned(stages), "r2.label")["samples"] == ("r2.sample/samples",)
 
 
+def test_dpo_starts_from_sft_which_is_its_reference_and_what_it_is_compared_with() -> None:
+    made = planned(recipe="dpo")
+    assert [step.name for step in made.steps] == ["data", "sft", "reward", "dpo", "evaluate", "report"]
+    assert ties(made, "dpo") == {
+        "policy": ("sft/policy",),
+        "reference": ("sft/policy",),
+        "feedback": ("data/feedback",),
+        "tokenizer": ("data/tokenizer",),
+    }
+    assert ties(made, "reward")["policy"] == ("sft/policy",), "the judge does not start from what it judges"
+    assert ties(made, "evaluate")["policy"] == ("dpo/policy",)
+    assert ties(made, "evaluate")["against"] == ("sft/policy",)
+    inside = {"sample": {}, "label": {}, "dpo": {}}
+    rounds = planned({"data": {}, "sft": {}, "rounds": {"n": 2, "stages": inside}})
+    assert ties(rounds, "r2.dpo")["reference"] == ties(rounds, "r2.dpo")["policy"] == ("r1.dpo/policy",)
+    assert ties(rounds, "r2.dpo")["feedback"] == ("data/feedback", "r1.label/feedback", "r2.label/feedback")
+
+
 def test_an_evaluation_in_a_round_compares_with_sft_and_with_the_round_before() -> None:
     """In the first round these are one model, which is served once."""
     inside = {"sample": {}, "label": {}, "reward": {}, "ppo": {}, "evaluate": {"previous": True}}
@@ -151,6 +169,8 @@ REFUSED = [
     ({"data": {}, "sft": {"n": 4}}, r"stages\.sft: n: unknown option: that is an option of stage sample"),
     ({"data": {}, "sft": {"epoch": 4}}, r"stages\.sft: epoch: unknown option; did you mean epochs\?"),
     ({"data": {}, "sft": [1]}, r"stages\.sft: must be a mapping of options"),
+    ({"data": {}, "cache": {"kind": "sft"}}, r"stages\.cache: is no name for a stage"),
+    ({"data": {}, "sft": {}, "dpo": {"loss": "ipo", "margin": 1}}, r"margin has no meaning for loss ipo"),
     ({"data": {}, "R2!": {"kind": "sft"}}, r"stages\.R2!: is no name for a stage"),
     ({"data": {}, "sft": {}, "sample": {}, "label": {"by": "file"}}, r"file goes with by: file"),
     ({"data": {}, "sft": {}, "sample": {}, "label": {"by": "people"}}, r"people goes with by: people, and only with it"),
