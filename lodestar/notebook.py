@@ -9,13 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lodestar.config.load import load_config, parse_config
+from lodestar.config.load import parse_config
 from lodestar.config.run import RunConfig
 from lodestar.errors import InvalidArgument, LodestarError, ModelError
+from lodestar.recipe import named
 from lodestar.recipe import plan as planning
 from lodestar.recipe.conduct import Wanted
-from lodestar.recipe.folder import CONFIG, RunFolder
+from lodestar.recipe.folder import RunFolder
 from lodestar.recipe.plan import Plan
+from lodestar.recipe.stage import Kind
 from lodestar.records import ChatMessage, SamplingParams
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def figures(run: str | Path | RunFolder, stage: str | None = None) -> pandas.Dat
         import pandas
     except ImportError:
         raise LodestarError("a data frame needs pandas: pip install 'lodestar-rlhf[frames]'") from None
-    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+    folder = run if isinstance(run, RunFolder) else named.run_folder(Path(run))
     return pandas.DataFrame(run_figures(folder, stage))
 
 
@@ -143,22 +145,16 @@ def _config(config: Config, overrides: Sequence[str]) -> RunConfig:
         return parse_config(config.model_dump(mode="json"), overrides, config.name) if overrides else config
     if isinstance(config, Mapping):
         return parse_config(config, overrides, str(config.get("name", "")))
-    return load_config(config, overrides)
+    return named.run_config(Path(config), list(overrides))
 
 
-def _stamped(model: str | Path | RunFolder, kind: str) -> tuple[str, int]:
+def _stamped(model: str | Path | RunFolder, kind: Kind) -> tuple[str, int]:
     """The model's place, and when it was last changed: a run's newest one may be another by the next call.
 
     Raises:
         ModelError: the run has none yet.
     """
-    root = model.root if isinstance(model, RunFolder) else Path(model)
-    place = str(root if isinstance(model, RunFolder) else model)
-    if (root / CONFIG).exists() and not (root / "config.json").exists():
-        found = RunFolder.open(root).newest(kind)
-        if found is None:
-            raise ModelError(f"{root}: this run has no {kind.replace('_', ' ')} yet; lodestar.run goes on with it")
-        place = str(found)
+    place = named.model(str(model.root if isinstance(model, RunFolder) else model), kind)
     path = Path(place)
     return place, path.stat().st_mtime_ns if path.exists() else 0
 

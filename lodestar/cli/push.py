@@ -56,7 +56,7 @@ def push(repository: str, files: dict[str, Path | bytes], *, private: bool, mess
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=one) for name, one in files.items()]
     api = HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)  # None: as its owner has it
         return str(api.create_commit(repository, operations, commit_message=message).commit_url)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         said = str(error).strip().splitlines()

@@ -97,9 +97,9 @@ def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, An
 
     model = named.model(what)
     if not Path(model).exists() and "/" not in model:
-        raise ConfigError(
-            what, f"is no role ({', '.join((*ARTIFACTS, 'gateway', 'task'))}), and no run or model folder is there"
-        )
+        from lodestar.cli.commands.arguments import Served
+
+        raise ConfigError(what, f"is no role ({', '.join(Served)}), and no run or model folder is there")
     sections = parse_overrides(options)
     ours = {"name": Path(what).resolve().name if Path(what).exists() else what, **sections.pop("gateway", {})}
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:

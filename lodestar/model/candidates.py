@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lodestar_kernels.logprob import logprobs_from_logits
 from torch import Tensor
 
 from lodestar.model.logits import head_parameters, logit_rule
@@ -33,6 +34,8 @@ def response_candidates(
 
 
 def _best(logits_RV: Tensor, top: int) -> list[tuple[TokenCandidate, ...]]:
-    best = logits_RV.log_softmax(-1).topk(min(top, logits_RV.shape[-1]))
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    best = logits_RV.topk(min(top, logits_RV.shape[-1]))
+    first_R = logprobs_from_logits(logits_RV, best.indices[:, 0]).logprobs_T
+    logprobs_RK = first_R[:, None] + best.values - best.values[:, :1]
+    rows = zip(best.indices.tolist(), logprobs_RK.tolist(), strict=True)
     return [tuple(map(TokenCandidate, ids, values)) for ids, values in rows]

@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from lodestar.cli.commands.arguments import Served
 from lodestar.client import PolicyClient
 
 BIN = Path(sys.executable).parent
@@ -86,7 +87,7 @@ def test_one_command_opens_both_doors_and_outlives_its_policy_server(
 def test_what_is_neither_a_role_nor_a_model_is_said(tmp_path: Path) -> None:
     done = subprocess.run([BIN / "lodestar", "serve", "polcy", "x=1"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is no role (policy, reference, reward, gateway, task), and no run or model folder is there" in done.stderr
+    assert f"is no role ({', '.join(Served)}), and no run or model folder is there" in done.stderr
     done = subprocess.run([BIN / "lodestar", "serve", "policy"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "lodestar serve policy runs/demo" in done.stderr

@@ -184,7 +184,7 @@ def test_a_push_is_one_commit_of_all_files(example_run: RunFolder, hub: Any, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.endpoint}/me/model/commit/abc"
     (made,) = hub.created
-    assert (made["name"], made["organization"], made["private"]) == ("model", "me", True)
+    assert (made["name"], made["organization"], made["visibility"]) == ("model", "me", "private")
     (commit,) = hub.commits
     files = {one["value"]["path"]: base64.b64decode(one["value"]["content"]) for one in commit if one["key"] == "file"}
     assert files["model.safetensors"] == (place / "model.safetensors").read_bytes()
