@@ -92,6 +92,22 @@ BETWEEN_TOKENS_SECONDS = Histogram(
     "lodestar_between_tokens_seconds", "Time between two tokens of a sequence.", buckets=SHORT
 )
 
+BEST_OF_SAMPLES = Counter(
+    "lodestar_best_of_samples",
+    "Samples that a server of best-of-n drew, by what became of them: chosen is what callers got, passed the rest.",
+    ["outcome"],
+)
+BEST_OF_TOKENS = Counter(
+    "lodestar_best_of_tokens",
+    "Tokens of these samples. Passed is the price of the choice: lower best_of when it is too high.",
+    ["outcome"],
+)
+BEST_OF_SECONDS = Histogram(
+    "lodestar_best_of_seconds",
+    "Time from the last of n samples to the choice among them. When it grows, add reward replicas.",
+    buckets=SHORT,
+)
+
 # --- weights -------------------------------------------------------------------------------------------------------
 WEIGHT_STEP = Gauge(
     "lodestar_weight_step",

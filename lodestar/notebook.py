@@ -106,7 +106,8 @@ def generate(
             return [one.text for one in client.generate(asked, sampling).completions]
     from lodestar.engine.alone import Alone
 
-    return _kept(Alone, *_stamped(model, "model")).texts(asked, sampling)
+    alone: Alone = _kept(Alone, *_stamped(model, "model"))
+    return alone.texts(asked, sampling)
 
 
 def score(model: str | Path | RunFolder, items: Iterable[tuple[str, str]]) -> list[float]:
@@ -124,7 +125,7 @@ def score(model: str | Path | RunFolder, items: Iterable[tuple[str, str]]) -> li
         from lodestar.client import RewardClient
 
         with RewardClient(str(model), timeout=600.0) as client:
-            return [float(one.value) for one in client.score(pairs).scores]
+            return [one.score for one in client.score(pairs).scores]
     from lodestar.rewards.models import ScoringModel
     from lodestar.rewards.rules import Exchange
 

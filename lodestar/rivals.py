@@ -68,8 +68,12 @@ class Side:
     """Mean of the reward model's."""
 
     @classmethod
-    def of(cls, takes: Sequence[Take], temperature: float | None = None) -> Side:
+    def of(cls, takes: Sequence[Take], temperature: float | None = None, *, picked_of: int = 1) -> Side:
         """The side that these takes are samples of, one per prompt.
+
+        Args:
+            picked_of: each take was picked of so many samples. ``logprob`` is of the model sampled from, and picking
+                adds its own KL (see ``best_of``) to that of the model and takes it from its entropy.
 
         Raises:
             InvalidArgument: no takes, or a number among them that is not finite.
@@ -77,8 +81,10 @@ class Side:
         figures = [x for take in takes for x in (take.judgement, take.logprob, take.start_logprob)]
         if not takes or not all(map(math.isfinite, figures)):
             raise InvalidArgument("takes", "none, or one that is not finite")
-        kl = math.fsum(take.logprob - take.start_logprob for take in takes) / len(takes)
-        entropy = -math.fsum(take.logprob for take in takes) / sum(take.tokens for take in takes)
+        picking = math.log(picked_of) - (picked_of - 1) / picked_of
+        kl = math.fsum(take.logprob - take.start_logprob for take in takes) / len(takes) + picking
+        surprise = -math.fsum(take.logprob for take in takes) - picking * len(takes)
+        entropy = surprise / sum(take.tokens for take in takes)
         score = math.fsum(take.score for take in takes) / len(takes)
         return cls([take.judgement for take in takes], kl, max(0.0, entropy), temperature, score)
 
@@ -143,9 +149,10 @@ class Contender:
     greedy: Side
 
 
-async def play_policy(sample: Sampler) -> Contender:
-    """Samples the policy, once at temperature 1 and once greedily."""
-    return Contender(Side.of(only(await sample(1.0, 1)), 1.0), Side.of(only(await sample(0.0, 1)), 0.0))
+async def play_policy(sample: Sampler, *, picked_of: int = 1) -> Contender:
+    """Samples the policy, once at temperature 1, where each reply is picked of so many, and once greedily."""
+    plain = Side.of(only(await sample(1.0, 1)), 1.0, picked_of=picked_of)
+    return Contender(plain, Side.of(only(await sample(0.0, 1)), 0.0))
 
 
 async def play_once(sample: Sampler) -> Side:
@@ -153,11 +160,12 @@ async def play_once(sample: Sampler) -> Side:
     return Side.of(only(await sample(1.0, 1)), 1.0)
 
 
-def figures(policy: Contender, start: Start, on_best: Side | None = None) -> dict[str, Any]:
+def figures(policy: Contender, start: Start, on_best: Side | None = None, *, method: str = "PPO") -> dict[str, Any]:
     """evaluation.json's part: ``rivals``, ``greedy``, the ``policy``'s own figures, ``learned`` with the sentence, and
     ``sft``: the SFT model at every temperature, from 1 down to greedy.
 
-    ``on_best`` is None where no such model was trained; it is then missing from ``rivals``.
+    ``on_best`` is None where no such model was trained; it is then missing from ``rivals``. ``method`` is how the
+    sentence calls what made the policy.
     """
     warm = [side for side in start.cooler if side.temperature]
     greedy = start.cooler[-1]
@@ -174,7 +182,7 @@ def figures(policy: Contender, start: Start, on_best: Side | None = None) -> dic
         "sft": [held_against(side) for side in (start.plain, *start.cooler)],
         "greedy": asdict(_rate(policy.greedy, greedy)),
         "policy": _described(policy.plain, start.plain),
-        "learned": asdict(found) | {"sentence": found.sentence},
+        "learned": asdict(found) | {"sentence": found.sentence(method)},
     }
 
 
@@ -201,19 +209,19 @@ class Sharpening:
     entropy: Matched
     kl: Matched
 
-    @property
-    def sentence(self) -> str:
+    def sentence(self, method: str = "PPO") -> str:
         """For the report, with its figures."""
         said = {
-            "learned": "PPO learned what no sharpening gives",
-            "sharpened": "PPO did no more than sharpen",
-            "undecided": "PPO cannot be told from sharpening on these prompts",
+            "learned": "learned what no sharpening gives",
+            "sharpened": "did no more than sharpen",
+            "undecided": "cannot be told from sharpening on these prompts",
         }[self.verdict]
         parts = (
             _match_in_words(self.entropy, f"the entropy is the same ({self.entropy.at:.2f} nats per token)"),
             _match_in_words(self.kl, f"the KL is the same ({self.kl.at:.1f} nats per reply)"),
         )
-        return f"{said}: against the SFT model at the temperature where {parts[0]}; where {parts[1]}."
+        name = f"{method[:1].upper()}{method[1:]}"
+        return f"{name} {said}: against the SFT model at the temperature where {parts[0]}; where {parts[1]}."
 
 
 def sharpening(policy: Side, ladder: Sequence[Side]) -> Sharpening:

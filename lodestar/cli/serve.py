@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
-from lodestar.config.serve import TASK, FeedbackTask, GatewayTask, LearnerTask, RewardTask, RolloutTask, Task
+from lodestar.config.serve import TASK, LearnerTask, RolloutTask
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
@@ -34,8 +34,15 @@ def serve(
     digest: str | None,
     device: str,
     dtype: str,
+    best_of: int | None = None,
+    rewards: Sequence[str] = (),
 ) -> int:
-    """Runs the service until it ends; the exit code."""
+    """Runs the service until it ends; the exit code.
+
+    Raises:
+        ConfigError: ``best_of`` or ``rewards`` of another role, one without the other, or an option out of range.
+    """
+    check_best_of(role, best_of, rewards)
     if role == "task":
         if options:
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
@@ -48,19 +55,28 @@ def serve(
             "role": role,
             "run": role,
             "folder": folder,
-            **_what(role, what),
+            **_what(role, what, rewards),
             "device": device,
             "dtype": dtype,
-            "section": parse_overrides(options),
+            "section": parse_overrides(options) | ({} if best_of is None else {"best_of": best_of}),
             "listening": listening,
         }
         return service_main(role)(_valid(tree))
 
 
-def _what(role: str, what: str) -> dict[str, Any]:
+def _what(role: str, what: str, rewards: Sequence[str]) -> dict[str, Any]:
     if role == "gateway":
         return {"endpoints": {"policy": [address.strip() for address in what.split(",")]}}
-    return {"model": named.model(what, ARTIFACTS[role])}
+    return {"endpoints": {"reward": tuple(rewards)}, "model": named.model(what, ARTIFACTS[role])}
+
+
+def check_best_of(role: str, best_of: int | None, rewards: Sequence[str]) -> None:
+    """Raises ConfigError for --best-of and --reward where they mean nothing."""
+    for option, given in (("--best-of", best_of is not None), ("--reward", bool(rewards))):
+        if given and role != "policy":
+            raise ConfigError(option, f"is a policy server's, and this is a {role}")
+    if rewards and (best_of is None or best_of < 2):
+        raise ConfigError("--reward", "chooses among samples: say of how many, as in --best-of 8")
 
 
 def _people(folder: Path, options: Sequence[str], listening: Mapping[str, Any]) -> Any:
@@ -136,12 +152,14 @@ def _from_file(
         raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _valid(tree: Mapping[str, Any]) -> Task | RewardTask | FeedbackTask | GatewayTask:
+def _valid(tree: Mapping[str, Any]) -> Any:
     try:
         return TASK.validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         _, *place = map(str, first["loc"])  # the role stands first
+        if not place or place == ["section"]:  # of several options together
+            raise ConfigError("--best-of", str(first["msg"]).removeprefix("Value error, ")) from None
         key = (
             "--" + place[-1].replace("_", "-") if place[0] == "listening" else ".".join(place).removeprefix("section.")
         )

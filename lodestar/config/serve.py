@@ -115,6 +115,14 @@ class PolicyTask(Task):
     cache: Path | None = None
     """Folder of the last verified weights, for a server that follows a learner."""
 
+    @model_validator(mode="after")
+    def _knows_who_chooses(self) -> PolicyTask:
+        if self.section.best_of > 1 and not self.endpoints.reward:
+            raise ValueError(
+                f"best_of {self.section.best_of} needs reward servers that choose: give their address (--reward)"
+            )
+        return self
+
 
 class RewardTask(Task):
     """A reward server."""

@@ -43,6 +43,18 @@ class PolicyConfig(ServerConfig):
     """Share the blocks of equal prefixes, between samples and between prompts."""
     swap: Literal["drain", "continue"] = "drain"
     """New weights wait for running sequences, or sequences go on and each token is stamped with its version."""
+    best_of: int = Field(default=1, ge=1)
+    """Samples drawn for each one that a caller gets: the best by the reward servers. Rollouts of training get the
+    policy's own samples always. In a run it holds for the policy that an evaluation judges, not for its rivals."""
+
+    @model_validator(mode="after")
+    def _draws_what_it_may(self) -> PolicyConfig:
+        if self.best_of > self.max_waiting:
+            raise ValueError(
+                f"best_of {self.best_of} is beyond max_waiting {self.max_waiting}, the most samples that one request "
+                "may draw: lower the one, or raise the other"
+            )
+        return self
 
 
 class BatchedConfig(ServerConfig):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,7 +97,8 @@ class Cluster:
         calls, site = calls_of(step), self._site
         weights = site.address(step.stage.serves, site.listening.weights_port) if step.stage.serves else None
         servers = {name: (site.shared.get(name) or site.address(name),) for name in calls}
-        self._wanted = {name: self._server(step, name, weights) for name in self._ours(step)}
+        rewards = servers.get("reward", ())
+        self._wanted = {name: self._server(step, name, weights, rewards) for name in self._ours(step)}
         self._endpoints = Endpoints()
         if step.stage.rolls_out:
             self._endpoints = Endpoints(
@@ -142,7 +143,7 @@ class Cluster:
         return [name for name, call in calls.items() if name not in self._site.shared and call.role != "feedback"]
 
     # --- fleets --------------------------------------------------------------------------------------------------
-    def _server(self, step: Step, fleet: str, weights: str | None) -> Wanted:
+    def _server(self, step: Step, fleet: str, weights: str | None, rewards: Sequence[str]) -> Wanted:
         call = step.stage.calls[fleet]
         task = server_task(
             self._run,
@@ -152,6 +153,7 @@ class Cluster:
             fleet,
             folder=SCRATCH,
             weights=weights,
+            rewards=rewards,
             listening=self._site.listening,
         )
         took = self._store.digest(step.inputs[call.port][0]) if call.port in step.inputs else ""

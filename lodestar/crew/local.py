@@ -85,11 +85,10 @@ class Local:
             port, metrics, weights_port = free_ports(3)
             self._listening = Listening(port=port, metrics_port=metrics, weights_port=weights_port)
             weights = f"127.0.0.1:{weights_port}"
-        wanted = {name: self._server_tasks(step, name, weights) for name in calls}
-        self._stop([name for name, tasks in self._tasks.items() if not self._goes_on(tasks, wanted.get(name, []))])
-        for name, tasks in wanted.items():
-            if name not in self._tasks:
-                self._start(name, tasks)
+        self._stop([name for name, tasks in self._tasks.items() if name not in calls and not _for_people(tasks)])
+        scorers = [name for name, call in calls.items() if call.role == "reward"]
+        self._begin(step, scorers, weights)  # first: a policy that is the best of n is told where they are
+        self._begin(step, [name for name in calls if name not in scorers], weights)
         self.fleet.wait_ready(list(calls))
         self._invite(calls)
         servers = {name: tuple(_address(task) for task in self._tasks[name]) for name in calls}
@@ -167,9 +166,27 @@ class Local:
             "warning",
         )
 
+    def _begin(self, step: Step, fleets: list[str], weights: str | None) -> None:
+        """Makes fleets serve what the step wants of them; one that does goes on."""
+        wanted = {name: self._server_tasks(step, name, weights) for name in fleets}
+        self._stop([name for name in fleets if name in self._tasks and _told(self._tasks[name]) != _told(wanted[name])])
+        for name, tasks in wanted.items():
+            if name not in self._tasks:
+                self._start(name, tasks)
+
     def _server_tasks(self, step: Step, fleet: str, weights: str | None) -> list[Task]:
         """What each replica is told, but for its ports."""
-        task = server_task(self._run, self._plan, self._store, step, fleet, folder=self._store.root, weights=weights)
+        rewards = [*map(_address, self._tasks.get("reward", ()))]
+        task = server_task(
+            self._run,
+            self._plan,
+            self._store,
+            step,
+            fleet,
+            folder=self._store.root,
+            weights=weights,
+            rewards=rewards,
+        )
         replicas = getattr(getattr(self._run.services, step.stage.calls[fleet].role), "replicas", 1)
         if step.stage.calls[fleet].follows:
             cache = self._store.unfinished(step) / "served"
@@ -184,11 +201,6 @@ class Local:
             self._board.say(
                 f"who judges comes in by the link in {link}, or by lodestar feedback invite {self._store.root} NAME"
             )
-
-    def _goes_on(self, running: list[Task], wanted: list[Task]) -> bool:
-        """Whether a fleet is left alone: it does what is wanted, or is where people look between stages too."""
-        people = not wanted and isinstance(running[0], FeedbackTask)
-        return people or _told(running) == _told(wanted)
 
     def _worker_tasks(self) -> list[Task]:
         task = rollout_task(self._run, self._endpoints, folder=self._store.root)
@@ -269,6 +281,11 @@ class Local:
         finally:
             ended.set()
             thread.join()
+
+
+def _for_people(tasks: list[Task]) -> bool:
+    """Where people look between stages too."""
+    return isinstance(tasks[0], FeedbackTask)
 
 
 def _told(tasks: list[Task]) -> list[dict[str, Any]]:

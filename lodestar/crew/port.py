@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,6 +97,7 @@ def server_task(
     *,
     folder: Path,
     weights: str | None = None,
+    rewards: Sequence[str] = (),
     listening: Listening = LOOPBACK,
     path: Callable[[str], str] | None = None,
 ) -> Task:
@@ -104,6 +105,7 @@ def server_task(
 
     Args:
         weights: address of the learner's WeightsService, for a fleet that follows it.
+        rewards: addresses of the step's reward servers, for a policy that is served as the best of n samples.
         path: where an artifact lies for the server, when it sees the run's folder elsewhere.
     """
     call, services = step.stage.calls[fleet], run.services
@@ -125,14 +127,16 @@ def server_task(
         case "feedback":
             return FeedbackTask(section=services.feedback, kept=folder / PEOPLE, **told)
         case "policy":
-            endpoints = Endpoints(weights=weights if call.follows else None)
-            return PolicyTask(section=services.policy, model=str(model), endpoints=endpoints, **told)
+            picks = fleet == "policy" and bool(rewards) and services.policy.best_of > 1 and not step.stage.rolls_out
+            section = services.policy.model_copy(update={} if picks else {"best_of": 1})
+            endpoints = Endpoints(weights=weights if call.follows else None, reward=tuple(rewards) if picks else ())
+            return PolicyTask(section=section, model=str(model), endpoints=endpoints, **told)
         case "reference":
             return ReferenceTask(section=services.reference, model=str(model), **told)
         case "reward":
             sources = served_sources(services.reward.sources, synthetic=plan.is_synthetic)
-            section = services.reward.model_copy(update={"sources": sources})
-            return RewardTask(section=section, model=model if needs_own_model(sources) else None, **told)
+            scoring = services.reward.model_copy(update={"sources": sources})
+            return RewardTask(section=scoring, model=model if needs_own_model(sources) else None, **told)
 
 
 def rollout_task(run: RunConfig, endpoints: Endpoints, *, folder: Path, listening: Listening = LOOPBACK) -> RolloutTask:

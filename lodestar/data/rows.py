@@ -3,12 +3,13 @@
 SFT, reward training, PPO, the reward service and the evaluation all use these functions, so that the same text is
 the same tokens everywhere:
 
-    [BOS] prompt | completion end-of-turn
+    [BOS] [control token] prompt | completion end-of-turn
 
 - Prompt and completion are tokenized apart, so that a prompt's tokens never depend on what follows it: generation
   starts from exactly the tokens that were trained on.
 - BOS comes first where the tokenizer itself would put it (Lodestar's own tokenizers do), and once: a chat template
   may have written it into the text already.
+- The best control token follows where the tokenizer is a conditioned model's (lodestar.data.control).
 - A completion that ended (``ended=True``) ends as the tokenizer's chat template ends a turn, with the token that ends
   generation last (``ending``); one that was cut off has none of it.
 - Special tokens written in the text (``<|im_start|>``) become those tokens: prompts are rendered text, after the chat
@@ -24,6 +25,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from lodestar.data.chat import ChatFormat
+from lodestar.data.control import Control
 from lodestar.data.marks import MARK
 from lodestar.records import Scored
 
@@ -41,9 +43,15 @@ class Ending:
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[Tokens]:
-    """Token ids of rendered prompts, BOS first where the tokenizer puts one."""
+    """Token ids of rendered prompts, BOS first where the tokenizer puts one, then the best control token if any."""
+    control = Control.of(tokenizer)
+    return [control.before(row) for row in encode_beginnings(tokenizer, prompts)]
+
+
+def encode_beginnings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
+    """Token ids of texts that begin a sequence, BOS first where the tokenizer puts one; no control token."""
     head = _leading_bos(tokenizer)
-    rows = _encode(tokenizer, prompts)
+    rows = _encode(tokenizer, texts)
     return [row if row[: len(head)] == head else head + row for row in rows]
 
 
@@ -74,9 +82,8 @@ def encode_demonstrations(
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], *, longest: int) -> list[Tokens]:
-    """Plain text to model from its first token to EOS (a prompt without an end, so BOS as above), cut into pieces of
-    2 … ``longest`` tokens."""
-    rows = [(*row, _eos(tokenizer)) for row in encode_prompts(tokenizer, documents)]
+    """Plain text to model from its first token to EOS (BOS as above), cut into pieces of 2 … ``longest`` tokens."""
+    rows = [(*row, _eos(tokenizer)) for row in encode_beginnings(tokenizer, documents)]
     pieces = (row[start : start + longest] for row in rows for start in range(0, len(row), longest))
     return [piece for piece in pieces if len(piece) > 1]
 
@@ -107,6 +114,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, inside:
     """Token ids of texts that begin a sequence or, with ``inside``, go on with one."""
     if not texts:
         return []
+    texts = [*map(Control.of(tokenizer).as_text, texts)]
     guard = _guard(tokenizer) if inside or any(MARK in text for text in texts) else ""
     pieces = [text.split(MARK) for text in texts]
     guarded = [(guard if place or inside else "") + piece for parts in pieces for place, piece in enumerate(parts)]

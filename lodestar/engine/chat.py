@@ -13,9 +13,12 @@ from lodestar.records import ChatMessage
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[ChatMessage], field: str = "messages") -> tuple[int, ...]:
-    """Token ids of a chat, up to where the assistant's answer begins; BOS as training has it.
+    """Token ids of a chat, up to where the assistant's answer begins; BOS as training has it. Raises as chat_text."""
+    return encode_prompts(tokenizer, [chat_text(tokenizer, messages, field)])[0]
 
-    Control tokens in a message are text.
+
+def chat_text(tokenizer: Any, messages: Sequence[ChatMessage], field: str = "messages") -> str:
+    """A chat as its prompt's text, in which control tokens of a message are marked (lodestar.data.marks).
 
     Raises:
         InvalidArgument: no messages, or an order or roles that the template refuses.
@@ -26,10 +29,9 @@ def chat_ids(tokenizer: Any, messages: Sequence[ChatMessage], field: str = "mess
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError("this model's tokenizer has no chat template; send text or token ids")
     try:
-        text = _format(tokenizer, tokenizer.chat_template).prompt(messages)
+        return _format(tokenizer, tokenizer.chat_template).prompt(messages)
     except ValueError as error:
         raise InvalidArgument(field, str(error)) from error
-    return encode_prompts(tokenizer, [text])[0]
 
 
 @lru_cache(maxsize=8)

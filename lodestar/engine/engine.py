@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import PolicyConfig
+from lodestar.data.control import Control
 from lodestar.engine.blocks import block_hashes
 from lodestar.engine.caches import make_cache
 from lodestar.engine.figures import Figures
@@ -97,6 +98,7 @@ class Engine:
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         check_special_ids(model, type(model).__name__)
         self.eos_ids = end_ids(model, tokenizer)
+        self.control = Control.of(tokenizer)
         self._device = device
         paged = device.type != "cpu" if paged is None else paged
         self._cache = make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
@@ -107,9 +109,11 @@ class Engine:
             deterministic=deterministic,
         )
         context = context_tokens(model.config) or self._cache.capacity
+        context = min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens)
+        self._context_tokens = context
         self.limits = Limits(
             vocab_size=sampled_ids(model),
-            context_tokens=min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens),
+            context_tokens=context - self.control.tokens,
             request_tokens=config.kv_cache_tokens * 4,
             samples=config.max_waiting,
         )
@@ -117,7 +121,7 @@ class Engine:
             model,
             self._cache,
             Sampler(self.eos_ids, device),
-            context_tokens=self.limits.context_tokens,
+            context_tokens=context,
             deterministic=deterministic,
             device=device,
         )
@@ -129,6 +133,10 @@ class Engine:
         self.swap_seconds = 0.0
 
     # --- requests ----------------------------------------------------------------------------------------------
+    def check(self, prompt_ids: Tokens[int], sampling: SamplingParams, purpose: Purpose) -> None:
+        """Raises InvalidArgument for what :meth:`request` would refuse; a control token before the prompt is let be."""
+        self.limits.check(self.control.without(prompt_ids), sampling, purpose)
+
     def request(
         self,
         prompt_ids: Tokens[int],
@@ -139,13 +147,15 @@ class Engine:
     ) -> Request:
         """A checked request for :meth:`add`; safe to call from any thread.
 
+        A conditioned model's prompt gets the best control token where it has none (lodestar.data.control).
+
         Raises:
             InvalidArgument: see Limits.check.
         """
-        self.limits.check(prompt_ids, sampling, purpose)
+        self.check(prompt_ids, sampling, purpose)
         if purpose is Purpose.TRAINING:
             priority += TRAINING_PRIORITY
-        prompt = tuple(prompt_ids)
+        prompt = self.control.before(prompt_ids)
         request = Request(
             id=next(self._ids),
             prompt_ids=prompt,
@@ -153,6 +163,7 @@ class Engine:
             seed=sampling.seed if sampling.seed is not None else random.getrandbits(63),
             priority=priority,
             hashes=block_hashes(prompt, self.config.block_tokens) if self.config.prefix_cache else (),
+            hidden=len(prompt) - len(prompt_ids),
         )
         request.sequences = [Sequence(next(self._ids), request, i, list(prompt)) for i in range(sampling.n)]
         request.unfinished = sampling.n
@@ -310,7 +321,7 @@ class Engine:
             ResourceExhausted: the cache is smaller than the completion.
         """
         known, ids = scored.prompt_tokens, list(scored.token_ids)
-        if len(ids) > self.limits.context_tokens:
+        if len(ids) > self._context_tokens:
             raise ResourceExhausted(f"a completion of {len(ids)} tokens cannot be replayed in this KV cache")
         request = Request(next(self._ids), scored.token_ids[:known], SamplingParams(len(ids) - known), seed=0)
         sequence = Sequence(next(self._ids), request, 0, ids[:known])
@@ -334,10 +345,11 @@ class Engine:
     def logprobs(
         self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False, top: int = 0
     ) -> list[TokenLogProbs]:
-        """Log-probs of given completions under the present weights, in one packed forward pass.
+        """Log-probs of given completions under the present weights, in one packed pass; prompts as request's.
 
         With ``top`` also the most likely tokens at each position; that takes a second pass.
         """
+        sequences = [*map(self.control.before_scored, sequences)]
         batch = PackedBatch.pack(
             [scored.token_ids for scored in sequences],
             [scored.prompt_tokens for scored in sequences],

@@ -236,7 +236,7 @@ class AsyncEngine:
             sample_index=sequence.index,
             token_ids=tokens,
             text=reader.text(sequence, tokens, last),
-            prompt_tokens=first,
+            prompt_tokens=first - sequence.request.hidden,
             finish_reason=sequence.finish_reason if last else None,
             logprobs=tuple(sequence.logprobs[start:end]) if sampling.logprobs else (),
             processed_logprobs=tuple(sequence.processed_logprobs[start:end]) if sampling.logprobs else (),

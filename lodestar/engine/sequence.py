@@ -21,6 +21,8 @@ class Request:
     """Seconds of arrival time that others are ahead by; 0 is served first, and nobody waits for ever."""
     hashes: Tokens[bytes] = ()
     """Of the prompt's full blocks."""
+    hidden: int = 0
+    """Tokens of the prompt that its sender did not send: a conditioned model's control token."""
     arrived: float = field(default_factory=time.monotonic)
     streamed: bool = True
     """Whether somebody wants to hear of every token."""

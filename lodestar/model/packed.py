@@ -243,16 +243,19 @@ def head_loss(
 
 
 def head_divergence(
-    model: Any, hidden_RH: Tensor, reference: Any, reference_RH: Tensor, *, temperature: float
+    model: Any, hidden_RH: Tensor, reference: Any, reference_RH: Tensor, *, temperature: float, forward: bool = False
 ) -> Tensor:
-    """KL(π‖π_ref) over all ids that may be sampled, at every token, kl_R; its gradient goes to ``model`` and states."""
+    """KL(π‖π_ref) over all ids that may be sampled, at every token, kl_R; its gradient goes to ``model`` and states.
+
+    With ``forward`` KL(π_ref‖π).
+    """
     rule, reference_rule = logit_rule(plain(model).config), logit_rule(plain(reference).config)
     hidden_RH, weight_VH, bias_V = _head_inputs(model, hidden_RH, False)
     reference_RH, reference_VH, reference_bias_V = _head_inputs(reference, reference_RH, False)
     return kl_divergence(
         hidden_RH, weight_VH, reference_RH, reference_VH, bias=bias_V, reference_bias=reference_bias_V,
         temperature=rule.temperature(temperature), reference_temperature=reference_rule.temperature(temperature),
-        softcap=rule.kernel_softcap, reference_softcap=reference_rule.kernel_softcap,
+        softcap=rule.kernel_softcap, reference_softcap=reference_rule.kernel_softcap, forward=forward,
     )  # fmt: skip
 
 

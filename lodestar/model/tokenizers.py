@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lodestar.data.control import Control
 from lodestar.data.rows import ending
 from lodestar.errors import ModelError
 
@@ -28,12 +29,12 @@ class Vocabulary:
     """The ids of a tokenizer: ``Vocabulary(size=50_257, tokens=50_258, pad_id=50_257)`` is GPT-2's with a PAD."""
 
     size: int
-    """Ids below it have text, but for ``holes``; a PAD behind all others is not counted."""
+    """Ids below it have text, but for ``holes``; PAD and control tokens behind all others are not counted."""
     tokens: int
     """Rows that an embedding of all ids needs."""
     pad_id: int | None = None
     holes: tuple[int, ...] = ()
-    """Ids below ``size`` that are no token."""
+    """Ids below ``size`` that are no token, or a control token (lodestar.data.control)."""
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
@@ -41,10 +42,11 @@ class Vocabulary:
         ids = set(tokenizer.get_vocab().values())
         pad = tokenizer.pad_token_id
         tokens = max(ids) + 1
-        size = tokens
-        if pad == tokens - 1 and len(ids) > 1:
-            size = max(ids - {pad}) + 1
-        holes = tuple(sorted(set(range(size)) - ids)) if len(ids) < tokens else ()
+        text = ids - set(Control.of(tokenizer).ids)
+        size = max(text) + 1
+        if pad == size - 1 and len(text) > 1:
+            size = max(text - {pad}) + 1
+        holes = tuple(sorted(set(range(size)) - text)) if len(text) < tokens else ()
         return Vocabulary(size, tokens, pad if isinstance(pad, int) else None, holes)
 
 
@@ -61,6 +63,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     tokenizer = load_encoder_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no EOS token; responses could never end, set eos_token in it")
+    try:
+        Control.of(tokenizer)
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         _assign_pad(tokenizer, path)
     rows = _rows_of_config(Path(path))
@@ -190,11 +196,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is not None:
         merges = json.loads(backend.to_str())["model"].get("merges", [])
     vocabulary = Vocabulary.of(tokenizer)
-    meaning = {
+    meaning: dict[str, object] = {
         "vocabulary": sorted(item for item in tokenizer.get_vocab().items() if item[1] < vocabulary.size),
         "merges": [merge if isinstance(merge, str) else " ".join(map(str, merge)) for merge in merges],  # type: ignore[call-overload]
         "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id],
     }
+    control = Control.of(tokenizer)
+    if control.ids:  # their ids are no text, and before every prompt
+        meaning["control"] = [control.names, control.ids]
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 

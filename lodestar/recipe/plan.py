@@ -97,6 +97,12 @@ class Plan:
         earlier = list(takewhile(lambda one: (by := self.maker(one)) is None or by.round != own, self.all("model")))
         return earlier[-1] if earlier else ""
 
+    def conditioned(self, model: str) -> bool:
+        """Whether a model, or one that it goes on from, was trained under control tokens."""
+        while (maker := self.maker(model)) is not None and not maker.stage.conditions:
+            (model,) = maker.inputs.get("policy", ("",))
+        return maker is not None
+
     @property
     def is_synthetic(self) -> bool:
         """Whether the run's prompts are the synthetic world's, whose hidden gold reward can judge them."""

@@ -66,6 +66,10 @@ class Stage(Section):
     """Ports that may stay empty, whose servers are then left out."""
     rolls_out: ClassVar[bool] = False
     """Whether it issues tickets: it gets a queue and rollout workers."""
+    method: ClassVar[str] = ""
+    """What reports call the way in which it trains a model on feedback: ``PPO``."""
+    conditions: ClassVar[bool] = False
+    """Whether a control token stands before every prompt of the model that it makes (lodestar.data.control)."""
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 

@@ -8,13 +8,10 @@ from typing import Any
 
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
-from lodestar.recipe.plan import Step
 from lodestar.report.rounds import round_rows, score_shift
 from lodestar.samples import judgement
 
 Row = dict[str, Any]
-METHODS = {"ppo": "PPO", "dpo": "DPO"}
-"""Kind of stage → what people call it."""
 BEST_OF_N = "best_of_"
 """What such a rival's name begins with."""
 
@@ -45,8 +42,6 @@ class Facts:
     """Figures of each round (lodestar.report.rounds); empty where the run has none."""
     shift: list[Row]
     """Scores of the SFT model and of each round's policy."""
-    method: str = "PPO"
-    """What made the policy that was evaluated."""
 
     @property
     def judged_pairs(self) -> list[tuple[float, float]]:
@@ -56,6 +51,11 @@ class Facts:
             for row in self.samples
             if "after" in row
         ]
+
+    @property
+    def method(self) -> str:
+        """What made the policy that was judged, in words."""
+        return str(self.results.get("evaluation", {}).get("method", "PPO"))
 
     @property
     def judge(self) -> str:
@@ -108,13 +108,7 @@ def read_facts(root: Path) -> Facts:
         training={name: _curve(fit) for name, fit in fits.items() if fit.get("history")},
         rounds=round_rows(folder),
         shift=score_shift(folder),
-        method=_method(folder, evaluated),
     )
-
-
-def _method(folder: RunFolder, evaluated: Step | None) -> str:
-    maker = folder.plan.maker(evaluated.inputs["policy"][0]) if evaluated else None
-    return METHODS.get(maker.kind, maker.kind) if maker else "PPO"
 
 
 def _curve(fit: Row) -> list[Row]:

@@ -55,8 +55,8 @@ def win_rates(facts: Facts) -> Figure | None:
         yaxis={"showgrid": False, "range": [-0.5, len(rows) - 0.3]},
         shapes=[vertical(0.5)],
     )
-    share, beside = f"{final['value']:.1%} of {final['n']}", "best-of-n from the SFT model for comparison"
-    says = f"{facts.method} wins {share} held-out prompts; {beside}."
+    name = f"{facts.method[:1].upper()}{facts.method[1:]}"
+    says = f"{name} wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model beside it."
     return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=80 + 55 * len(rows))
 
 

@@ -92,7 +92,7 @@ def _headline(facts: Facts) -> str:
     rate = facts.summary.get("win_rate")
     if not rate:
         done, steps = len(facts.steps), facts.config.get("ppo", {}).get("steps", 0)
-        return f"This run is not finished: {done} of {steps} PPO steps are done."
+        return "This run is not finished" + (f": {done} of {steps} PPO steps are done." if steps else ".")
     doubts = cautions(facts.summary, facts.config.get("ppo", {}).get("steps", 0))
     verdict = "beats" if rate["low"] > 0.5 else "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
     judge = (
@@ -101,8 +101,8 @@ def _headline(facts: Facts) -> str:
         else "the reward model it was trained on"
     )
     rounds = sum(row["win_rate"] is not None for row in facts.rounds)
-    trained = f"{facts.summary['steps']} steps of PPO" if facts.method == "PPO" else facts.method
-    after = f"{rounds} rounds of feedback" if rounds > 1 else trained
+    after = f"{facts.summary['steps']} steps of PPO" if facts.summary["steps"] else facts.method
+    after = f"{rounds} rounds of feedback" if rounds > 1 else after
     wins = f"wins {rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}"
     if doubts:  # no praise for what stopped itself, or was stopped
         return " ".join([*doubts, f"Against the SFT model it started from the policy {wins}."])

@@ -1,4 +1,4 @@
-"""What PPO must beat, as a table: everything that the evaluation held it against (lodestar.rivals)."""
+"""What PPO or another method must beat, as a table: all that the evaluation held it against (lodestar.rivals)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class RivalTable:
     """Everything that is said of rivals."""
 
     sentence: str
-    """Whether PPO learned more than sharpening gives, with its figures."""
+    """Whether it learned more than sharpening gives, with its figures."""
     greedy: str
     """Both models at their likeliest tokens."""
     headers: tuple[str, ...]
     rows: list[list[str]]
-    """Name, then a cell per header; PPO last."""
+    """Name, then a cell per header; the policy last."""
 
 
 def rival_table(facts: Facts) -> RivalTable | None:
@@ -43,10 +43,9 @@ def rival_table(facts: Facts) -> RivalTable | None:
         for name, side in _sides(found, facts.method)
     ]
     rate = found["greedy"]
-    won = _rate(rate["value"], rate["low"], rate["high"])
-    greedy = f"With both always at their likeliest token, {facts.method} wins {won}."
-    sentence = found["learned"]["sentence"].replace("PPO", facts.method)
-    return RivalTable(sentence, greedy, headers, rows)
+    share = _rate(rate["value"], rate["low"], rate["high"])
+    greedy = f"With both always at their likeliest token, {facts.method} wins {share}."
+    return RivalTable(found["learned"]["sentence"], greedy, headers, rows)
 
 
 def _sides(found: Row, method: str) -> Iterator[tuple[str, Row]]:

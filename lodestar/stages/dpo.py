@@ -23,6 +23,7 @@ class Dpo(Stage, DpoConfig):
     makes: ClassVar[Mapping[str, Kind]] = {"policy": "model", "figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {"reference": Call("reference", "reference")}
     optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    method: ClassVar[str] = "DPO"
 
     feedback: Literal["all", "newest"] = "all"
     """all: every round's feedback so far; newest: that of the last round alone."""

@@ -17,6 +17,7 @@ from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler, Take
+from lodestar.stages.ppo import check_room
 
 if TYPE_CHECKING:
     from lodestar.asking import Asking, Judge, Reply
@@ -77,7 +78,8 @@ class Evaluate(Stage):
         return None
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
-        """Gold exists in the synthetic world alone, and the round before in rounds."""
+        """Prompts and replies must fit the model; gold is of the synthetic world alone, the round before of rounds."""
+        check_room(run, step, plan, self.max_tokens or plan.response_tokens or DEFAULT_TOKENS)
         if self.previous and not plan.of_round_before(step.inputs["policy"][0]):
             raise ConfigError(
                 f"stages.{step.name}.previous",
@@ -95,7 +97,7 @@ class Evaluate(Stage):
         table = Table(self, bench)
         found: dict[str, Any] = {"judge": table.judge}
         if bench.takes("against"):
-            found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
+            found |= asyncio.run(table.rivals(self.temperatures, self.best_of)) | {"method": table.method}
             before, own = table.plain["against"], [replace(one, step=_steps(bench)) for one in table.plain["policy"]]
             found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
             bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
@@ -125,11 +127,13 @@ class Table:
         from lodestar.stages.sample import encoded
 
         self.judge: Judge = options.judge or ("gold" if bench.plan.is_synthetic else "reward")
-        self.prompts: list[Prompt] = encoded(
-            bench, read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
-        )
+        rows = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
+        # Their ids are for the reference, which may lack the policy's control tokens; everybody else gets text.
+        self.prompts: list[Prompt] = encoded(bench, rows, "against" if bench.takes("against") else "policy")
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
+        self._picked_of = bench.config.services.policy.best_of
+        self.method = method_of(bench.plan, bench.step, self._picked_of)
         self.plain: dict[str, list[Reply]] = {}
         """What each fleet that ``rivals`` asked said at temperature 1, first of all."""
         several = 5 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
@@ -153,9 +157,9 @@ class Table:
         from lodestar import rivals
 
         start = await rivals.play_start(self._sampler("against"), temperatures=temperatures, best_of=best_of)
-        policy = await rivals.play_policy(self._sampler("policy"))
+        policy = await rivals.play_policy(self._sampler("policy"), picked_of=self._picked_of)
         filtered = await rivals.play_once(self._sampler("filtered")) if self._bench.takes("filtered") else None
-        return rivals.figures(policy, start, filtered)
+        return rivals.figures(policy, start, filtered, method=self.method)
 
     def _sampler(self, fleet: str) -> Sampler:
         """Takes of what a fleet serves."""
@@ -178,6 +182,18 @@ class Table:
 
         servers, bench = self._bench.servers, self._bench
         return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
+
+
+def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
+    """How the policy that an evaluation judges came about, in words: PPO, expert iteration, best of 16."""
+    (policy,), picked = step.inputs["policy"], f"best of {best_of}" if best_of > 1 else ""
+    if step.inputs.get("against") == (policy,):
+        return picked or "the policy"
+    maker = plan.maker(policy)
+    shown = plan.maker(maker.inputs["demonstrations"][0]) if maker and "demonstrations" in maker.inputs else None
+    expert = "expert iteration" if shown is not None and shown.kind == "best_of_n" else ""
+    name = (maker.stage.method if maker else "") or expert or "the policy"
+    return f"{name}, {picked}" if picked else name
 
 
 def ancestor(plan: Plan, model: str) -> str:

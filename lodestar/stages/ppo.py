@@ -46,6 +46,7 @@ class Ppo(Stage, PpoConfig):
         "reference": Call("reference", "reference"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    method: ClassVar[str] = "PPO"
     rolls_out: ClassVar[bool] = True
     serves: ClassVar[str] = "learner"
     grows: ClassVar[str] = "steps"
@@ -144,9 +145,11 @@ def check_room(run: RunConfig, step: Step, plan: Plan, response_tokens: int) -> 
         getattr(data.stage, "max_prompt_tokens", 0) if data else 0,
         run.model.architecture.context_tokens,
     )
-    if run.model.path is None and prompt_tokens + response_tokens > context:
+    control = int(plan.conditioned(step.inputs["policy"][0]))
+    wanted = prompt_tokens + control + response_tokens
+    if run.model.path is None and wanted > context:
         raise ConfigError(
             f"stages.{step.name}.max_tokens",
-            f"with data.max_prompt_tokens it is {prompt_tokens + response_tokens}, beyond "
+            f"with data.max_prompt_tokens{' and a control token' * control} it is {wanted}, beyond "
             f"model.architecture.context_tokens {context}",
         )

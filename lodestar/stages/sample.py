@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -118,21 +118,24 @@ class Sample(Stage):
         (bench.make("figures") / "sample.json").write_text(json.dumps(_figures(record.rows())), encoding="utf-8")
 
 
-def encoded(bench: Bench, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with the policy's token ids."""
+def encoded(bench: Bench, prompts: Sequence[Prompt], port: str = "policy") -> list[Prompt]:
+    """The prompts with the token ids of a port's model."""
     from lodestar.data.rows import encode_prompts
     from lodestar.model.tokenizers import load_tokenizer
 
-    ids = encode_prompts(load_tokenizer(bench.tokenizer("policy")), [prompt.text for prompt in prompts])
+    ids = encode_prompts(load_tokenizer(bench.tokenizer(port)), [prompt.text for prompt in prompts])
     return [replace(prompt, token_ids=tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
 
 
 def _row(rollout: Rollout) -> dict[str, Any]:
     ticket = rollout.ticket
-    return {
-        "id": ticket.prompt.id,
-        "ticket": ticket.id,
-        "prompt": ticket.prompt.text,
+    prompt = ticket.prompt
+    row: dict[str, Any] = {"id": prompt.id, "ticket": ticket.id, "prompt": prompt.text}
+    if prompt.messages:
+        row["messages"] = [asdict(message) for message in prompt.messages]
+    if prompt.columns:
+        row["columns"] = dict(prompt.columns)
+    return row | {
         "replies": [
             {
                 "text": sample.text,

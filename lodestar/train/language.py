@@ -36,30 +36,35 @@ class LanguageObjective:
 
     def loss(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
         """Nats per token over the rows."""
-        batch = _packed(model, [self._train[row] for row in rows])
-        tokens = len(batch.targets_R)
+        batch = packed_rows(model, [self._train[row] for row in rows])
         with precision(self._config):
-            states_RH = response_states(model, batch)
-            return head_loss(
-                model,
-                states_RH,
-                batch.targets_R,
-                lambda _, logprobs_C, __: language_model_loss(logprobs_C, tokens=tokens),
-                temperature=1.0,
-                whole=True,
-            )[0]
+            return mean_surprise(model, response_states(model, batch), batch)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Nats per token over all held-out tokens."""
         total, tokens = 0.0, 0
         for batch in self._held_out:
             with precision(self._config):
-                logprobs_R, _ = response_logprobs(model, _packed(model, batch), temperature=1.0, whole=True)
+                logprobs_R, _ = response_logprobs(model, packed_rows(model, batch), temperature=1.0, whole=True)
             total, tokens = total - float(logprobs_R.sum()), tokens + len(logprobs_R)
         return {"held_out_loss": total / tokens}
 
 
-def _packed(model: nn.Module, rows: Sequence[Scored]) -> PackedBatch:
+def mean_surprise(model: nn.Module, states_RH: Tensor, batch: PackedBatch) -> Tensor:
+    """The mean negative log-likelihood of a batch's response tokens, nats, from the states before them."""
+    tokens = len(batch.targets_R)
+    return head_loss(
+        model,
+        states_RH,
+        batch.targets_R,
+        lambda _, logprobs_C, __: language_model_loss(logprobs_C, tokens=tokens),
+        temperature=1.0,
+        whole=True,
+    )[0]
+
+
+def packed_rows(model: nn.Module, rows: Sequence[Scored]) -> PackedBatch:
+    """The rows as one batch on the model's device."""
     device = next(model.parameters()).device
     return PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
 
@@ -95,7 +100,10 @@ def pretrain(
         for rows in (text / "train.jsonl", text / "held_out.jsonl")
     )
     trained = start_model(model, start, words, seed)
-    return _fit("pretrain", training, model, trained, words, train, held_out, output, state, seed, progress)
+    objective = LanguageObjective(train, held_out, training.batch_tokens, config=model)
+    return fit_language(
+        "pretrain", training, model, trained, words, objective, train, held_out, output, state, seed, progress
+    )
 
 
 def train_sft(
@@ -125,26 +133,30 @@ def train_sft(
         for rows in (read_demonstrations(demonstrations / f"{split}.jsonl") for split in ("train", "held_out"))
     )
     trained = start_model(model, start, words, seed)
-    return _fit("sft", training, model, trained, words, train, held_out, output, state, seed, progress)
+    objective = LanguageObjective(train, held_out, training.batch_tokens, config=model)
+    return fit_language(
+        "sft", training, model, trained, words, objective, train, held_out, output, state, seed, progress
+    )
 
 
-def _fit(
+def fit_language(
     name: str,
     training: TrainingConfig,
     config: ModelConfig,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: list[Scored],
-    held_out: list[Scored],
+    objective: LanguageObjective,
+    train: Sequence[Scored],
+    held_out: Sequence[Scored],
     output: Path,
     state: Path,
     seed: int,
     progress: Progress | None,
 ) -> Fit:
+    """Minimises an objective of these rows and saves the model with its tokenizer; see pretrain."""
     check_lengths(model.config, (len(row.token_ids) for row in (*train, *held_out)), f"{name}'s rows")
     digests = identity(training, seed, model, train, held_out)
     trained = trainable(config, model)
-    objective = LanguageObjective(train, held_out, training.batch_tokens, config=config)
     progress = progress or Silent()
     result = fit(name, trained, objective, training, seed=seed, state_file=state, identity=digests, progress=progress)
     save_model(trained, tokenizer, output)

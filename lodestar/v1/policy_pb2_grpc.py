@@ -69,6 +69,8 @@ class PolicyServiceServicer(object):
     def Generate(self, request, context):
         """Streams n samples of one prompt; chunks of different samples interleave, each sample ends with one
         chunk whose finish_reason is set. Cancelling, or a passed deadline, stops the sequences and frees their memory.
+        Where the server is one of best-of-n, each sample is the best of n by a reward and comes whole, in one chunk; its
+        log-probs are the model's. TRAINING gets the model's own samples always.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,6 +22,7 @@ FLOWS = {
     *((client, server, 50051) for client in CLIENTS for server in SERVERS),
     *((client, "redis", 6379) for client in CLIENTS),
     ("policy", "learner", 50052),
+    ("policy", "reward", 50051),  # best of n
     ("conductor", "learner", 50051),
 }
 """(from, to, port): the design's data flow, and nothing else."""

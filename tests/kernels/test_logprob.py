@@ -345,16 +345,22 @@ def test_kept_probabilities_change_nothing_but_the_products(kept: int, monkeypat
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_divergence_of_two_heads_equals_the_dense_one(temperature: float, bias: bool, device: str) -> None:
+@pytest.mark.parametrize("forward", [False, True])
+def test_the_divergence_of_two_heads_equals_the_dense_one(
+    temperature: float, bias: bool, forward: bool, device: str
+) -> None:
     inputs, _ = problem(150, 8, 33, torch.float32, device, bias=bias)
     reference = [torch.randn(150, 5, device=device), torch.randn(33, 5, device=device)]
     kl_T = kl_divergence(
-        *inputs[:2], *reference, bias=inputs[2] if bias else None, temperature=temperature, chunk_bytes=1
-    )
+        *inputs[:2], *reference, bias=inputs[2] if bias else None, temperature=temperature, forward=forward,
+        chunk_bytes=1,
+    )  # fmt: skip
     exact = [x.detach().double().requires_grad_() for x in inputs]
     scores_TV = (exact[0] @ exact[1].T + (exact[2] if bias else 0)) / temperature
     logq_TV = ((reference[0] @ reference[1].T).double() / temperature).log_softmax(-1)
-    wanted_T = (scores_TV.softmax(-1) * (scores_TV.log_softmax(-1) - logq_TV)).sum(-1)
+    logp_TV = scores_TV.log_softmax(-1)
+    above_TV, below_TV = (logq_TV, logp_TV) if forward else (logp_TV, logq_TV)
+    wanted_T = (above_TV.exp() * (above_TV - below_TV)).sum(-1)
     torch.testing.assert_close(kl_T.double(), wanted_T, atol=2e-5, rtol=1e-4)
     upstream_T = torch.randn(150, device=device)
     got = torch.autograd.grad(kl_T, inputs, upstream_T)
@@ -363,10 +369,13 @@ def test_the_divergence_of_two_heads_equals_the_dense_one(temperature: float, bi
         torch.testing.assert_close(ours.double() / scale, theirs / scale, atol=2e-5, rtol=2e-4)
 
 
-def test_the_divergence_passes_gradcheck_in_float64() -> None:
+@pytest.mark.parametrize("forward", [False, True])
+def test_the_divergence_passes_gradcheck_in_float64(forward: bool) -> None:
     inputs, _ = problem(4, 3, 6, torch.float64, "cpu", bias=True)
     reference = [torch.randn(4, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)]
-    torch.autograd.gradcheck(lambda h, w, b: kl_divergence(h, w, *reference, bias=b, temperature=0.7), inputs)
+    torch.autograd.gradcheck(
+        lambda h, w, b: kl_divergence(h, w, *reference, bias=b, temperature=0.7, forward=forward), inputs
+    )
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,6 +1,9 @@
-"""KL(π‖π_ref) over the whole vocabulary at every token, without holding [T, V]: for π's gradient as a loss.
+"""KL(π‖π_ref) or KL(π_ref‖π) over the whole vocabulary at every token, without holding [T, V]: for π's gradient.
 
-With s and r the scores of the two heads:  kl = Σᵥ pᵥ (log pᵥ − log qᵥ),  ∂kl/∂sᵥ = pᵥ·(log pᵥ − log qᵥ − kl).
+With s the scores of π's head, p and q the probabilities of π and π_ref:
+
+    KL(π‖π_ref) = Σᵥ pᵥ (log pᵥ − log qᵥ),  ∂kl/∂sᵥ = pᵥ·(log pᵥ − log qᵥ − kl)
+    KL(π_ref‖π) = Σᵥ qᵥ (log qᵥ − log pᵥ),  ∂kl/∂sᵥ = pᵥ − qᵥ
 Under soft caps the scores are c·tanh(logits / c) / τ, each head with its own c and τ.
 """
 
@@ -30,14 +33,16 @@ class ChunkedDivergence(torch.autograd.Function):
         temperatures: tuple[float, float],
         softcaps: tuple[float | None, float | None],
         rows: int,
+        forward: bool,
     ) -> Tensor:
         kl_T = hidden_TH.new_empty(len(hidden_TH), dtype=statistics_dtype(hidden_TH))
         heads = (hidden_TH, weight_VH, bias_V, reference_TH, reference_VH, reference_bias_V)
         for chunk in row_chunks(len(hidden_TH), rows):
-            p_TV, gap_TV, _ = _chunk(chunk, heads, temperatures, softcaps)
-            kl_T[chunk] = torch.linalg.vecdot(p_TV, gap_TV)
+            logp_TV, logq_TV, _ = _chunk(chunk, heads, temperatures, softcaps)
+            from_TV, to_TV = (logq_TV, logp_TV) if forward else (logp_TV, logq_TV)
+            kl_T[chunk] = torch.linalg.vecdot(from_TV.exp(), from_TV - to_TV)
         ctx.save_for_backward(kl_T, *heads)
-        ctx.temperatures, ctx.softcaps, ctx.rows = temperatures, softcaps, rows
+        ctx.temperatures, ctx.softcaps, ctx.rows, ctx.forward = temperatures, softcaps, rows, forward
         return kl_T
 
     @staticmethod
@@ -51,8 +56,13 @@ class ChunkedDivergence(torch.autograd.Function):
         grad_VH = torch.zeros_like(weight_VH, dtype=exact) if needs[1] else None
         grad_V = weight_VH.new_zeros(len(weight_VH), dtype=exact) if needs[2] else None
         for chunk in row_chunks(len(hidden_TH), ctx.rows):
-            p_TV, gap_TV, slope_TV = _chunk(chunk, tuple(heads), ctx.temperatures, ctx.softcaps)
-            d_TV = gap_TV.sub_(kl_T[chunk, None]).mul_(p_TV).mul_(grad_T[chunk, None] / ctx.temperatures[0])
+            logp_TV, logq_TV, slope_TV = _chunk(chunk, tuple(heads), ctx.temperatures, ctx.softcaps)
+            p_TV = logp_TV.exp()
+            if ctx.forward:
+                d_TV = p_TV.sub_(logq_TV.exp_())
+            else:
+                d_TV = logp_TV.sub_(logq_TV).sub_(kl_T[chunk, None]).mul_(p_TV)
+            d_TV.mul_(grad_T[chunk, None] / ctx.temperatures[0])
             if slope_TV is not None:
                 d_TV.mul_(slope_TV)
             if grad_V is not None:
@@ -62,7 +72,7 @@ class ChunkedDivergence(torch.autograd.Function):
                 product(d_TV, weight_VH, grad_TH[chunk])
             if grad_VH is not None:
                 product(d_TV.t(), hidden_TH[chunk], grad_VH, add=True)
-        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 6
+        return *cast_like((grad_TH, grad_VH, grad_V), (hidden_TH, weight_VH, bias_V)), *(None,) * 7
 
 
 def _chunk(
@@ -71,10 +81,10 @@ def _chunk(
     temperatures: tuple[float, float],
     softcaps: tuple[float | None, float | None],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """π's probabilities, log π − log π_ref, and 1 − tanh² of π's logits under its soft cap, of a chunk of rows."""
+    """log π, log π_ref, and 1 − tanh² of π's logits under its soft cap, of a chunk of rows."""
     logp_TV, slope_TV = _log_softmax(chunk, temperatures[0], softcaps[0], *heads[:3])
     logq_TV, _ = _log_softmax(chunk, temperatures[1], softcaps[1], *heads[3:])
-    return logp_TV.exp(), logp_TV.sub_(logq_TV), slope_TV
+    return logp_TV, logq_TV, slope_TV
 
 
 def _log_softmax(

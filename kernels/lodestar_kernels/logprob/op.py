@@ -124,9 +124,12 @@ def kl_divergence(
     reference_temperature: float | None = None,
     softcap: float | None = None,
     reference_softcap: float | None = None,
+    forward: bool = False,
     chunk_bytes: int | None = None,
 ) -> Tensor:
     """KL(π‖π_ref) over the whole vocabulary at every token, kl_T in nats, float32 (float64 for float64 inputs).
+
+    With `forward` KL(π_ref‖π), which keeps π wherever π_ref is.
 
     hidden_TH, weight_VH, bias: states [T, H] and head [V, H] of π; reference_…: those of π_ref, whose hidden size may
     differ. Scores are divided by `temperature` (the reference's by `reference_temperature` where it is given) after the
@@ -155,7 +158,7 @@ def kl_divergence(
     rows = rows_per_chunk(3 * weight_VH.shape[0], _budget(chunk_bytes, default))
     kl_T: Tensor = ChunkedDivergence.apply(  # type: ignore[no-untyped-call]
         hidden_TH, weight_VH, bias, reference_TH.detach(), reference_VH.detach(), reference_bias,
-        temperatures, softcaps, rows,
+        temperatures, softcaps, rows, forward,
     )  # fmt: skip
     return kl_T
 

@@ -43,6 +43,13 @@ def serve(
     http_tls: Annotated[
         Path | None, typer.Option(help="gateway: folder of the HTTP API's certificate; unset: --tls.")
     ] = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(help="policy: draw so many samples for each that is asked for, and answer the best by --reward."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="policy: a reward server that chooses; repeat it.")
+    ] = None,
     redis: Redis = None,
     digest: Digest = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
@@ -87,7 +94,18 @@ def serve(
     if not what:
         raise typer.BadParameter("a role wants a WHAT: lodestar serve policy runs/demo", param_hint="WHAT")
     raise typer.Exit(
-        serve(role, what, pairs, listening=listening, redis=redis, digest=digest, device=device, dtype=dtype)
+        serve(
+            role,
+            what,
+            pairs,
+            listening=listening,
+            redis=redis,
+            digest=digest,
+            device=device,
+            dtype=dtype,
+            best_of=best_of,
+            rewards=reward or (),
+        )
     )
 
 

@@ -134,8 +134,9 @@ class Answers:
 
 async def _none() -> Samples:
     """Of a request for nothing but its prompts."""
-    for nothing in ():
-        yield nothing
+    nothing: tuple[Any, ...] = ()
+    for one in nothing:
+        yield one
 
 
 async def _health(request: HttpRequest) -> Response:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from lodestar import metrics
 from lodestar.config import PolicyTask
-from lodestar.data.rows import encode_prompts
-from lodestar.engine.chat import chat_ids
+from lodestar.data.control import Control
+from lodestar.data.rows import encode_beginnings, encode_prompts
+from lodestar.engine.chat import chat_text
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
 from lodestar.engine.limits import MAX_TOP_LOGPROBS
@@ -46,6 +48,7 @@ from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.checks import check_scored, check_tokenizer_hash
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.port import WeightSource
+from lodestar_services.policy.best_of import Asked, BestOf
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Policy:
         self._path = task.model
         self._task = task
         self._follower: WeightFollower | None = None
+        self._best_of: BestOf | None = None
         self._description: ModelDescription
         threads = 1 if task.deterministic else task.section.threads
         self._tokenizing = ComputeThread("tokenizer")
@@ -75,8 +79,15 @@ class Policy:
             ModelError: the folder holds no model or tokenizer that can be used.
         """
         self._tokenizer = load_tokenizer(self._task.tokenizer or self._path)
+        self._control = Control.of(self._tokenizer)
         self.tokenizer_hash = tokenizer_hash(self._tokenizer)
         self._pieces = Pieces(self._tokenizer)
+        for outcome in ("chosen", "passed"):  # at 0 from the start: an increase from nothing would not be seen
+            metrics.BEST_OF_SAMPLES.labels(outcome)
+            metrics.BEST_OF_TOKENS.labels(outcome)
+        if (n := self._task.section.best_of) > 1:
+            rewards, tls = self._task.endpoints.reward, self._task.listening.tls
+            self._best_of = BestOf(n, rewards, self._tokenizer, self.tokenizer_hash, tls=tls)
         await self.engine.start()
         info = self.engine.model_info
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, info.version.incarnation).set(1)
@@ -129,26 +140,39 @@ class Policy:
 
     @property
     def context_tokens(self) -> int:
-        """Prompt and completion at most."""
+        """Prompt and completion at most, as callers know them."""
         return self.engine.engine.limits.context_tokens
 
+    @property
+    def sequence_tokens(self) -> int:
+        """The same with the control token that a prompt of token ids may have."""
+        return self.context_tokens + self._control.tokens
+
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
-        """Token ids of plain text."""
+        """Token ids of plain text, in which a control token is text."""
+        if self._control.as_text(text) != text:
+            (ids,) = await self._tokenizing.run(encode_beginnings, self._tokenizer, [text])
+            return ids if add_special_tokens or ids[:1] != (self._tokenizer.bos_token_id,) else ids[1:]
         encoded = await self._tokenizing.run(self._tokenizer, text, add_special_tokens=add_special_tokens)
         return tuple(encoded["input_ids"])
 
-    async def prompt_ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt as training encodes it: a BOS that a chat template wrote is not doubled."""
-        return (await self._tokenizing.run(encode_prompts, self._tokenizer, [text]))[0]
+    async def text_prompt(self, text: str) -> Asked:
+        """A prompt as training encodes it: a BOS that a chat template wrote is not doubled.
 
-    async def tokenize_chat(self, messages: Sequence[ChatMessage], field: str) -> tuple[int, ...]:
-        """Token ids of a chat in the model's template, up to where the assistant's answer begins.
+        Without the control token of a conditioned model, here and below: the engine puts it there.
+        """
+        (ids,) = await self._tokenizing.run(encode_prompts, self._tokenizer, [text])
+        return Asked(self._control.without(ids), text)
+
+    async def chat_prompt(self, messages: Sequence[ChatMessage], field: str) -> Asked:
+        """A chat in the model's template, up to where the assistant's answer begins.
 
         Raises:
             InvalidArgument: no messages, or roles that the template does not take.
             ModelError: the tokenizer has no chat template.
         """
-        return await self._tokenizing.run(chat_ids, self._tokenizer, messages, field)
+        text = await self._tokenizing.run(chat_text, self._tokenizer, messages, field)
+        return replace(await self.text_prompt(text), messages=tuple(messages))
 
     async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
         """Text of token ids, and the ids one by one.
@@ -161,7 +185,7 @@ class Policy:
 
     async def generate(
         self,
-        prompt_ids: Sequence[int],
+        asked: Asked,
         sampling: SamplingParams,
         *,
         min_version: WeightVersion | None,
@@ -170,20 +194,26 @@ class Policy:
     ) -> AsyncGenerator[GenerationChunk, None]:
         """Chunks of the samples; training gets each sample whole. Closing it early frees their memory.
 
+        With ``best_of`` each sample is the best of so many, and comes whole; training gets the policy's own.
+
         Raises:
             VersionUnavailable: older weights than wanted, after ``wait_seconds``.
             LodestarError: see AsyncEngine.generate.
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
             raise InvalidArgument("wait_seconds", f"must be 0 … {MAX_WAIT_SECONDS:g}, got {wait_seconds}")
-        self.engine.engine.limits.check(prompt_ids, sampling, purpose)
+        self.engine.engine.check(asked.ids, sampling, purpose)
+        trains = purpose is Purpose.TRAINING
+        best_of = None if trains else self._best_of
+        drawn = best_of.drawn(sampling, self.engine.engine.limits) if best_of else sampling
         if min_version is not None:
             await self.engine.wait_for(min_version, wait_seconds)
-        stream = purpose is not Purpose.TRAINING
-        chunks = self.engine.generate(prompt_ids, sampling, purpose=purpose, stream=stream)
+        chunks = self.engine.generate(asked.ids, drawn, purpose=purpose, stream=not (trains or best_of))
         async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+            chosen = best_of.chosen(asked, best_of.n_of(sampling), chunks) if best_of else chunks
+            async with aclosing(chosen):
+                async for chunk in chosen:
+                    yield chunk
 
     async def logprobs(
         self, sequences: Sequence[Scored], *, temperature: float, entropy: bool, top_logprobs: int = 0
@@ -197,8 +227,8 @@ class Policy:
             raise InvalidArgument("top_logprobs", f"must be 0 … {MAX_TOP_LOGPROBS}, got {top_logprobs}")
         if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
-        limits = self.engine.engine.limits
-        check_scored(sequences, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
+        limits, visible = self.engine.engine.limits, [*map(self._control.without_scored, sequences)]
+        check_scored(visible, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
         return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy, top=top_logprobs)
 
     # --- weights -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from lodestar.errors import InvalidArgument
 from lodestar.rpc import convert
 from lodestar.rpc.bounds import check_chat, check_ids, check_sampling, check_sequences, check_text
 from lodestar.v1 import policy_control_pb2, policy_control_pb2_grpc, policy_pb2, policy_pb2_grpc
+from lodestar_services.policy.best_of import Asked
 from lodestar_services.policy.policy import MAX_WAIT_SECONDS, Policy
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,7 +32,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         check_sampling(request.sampling)
         wanted = convert.weight_version_from_proto(request.min_version) if request.HasField("min_version") else None
         chunks = self._policy.generate(
-            await self._prompt_ids(request),
+            await self._prompt(request),
             convert.sampling_from_proto(request.sampling),
             min_version=wanted,
             wait_seconds=request.wait_seconds,
@@ -45,7 +46,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.PolicyServiceLogProbsRequest, context: Context
     ) -> policy_pb2.PolicyServiceLogProbsResponse:
         self._policy.check_tokenizer(request.tokenizer_hash)
-        check_sequences(request.sequences, "sequences", self._policy.context_tokens)
+        check_sequences(request.sequences, "sequences", self._policy.sequence_tokens)
         answers = await self._policy.logprobs(
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,
@@ -60,7 +61,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     async def Tokenize(self, request: policy_pb2.TokenizeRequest, context: Context) -> policy_pb2.TokenizeResponse:
         if request.WhichOneof("input") == "chat":
             check_chat(request.chat.messages, "chat", self._policy.context_tokens)
-            ids = await self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "chat")
+            ids = (await self._policy.chat_prompt(convert.chat_from_proto(request.chat), "chat")).ids
         else:
             check_text(request.text, "text", self._policy.context_tokens)
             if request.as_prompt:
@@ -83,17 +84,17 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.PolicyServiceGetModelResponse:
         return convert.description_to_policy(replace(self._policy.description, model=self._policy.info))
 
-    async def _prompt_ids(self, request: policy_pb2.GenerateRequest) -> tuple[int, ...]:
+    async def _prompt(self, request: policy_pb2.GenerateRequest) -> Asked:
         kind, context = request.WhichOneof("prompt"), self._policy.context_tokens
         if kind == "tokens":
             check_ids(request.tokens.ids, "prompt.tokens", context)
-            return tuple(request.tokens.ids)
+            return Asked(tuple(request.tokens.ids))
         if kind == "chat":
             check_chat(request.chat.messages, "prompt.chat", context)
-            return await self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "prompt.chat")
+            return await self._policy.chat_prompt(convert.chat_from_proto(request.chat), "prompt.chat")
         if kind == "text":
             check_text(request.text, "prompt.text", context)
-            return await self._policy.prompt_ids(request.text)
+            return await self._policy.text_prompt(request.text)
         raise InvalidArgument("prompt", "is missing; set text, chat or tokens")
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lodestar import metrics
 from lodestar.config import ReferenceTask
+from lodestar.data.control import Control
 from lodestar.model.context import UNLIMITED, context_tokens
 from lodestar.model.loading import load_tokenizer, resolve_device, tensor_digests, tokenizer_hash, weights_digest
 from lodestar.model.logits import sampled_ids
@@ -25,10 +26,12 @@ class FrozenModel:
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
     context_tokens: int
-    """Prompt + completion at most."""
+    """Prompt + completion at most, as callers send them: without a conditioned model's control token."""
     vocab_size: int
     """Token ids that have text are below it."""
     device: Device
+    control: Control
+    """Its control tokens; none for most."""
 
     @classmethod
     def load(cls, loader: Callable[..., PreTrainedModel], task: ReferenceTask) -> FrozenModel:
@@ -40,7 +43,8 @@ class FrozenModel:
         info = ModelInfo(task.model, version, tokenizer_hash(tokenizer))
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, version.incarnation).set(1)
         context = context_tokens(model.config) or UNLIMITED
-        return cls(model, tokenizer, info, context, sampled_ids(model), device)
+        control = Control.of(tokenizer)
+        return cls(model, tokenizer, info, context - control.tokens, sampled_ids(model), device, control)
 
     def check_tokenizer(self, theirs: str) -> None:
         """Raises TokenizerMismatch when the caller names another tokenizer than this model's."""

@@ -68,9 +68,10 @@ class Reference:
             NonFinite: the model's logits are broken.
         """
         check_temperature(temperature)
-        check_scored(
-            sequences, "sequences", vocab_size=self.frozen.vocab_size, context_tokens=self.frozen.context_tokens
-        )
+        control, limits = self.frozen.control, (self.frozen.vocab_size, self.frozen.context_tokens)
+        visible = [*map(control.without_scored, sequences)]
+        check_scored(visible, "sequences", vocab_size=limits[0], context_tokens=limits[1])
+        sequences = [*map(control.before_scored, sequences)]
         metrics.TOKENS_IN.inc(sum(len(scored.token_ids) for scored in sequences))
         return await self._batcher.submit([Question(scored, temperature, entropy) for scored in sequences])
 

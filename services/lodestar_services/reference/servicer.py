@@ -26,7 +26,7 @@ class ReferenceServicer(reference_pb2_grpc.ReferenceServiceServicer):
     ) -> reference_pb2.ReferenceServiceLogProbsResponse:
         frozen = self._reference.frozen
         frozen.check_tokenizer(request.tokenizer_hash)
-        check_sequences(request.sequences, "sequences", frozen.context_tokens)
+        check_sequences(request.sequences, "sequences", frozen.context_tokens + frozen.control.tokens)
         answers = await self._reference.logprobs(
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,

@@ -136,7 +136,7 @@ def test_a_policy_that_is_worse_than_a_sharper_start_model_has_sharpened() -> No
     ladder = [Side([t] * 50, kl=1 - t, entropy=t, temperature=t) for t in (1.0, 0.5, 0.0)]
     better_when_warm = sharpening(Side([0.1] * 50, kl=0.5, entropy=0.5), ladder)
     assert better_when_warm.verdict == "sharpened"
-    assert better_when_warm.sentence.startswith("PPO did no more than sharpen")
+    assert better_when_warm.sentence().startswith("PPO did no more than sharpen")
     assert better_when_warm.entropy.temperature == 0.5
     assert (better_when_warm.kl.at, better_when_warm.kl.beyond) == (0.5, False)
 
@@ -146,7 +146,7 @@ def test_a_kl_that_no_temperature_reaches_is_said_and_greedy_stands_for_it() -> 
     found = sharpening(Side([1.0] * 50, kl=7.0, entropy=0.25), ladder)
     assert (found.verdict, found.kl.beyond, found.kl.temperature) == ("learned", True, 0.0)
     assert found.entropy.temperature == pytest.approx(0.25)
-    assert "which no temperature reaches" in found.sentence
+    assert "which no temperature reaches" in found.sentence()
 
 
 def test_between_two_temperatures_the_win_rate_is_theirs_in_proportion() -> None:
