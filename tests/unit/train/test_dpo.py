@@ -29,7 +29,7 @@ from lodestar.train.likelihood import log_likelihoods
 from lodestar.train.preference import encode_groups
 from lodestar.train.progress import Silent
 
-BRIEF = {"epochs": 2, "batch_tokens": 128, "evaluations_per_epoch": 2, "learning_rate": 3e-3}
+BRIEF = {"epochs": 2, "batch_tokens": 64, "evaluations_per_epoch": 2, "learning_rate": 3e-3}
 PAIR = Feedback("t9 t4", ("t5 t6 t7", "t8"), (Choice(0, 1, 1.0, 2.0),), id="pair")
 SOFT = Feedback("t3", ("t5 t9", "t31 t32 t33"), (Choice(1, 0, 0.7),), id="soft")
 TIE = Feedback("t3 t3 t50", ("t5 t9", "t31 t32"), (Choice(0, 1, 0.5),), id="tie")
@@ -265,7 +265,7 @@ def test_adapters_train_and_a_plain_model_is_saved(start: Path, tmp_path: Path) 
     model = ModelConfig(path=str(start), lora=LoraConfig(rank=4, alpha=8, targets=("q_proj", "v_proj")))
     config = DpoConfig.model_validate(BRIEF | {"learning_rate": 2e-2, "epochs": 4})
     result = _train(tmp_path, start, _feedback(tmp_path / "feedback", 80), model=model, training=config)
-    assert result.best["held_out_loss"] < result.history[0]["held_out_loss"] - 0.05
+    assert result.best["held_out_loss"] < result.history[0]["held_out_loss"] - 0.03
     before, after = (load_causal_lm(path).state_dict() for path in (start, tmp_path / "policy"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "q_proj" in name or "v_proj" in name}
