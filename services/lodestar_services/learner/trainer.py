@@ -25,6 +25,7 @@ from lodestar.cores import compute_threads
 from lodestar.errors import ConfigError, NonFinite
 from lodestar.model.fused import fuse
 from lodestar.model.packed import response_logprobs, token_values
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.model.warm_up import warm_up_kernels
 from lodestar.ppo import kl, losses
 from lodestar.ppo.ema import update_average
@@ -86,6 +87,7 @@ class Trainer:
             model.eval()  # dropout off everywhere
             fuse(model)
             self._ranks.copy_from_first(model.parameters())
+        self._share = all(shares_prompts(model) for model in (policy, critic, reference) if model is not None)
         warm_up_kernels(policy, train=True)
         self._gradients = Gradients(config, policy, critic, reference, self._ranks)
         self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
@@ -139,7 +141,7 @@ class Trainer:
             NonFinite, InvalidArgument: as step(), naming ticket and sample.
         """
         config = self.config
-        responses = Responses.from_rollouts(rollouts, self._device)
+        responses = Responses.from_rollouts(rollouts, self._device, share=self._share)
         proximal_R, entropy_R, values_R = self._look(responses)
         rewards_R, shaped_B = self._rewards(responses, proximal_R)
         advantages_R, returns_R = packed_gae(
@@ -192,7 +194,7 @@ class Trainer:
         collected: dict[str, float] = {}
         for epoch in range(config.epochs):
             figures = UpdateFigures(self._device)
-            for indexes in self._minibatches(len(batch.responses.sequences), epoch):
+            for indexes in self._minibatches(batch.responses, epoch):
                 self.forward_backward(batch, indexes, figures)
                 norms = self.optim_step(config.learning_rate * decay, config.critic.learning_rate * decay)
                 figures.add_norms(*norms)
@@ -205,12 +207,16 @@ class Trainer:
                 break
         return collected
 
-    def _minibatches(self, sequences: int, epoch: int) -> Iterator[list[int]]:
-        """A shuffle that is a pure function of (seed, step, epoch), cut into nearly equal parts."""
+    def _minibatches(self, responses: Responses, epoch: int) -> Iterator[list[int]]:
+        """A shuffle that is a pure function of (seed, step, epoch), cut into nearly equal parts.
+
+        The samples of a prompt stand together, so that it is computed once; a cut may go through them.
+        """
         digest = hashlib.sha256(f"{self._seed}/{self.steps_done}/{epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]))
-        order = torch.randperm(sequences, generator=generator)
-        for part in order.tensor_split(min(self.config.minibatches, sequences)):
+        shuffled = torch.randperm(len(responses.sequences), generator=generator).tolist()
+        order = torch.tensor(responses.by_prompt(shuffled))
+        for part in order.tensor_split(min(self.config.minibatches, len(order))):
             yield part.tolist()
 
     # --- the pieces ------------------------------------------------------------------------------------------------
