@@ -15,8 +15,11 @@ PROTOS := $(wildcard proto/lodestar/v1/*.proto)
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# What else stands on the command line goes on to the run: `make demo ppo.steps=8 ARGS=--fresh`.
+OPTIONS = $(foreach name,$(filter-out ARGS PYTHON,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),'$(name)=$(value $(name))'))
+
 demo: $(RUNTIME) ## A tiny model learns from preferences through five services, in five minutes
-	$(BIN)/lodestar demo
+	@$(BIN)/lodestar demo $(OPTIONS) $(ARGS)
 
 test: $(DEV) ## All tests but the slow ones, with the time per tier
 	$(BIN)/python tests/tiers.py

@@ -82,8 +82,7 @@ class Asking:
         Raises:
             Unavailable: a server stayed away longer than PATIENCE_SECONDS.
         """
-        made = await self.generations(prompts, purpose, n, self.temperature, progress)
-        return await self.judged(prompts, [one.completions for one in made], [one.model.version.step for one in made])
+        return await self.judged(prompts, await self.generations(prompts, purpose, n, self.temperature, progress))
 
     async def generations(
         self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Progress = lambda _: None
@@ -104,14 +103,12 @@ class Asking:
                 tasks = [group.create_task(generation_of(prompt)) for prompt in prompts]
             return [task.result() for task in tasks]
 
-    async def judged(
-        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], steps: Sequence[int]
-    ) -> list[list[Reply]]:
+    async def judged(self, prompts: Sequence[Prompt], made: Sequence[Generation]) -> list[list[Reply]]:
         """Completions with what is thought of them. Raises as replies."""
         items = [
             ScoreItem(prompt.text, one.text, one.finish_reason is not FinishReason.EOS, prompt.columns, prompt.messages)
-            for prompt, several in zip(prompts, completions, strict=True)
-            for one in several
+            for prompt, generation in zip(prompts, made, strict=True)
+            for one in generation.completions
         ]
         scores = iter(await self.scores(items))
         return [
@@ -120,13 +117,13 @@ class Asking:
                     one.text,
                     len(one.token_ids),
                     str(one.finish_reason),
-                    step,
+                    generation.model.version.step,
                     next(scores),
                     gold_of(prompt.text, one.text),
                 )
-                for one in several
+                for one in generation.completions
             ]
-            for prompt, several, step in zip(prompts, completions, steps, strict=True)
+            for prompt, generation in zip(prompts, made, strict=True)
         ]
 
     async def scores(self, items: Sequence[ScoreItem]) -> list[float]:
@@ -141,29 +138,28 @@ class Asking:
     async def takes(
         self,
         prompts: Sequence[Prompt],
-        purpose: str,
-        n: int,
-        temperature: float,
+        made: Sequence[Generation],
+        replies: Sequence[Sequence[Reply]],
         *,
         references: Sequence[str],
         judge: Judge,
-        progress: Progress = lambda _: None,
+        greedy: bool,
     ) -> list[list[Take]]:
-        """n takes of every prompt (token_ids included), for lodestar.rivals; ``references`` serve the start model.
+        """Generations and their judged replies as lodestar.rivals plays them; ``references`` serve the start model.
+
+        Prompts need token_ids. A greedy choice is certain: log 1, whatever the model says of it.
 
         Raises:
             Unavailable: as replies.
         """
-        made = await self.generations(prompts, f"{purpose} at {temperature:g}", n, temperature, progress)
         completions = [one.completions for one in made]
-        replies = await self.judged(prompts, completions, [0] * len(prompts))
         likely = iter(await self._logprobs(prompts, completions, references))
         return [
             [
                 Take(
                     judgement=reply.judged_by(judge),
                     score=reply.score,
-                    logprob=math.fsum(one.logprobs) if temperature else 0.0,
+                    logprob=0.0 if greedy else math.fsum(one.logprobs),
                     start_logprob=next(likely),
                     tokens=reply.tokens,
                 )

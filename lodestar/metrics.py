@@ -147,6 +147,23 @@ ROLLOUT_RETRIES = Counter(
     ["service"],
 )
 
+# --- HTTP gateway --------------------------------------------------------------------------------------------------
+GATEWAY_REQUESTS = Counter(
+    "lodestar_gateway_requests",
+    "HTTP requests answered, by route and status; 499: the caller left. 5xx: see the policy servers, 429: add some.",
+    ["route", "status"],
+)
+GATEWAY_SECONDS = Histogram(
+    "lodestar_gateway_request_seconds",
+    "Time to answer an HTTP request (a stream: until its end). When it grows, look at the policy servers' waiting.",
+    ["route"],
+    buckets=SHORT,
+)
+GATEWAY_IN_FLIGHT = Gauge("lodestar_gateway_requests_in_flight", "HTTP requests being answered now.")
+GATEWAY_TOKENS = Counter(
+    "lodestar_gateway_tokens", "Tokens of requests answered, by whether they were prompt or completion.", ["kind"]
+)
+
 # --- people's feedback ---------------------------------------------------------------------------------------------
 FEEDBACK_JUDGEMENTS = Counter(
     "lodestar_feedback_judgements",

@@ -181,6 +181,8 @@ class TokenLogProbs:
 
     logprobs: tuple[float, ...]
     entropy: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[TokenCandidate, ...], ...] = ()
+    """Per position, the most likely first; empty unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,32 @@ class LogProbs:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """What one token adds to a text: ``TokenPiece(b" blue", b"blue", "")``, ``TokenPiece(b"", b"", "</s>")``."""
+
+    text: bytes
+    """After other tokens; UTF-8 that may end or begin inside a character."""
+    at_start: bytes
+    """As the first of a text."""
+    special: str = ""
+    """Name of a special token, which adds no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenized:
+    """Text of token ids, and the ids one by one."""
+
+    text: str
+    """Special tokens are left out."""
+    pieces: tuple[TokenPiece, ...]
+    """Shape [S]."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreItem:
     """What a reward model scores: both halves as text, or both as its own token ids.
 
-    ``ScoreItem("what color is the sky ?", "blue")`` or ``ScoreItem((4, 9, 2), (31, 1))``.
+    ``ScoreItem("how are you ?", "very well")`` or ``ScoreItem((4, 9, 2), (31, 1))``.
     """
 
     prompt: str | tuple[int, ...]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lodestar
-from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve
+from lodestar.cli.commands import certificates, cluster, configuration, feedback, ledger, models, runs, serve, share
 
 
 @dataclass
@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 app.callback()(_main)
 app.command()(runs.demo)
+app.command()(configuration.init)
 app.command()(runs.run)
 app.command()(serve.serve)
 app.command()(serve.work)
@@ -58,6 +59,8 @@ app.command("eval")(runs.evaluate)
 app.command()(models.chat)
 app.command()(models.generate)
 app.command()(runs.report)
+app.command()(share.export)
+app.command()(share.push)
 app.command()(feedback.rank)
 app.command()(feedback.duel)
 app.command()(feedback.card)
@@ -69,6 +72,7 @@ app.command()(cluster.cancel)
 
 config_app = _group("Check a run's configuration, or print every option.")
 config_app.command("check")(configuration.check)
+config_app.command("options")(configuration.options)
 config_app.command("schema")(configuration.schema)
 app.add_typer(config_app, name="config")
 

@@ -19,6 +19,7 @@ HOLDERS: dict[str, str] = {
     "conductor": Role.OPERATOR,
     "redis": "",
     "caller": Role.CALLER,
+    "gateway": Role.CALLER,
     "operator": Role.OPERATOR,
 }
 """Who gets a certificate, and the role in it; Redis calls nobody."""

@@ -16,8 +16,10 @@ from lodestar.config import load_config
 from lodestar.crew.here import board_of
 from lodestar.errors import LodestarError, Unavailable
 from lodestar.kubernetes import FleetStatus, Namespace, cancel, live, logs, render, status, submit
-from lodestar.local.view import Page, view_for
-from lodestar.recipe.folder import CONFIG, RunFolder
+from lodestar.local.page import Page
+from lodestar.local.view import view_for
+from lodestar.recipe import named
+from lodestar.recipe.folder import RunFolder
 from lodestar.rpc.state import ServiceState
 
 _OUT = Console()
@@ -59,7 +61,7 @@ def submit_run(
     tls: Path | None,
 ) -> None:
     """Renders the run's fleet and creates it; with ``dry_run`` prints the objects instead."""
-    run = load_config(config, overrides)
+    run = named.run_config(config, [*overrides])
     fleet = render(run, overlay, namespace=namespace, image=image, shared=shared)
     if dry_run:
         print(fleet.to_yaml(), end="")
@@ -73,8 +75,8 @@ def submit_run(
 
 def show_status(run: str, *, namespace: str, context: str | None, follow: bool, plain: bool, tls: Path | None) -> None:
     """Stages and fleet, or the live view until the run ends: of a folder on this machine, or of a run on a cluster."""
-    if "/" in run or (Path(run) / CONFIG).exists():  # else it is a name on a cluster
-        _show_here(Path(run), follow, plain)
+    if "/" in run or named.is_run(Path(run)) or Path(run).is_file():  # else it is a name on a cluster
+        _show_here(named.run_folder(Path(run)), follow, plain)
         return
     cluster = Namespace.connect(namespace, context)
     if follow:
@@ -89,10 +91,9 @@ def show_status(run: str, *, namespace: str, context: str | None, follow: bool, 
     _OUT.print(_table(fleet))
 
 
-def _show_here(root: Path, follow: bool, plain: bool) -> None:
+def _show_here(folder: RunFolder, follow: bool, plain: bool) -> None:
     """A run of this machine: what its conductor says, else what is done of it."""
-    state = root / "services" / "run-0.json"
-    folder = RunFolder.open(root)
+    state = folder.root / "services" / "run-0.json"
     if state.exists():
         address = ServiceState.read(state).address
         board = board_of(folder.run, folder.plan)
@@ -112,7 +113,11 @@ def _show_here(root: Path, follow: bool, plain: bool) -> None:
         board.kept(step.name, seal["seconds"])
     _OUT.print(Page(board))
     left = [step.name for step in folder.plan.steps if not folder.store.seal_of(step.name)]
-    _OUT.print(f"nothing conducts it; {', '.join(left)} left: lodestar run … --resume" if left else "it is finished")
+    _OUT.print(
+        f"nothing conducts it; {', '.join(left)} left: lodestar run {folder.root} --resume"
+        if left
+        else "it is finished"
+    )
 
 
 def show_logs(run: str, what: str, *, namespace: str, context: str | None, follow: bool) -> None:

@@ -12,14 +12,17 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from lodestar.config import RunConfig
-from lodestar.config.load import load_config, read_tree
+from lodestar.config.load import read_tree
+from lodestar.crew import inputs
 from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
+from lodestar.recipe import named
 from lodestar.recipe.folder import CONFIG, refuse_old
-from lodestar.recipe.plan import Plan, Step, plan
+from lodestar.recipe.plan import GIVEN, Plan, Step, plan
 from lodestar.recipe.stage import registry
 from lodestar.recipe.store import Store
 from lodestar.recipe.written import nearest, whole, written_as_before
@@ -29,10 +32,10 @@ def check(path: Path, overrides: Sequence[str]) -> None:
     """Prints the plan, and what the models in local folders will do.
 
     Raises:
-        ConfigError: as load_config and plan.
+        ConfigError: as load_config and plan; a folder, file or function that the run names is not there.
         ModelError: a model will not do what the run asks of it.
     """
-    run = load_config(path, overrides)
+    run = named.run_config(path, [*overrides])
     planned = plan(run)
     root = Path(run.runs_dir) / run.name
     refuse_old(root)
@@ -43,15 +46,42 @@ def check(path: Path, overrides: Sequence[str]) -> None:
         table.add_row(step.name, "\n".join(takes), ", ".join(step.makes), _place(step), _state(store, step))
     console = Console(highlight=False)
     console.print(table)
+    warnings = inputs.refuse(run, planned)
     _tell_models(console, run, planned)
+    for warning in warnings:
+        console.print(f"[yellow]warning: {escape(warning)}[/]")
     held = (root / CONFIG).exists()
     console.print(
         f"{escape(str(path))}: fine; run {run.name} {'goes on in' if held else 'would write to'} {escape(str(root))}"
     )
-    tree = read_tree(path)
+    tree = read_tree(path) if path.is_file() else {}
     if old := written_as_before(tree):
         console.print(f"\n[dim]{', '.join(old)} at the top is how runs were written before recipes. Now it is[/]\n")
         print(yaml.safe_dump(whole(tree), sort_keys=False, width=100), end="")
+
+
+def options(name: str | None, *, as_markdown: bool) -> None:
+    """Prints a page of options, or which pages there are."""
+    from lodestar.recipe.options import markdown, page, pages
+
+    if as_markdown:
+        print(markdown(), end="")
+        return
+    console = Console(highlight=False)
+    if name is None:
+        table = Table("page", "", box=box.SIMPLE_HEAD, pad_edge=False)
+        for one in pages().values():
+            table.add_row(one.name, escape(one.says))
+        console.print(table)
+        console.print("lodestar config options PAGE, or a part of one (ppo.kl), says what may be set", style="dim")
+        return
+    found = page(name)
+    console.print(f"\n[bold]{found.name}[/]  {escape(found.says)}\n")
+    for option in found.options:
+        console.print(
+            f"[cyan]{option.name}[/]  {escape(option.default)}  [dim]{escape(option.may_be)}[/]", soft_wrap=True
+        )
+        console.print(Padding(escape(option.meaning), (0, 0, 0, 4)))
 
 
 def schema(stage: str | None) -> None:
@@ -101,6 +131,9 @@ def _state(store: Store, step: Step) -> str:
         return f"[yellow]asked otherwise: {escape(', '.join(map(str, changes)))}; --from {step.name}[/]"
     if store.done(step):
         return "[green]done[/]"
+    sources = {artifact.partition("/")[0] for artifacts in step.inputs.values() for artifact in artifacts} - {GIVEN}
+    if all(store.seal_of(name) for name in sources) and (more := store.grows(step)):
+        return f"[green]done, goes on from {more[0]} to {more[1]} {step.stage.grows}[/]"
     if store.seal_of(step.name):
         return "[yellow]done, to be made anew: what it takes changed[/]"
     return "begun" if store.unfinished(step).exists() else ""

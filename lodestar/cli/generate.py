@@ -8,15 +8,21 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from lodestar.cli.serve import served_model
 from lodestar.config import PolicyConfig
 from lodestar.errors import InvalidArgument
+from lodestar.recipe import named
 from lodestar.records import ChatMessage, GenerationChunk, SamplingParams, WeightVersion
 
+if TYPE_CHECKING:
+    from lodestar.engine.front import AsyncEngine
+
+GENERATED, CHATTED = 128, 256
+"""New tokens where nobody says how many, as far as the model's context has room."""
 Prompt = str | Sequence[ChatMessage]
 ADDRESS = re.compile(r"^([\w.-]+|\[[0-9a-f:]+\]):\d+$|^(dns|ipv4|ipv6):")
 
@@ -32,6 +38,12 @@ class Remote:
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncIterator[GenerationChunk]:
         """Chunks of the samples as they come."""
         return self._client.stream(prompt, sampling)
+
+    async def room(self, prompt: Prompt) -> int:
+        """Tokens that the model's context leaves for a reply, at least 1: the server says why none fits."""
+        served = await self._client.describe()
+        ids = await self._client.tokenize(prompt, add_special_tokens=True)
+        return max(1, served.context_tokens - len(ids))
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -61,18 +73,29 @@ class Local:
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams) -> AsyncIterator[GenerationChunk]:
         """Chunks of the samples as they come; the first call loads the model."""
-        from lodestar.data.rows import encode_prompts
-        from lodestar.engine.chat import chat_ids
+        async for chunk in (await self._loaded()).generate(self._ids(prompt), sampling):
+            yield chunk
 
+    async def room(self, prompt: Prompt) -> int:
+        """See Remote."""
+        limits = (await self._loaded()).engine.limits
+        return max(1, limits.context_tokens - len(self._ids(prompt)))
+
+    async def _loaded(self) -> AsyncEngine:
         if not self._started:
             await self._engine.start()
             self._started = True
-        if isinstance(prompt, str):
-            ids = encode_prompts(self._tokenizer, [prompt])[0]
-        else:
-            ids = chat_ids(self._tokenizer, prompt)
-        async for chunk in self._engine.generate(ids, sampling):
-            yield chunk
+        return self._engine
+
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        from lodestar.data.rows import encode_prompts
+        from lodestar.engine.chat import chat_ids
+
+        return (
+            encode_prompts(self._tokenizer, [prompt])[0]
+            if isinstance(prompt, str)
+            else chat_ids(self._tokenizer, prompt)
+        )
 
     async def close(self) -> None:
         """Frees the model."""
@@ -90,16 +113,17 @@ def generate(
     n: int,
     temperature: float,
     top_p: float,
-    max_tokens: int,
+    max_tokens: int | None,
     seed: int | None,
 ) -> None:
-    """Prints n completions of one prompt; a single one as it comes."""
+    """Prints n completions of one prompt; a single one as it comes. ``max_tokens`` unset: GENERATED, or what fits."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = SamplingParams(max_tokens, n=n, temperature=temperature, top_p=top_p, seed=seed)
 
     async def work() -> None:
         texts = [""] * n
         async with opening as source:
+            tokens = max_tokens or min(GENERATED, await source.room(text))
+            sampling = SamplingParams(tokens, n=n, temperature=temperature, top_p=top_p, seed=seed)
             async for chunk in source.stream(text, sampling):
                 texts[chunk.sample_index] += chunk.text
                 if n == 1:
@@ -109,34 +133,40 @@ def generate(
     asyncio.run(work())
 
 
-def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int, seed: int | None) -> None:
-    """Talks until end of input or /quit; /new forgets what was said."""
+def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int | None, seed: int | None) -> None:
+    """Talks until Ctrl-D, Ctrl-C or /quit at the prompt; /new forgets what was said, Ctrl-C ends a reply.
+
+    ``max_tokens`` unset: CHATTED, or what fits after what was said.
+    """
     console = Console(highlight=False)
-    sampling = SamplingParams(max_tokens, temperature=temperature, seed=seed)
 
     async def reply(source: Remote | Local, turns: Sequence[ChatMessage]) -> str:
         said = ""
-        async for chunk in source.stream(turns, sampling):
+        tokens = max_tokens or min(CHATTED, await source.room(turns))
+        async for chunk in source.stream(turns, SamplingParams(tokens, temperature=temperature, seed=seed)):
             said += chunk.text
             print(chunk.text, end="", flush=True)
         print()
         return said
 
-    async def work() -> None:
-        turns: list[ChatMessage] = []
-        console.print(f"[dim]{escape(str(model))} · /new starts over, /quit leaves[/]")
-        async with opening as source:
-            while (line := await asyncio.to_thread(_ask, console)) not in (None, "/quit"):
+    turns: list[ChatMessage] = []
+    console.print(f"[dim]{escape(str(model))} · /new starts over, Ctrl-D or /quit leaves[/]", soft_wrap=True)
+    with asyncio.Runner() as runner:  # the prompt is asked here and not in it: Ctrl-C must reach whoever types
+        source = runner.run(opening.__aenter__())
+        try:
+            while (line := _ask(console)) not in (None, "/quit"):
                 if line == "/new":
                     turns = []
                 elif line:
                     asked = [*turns, ChatMessage("user", line)]
                     try:
-                        turns = [*asked, ChatMessage("assistant", await reply(source, asked))]
+                        turns = [*asked, ChatMessage("assistant", runner.run(reply(source, asked)))]
                     except InvalidArgument as error:  # a chat beyond the model's context, say
                         console.print(f"[red]{escape(str(error))}[/]")
-
-    asyncio.run(work())
+                    except KeyboardInterrupt:
+                        console.print("\n[dim]stopped; it is as if you had not asked[/]")
+        finally:
+            runner.run(opening.__aexit__(None, None, None))
 
 
 def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> Opening:
@@ -144,7 +174,7 @@ def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> 
 
     @asynccontextmanager
     async def context() -> AsyncIterator[Remote | Local]:
-        source = Remote(model, tls, token) if ADDRESS.match(model) else Local(served_model(model, "model"))
+        source = Remote(model, tls, token) if ADDRESS.match(model) else Local(named.model(model))
         try:
             yield source
         finally:
@@ -154,7 +184,9 @@ def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> 
 
 
 def _ask(console: Console) -> str | None:
+    """A line; None at Ctrl-D and Ctrl-C."""
     try:
         return console.input("[bold cyan]›[/] ").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        print()
         return None

@@ -12,14 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
-from lodestar.config.serve import TASK, LearnerTask, RewardTask, RolloutTask, Task
+from lodestar.config.serve import TASK, LearnerTask, RolloutTask
 from lodestar.crew.port import service_main
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
+from lodestar.recipe import named
+from lodestar.recipe.stage import Kind
 
 TOLD_SECONDS = 120.0
-ARTIFACTS = {"policy": "model", "reference": "model", "reward": "reward_model"}
+ARTIFACTS: dict[str, Kind] = {"policy": "model", "reference": "model", "reward": "reward_model"}
 
 
 def serve(
@@ -44,7 +46,7 @@ def serve(
             "role": role,
             "run": role,
             "folder": folder,
-            "model": served_model(what, ARTIFACTS[role]),
+            **_what(role, what),
             "device": device,
             "dtype": dtype,
             "section": parse_overrides(options),
@@ -53,24 +55,32 @@ def serve(
         return service_main(role)(_valid(tree))
 
 
-def served_model(what: str, kind: str) -> str:
-    """What a run's folder, a model's folder or a hub id names: of a run, the newest model of the kind.
+def _what(role: str, what: str) -> dict[str, Any]:
+    if role == "gateway":
+        return {"endpoints": {"policy": [address.strip() for address in what.split(",")]}}
+    return {"model": named.model(what, ARTIFACTS[role])}
 
-    Raises:
-        ModelError: a run that has none yet.
-    """
-    from lodestar.errors import ModelError
-    from lodestar.recipe.folder import CONFIG, RunFolder
 
-    root = Path(what)
-    if not (root / CONFIG).exists() or (root / "config.json").exists():
-        return what
-    found = RunFolder.open(root).newest(kind)
-    if found is None:
-        raise ModelError(
-            f"{what}: this run has no {kind.replace('_', ' ')} yet; lodestar run … --resume goes on with it"
+def serve_model(what: str, options: Sequence[str], *, listening: Mapping[str, Any], device: str, dtype: str) -> int:
+    """A policy server in a process of its own and the gateway in this one; options are the policy server's, or
+    ``gateway.…``. Returns the exit code."""
+    from lodestar.local.serving import serve_with_gateway
+
+    model = named.model(what)
+    if not Path(model).exists() and "/" not in model:
+        raise ConfigError(
+            what, f"is no role ({', '.join((*ARTIFACTS, 'gateway', 'task'))}), and no run or model folder is there"
         )
-    return str(found)
+    sections = parse_overrides(options)
+    ours = {"name": Path(what).resolve().name if Path(what).exists() else what, **sections.pop("gateway", {})}
+    with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
+        shared = {"folder": folder, "device": device, "dtype": dtype}
+        policy = _valid({"role": "policy", "run": "served", "model": model, "section": sections, **shared})
+        # The policy server is this machine's alone; what other machines reach is the gateway.
+        reached = {**listening, "http_tls": listening["http_tls"] or listening["tls"], "tls": None, "caller_port": None}
+        endpoints = {"policy": ["127.0.0.1:0"]}
+        tree = {"role": "gateway", "run": "served", "section": ours, "listening": reached, "endpoints": endpoints}
+        return serve_with_gateway(policy, _valid({**tree, **shared}))
 
 
 def work(path: Path, *, redis: str | None, digest: str | None) -> int:
@@ -113,7 +123,7 @@ def _from_file(
         raise DataError(path, f"is no task of a service: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _valid(tree: Mapping[str, Any]) -> Task | RewardTask:
+def _valid(tree: Mapping[str, Any]) -> Any:
     try:
         return TASK.validate_python(tree)
     except ValidationError as error:

@@ -2,7 +2,8 @@
 
     from lodestar.client import PolicyClient
     with PolicyClient("localhost:50051") as policy:
-        print(policy.generate("what color is the sky ?", max_tokens=20).completions[0].text)
+        reply = policy.generate("what is the home and the color of the owl ? answer mia piratically", max_tokens=32)
+        print(reply.completions[0].text)
 
 Every call has a deadline, is retried where a server was unavailable, and raises a lodestar.errors.LodestarError with
 the server's sentence. A fleet that speaks TLS wants ``tls``, a folder with its ca.crt, and either a certificate in the

@@ -89,6 +89,7 @@ class AsyncPolicyClient(AsyncClient):
     stream = _stream(calls.generate)
     logprobs = _unary(calls.policy_logprobs)
     tokenize = _unary(calls.tokenize)
+    detokenize = _unary(calls.detokenize)
     describe = _unary(calls.describe_policy)
 
 

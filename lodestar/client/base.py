@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
+from lodestar.client.arguments import nearest
 from lodestar.errors import InvalidArgument
 
 Parameters = ParamSpec("Parameters")
@@ -32,10 +33,21 @@ class Call(Generic[Reply]):
 
 
 def built(build: Callable[Parameters, Call[Reply]], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Call[Reply]:
-    """What protobuf cannot hold (a negative id, a float for an integer) is the caller's InvalidArgument."""
+    """The call that arguments make; what makes none is the caller's InvalidArgument: a name that the method does not
+    take (with the nearest), or a number that protobuf cannot hold."""
     try:
         return build(*args, **kwargs)
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
+        signature = inspect.signature(build)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as mismatch:
+            unknown = next((name for name in kwargs if name not in signature.parameters), "")
+            takes = ", ".join(name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD)
+            hint = nearest(unknown, signature.parameters) if unknown else ""
+            raise InvalidArgument(unknown or "request", f"{mismatch}{hint}; it takes {takes}") from error
+        raise InvalidArgument("request", f"cannot be sent: {error}") from error
+    except ValueError as error:
         raise InvalidArgument("request", f"cannot be sent: {error}") from error
 
 

@@ -77,7 +77,7 @@ def _assembled(
 
 
 class PolicyClient(Client):
-    """Generates text: ``PolicyClient("localhost:50051").generate("what color is the sky ?", max_tokens=20)``."""
+    """Generates text: ``PolicyClient("localhost:50051").generate("how are you ?", max_tokens=20)``."""
 
     _stub_class = policy_pb2_grpc.PolicyServiceStub
 
@@ -85,6 +85,7 @@ class PolicyClient(Client):
     stream = _stream(calls.generate)
     logprobs = _unary(calls.policy_logprobs)
     tokenize = _unary(calls.tokenize)
+    detokenize = _unary(calls.detokenize)
     describe = _unary(calls.describe_policy)
 
 
@@ -100,7 +101,7 @@ class PolicyControlClient(Client):
 
 
 class RewardClient(Client):
-    """Scores completions: ``RewardClient("localhost:50052").score([("what color is the sky ?", "blue")])``."""
+    """Scores completions: ``RewardClient("localhost:50052").score([("how are you ?", "very well")])``."""
 
     _stub_class = reward_pb2_grpc.RewardServiceStub
 

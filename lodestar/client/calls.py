@@ -5,12 +5,24 @@ A function here becomes a method of lodestar.client.blocking's and of lodestar.c
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+from lodestar.client.arguments import (
+    ItemLike,
+    PromptLike,
+    SequenceLike,
+    items_of,
+    messages_of,
+    prompt_of,
+    real_of,
+    sampling_of,
+    sequences_of,
+    text_of,
+    version_of,
+)
 from lodestar.client.base import Call
 from lodestar.crew import progress
 from lodestar.errors import InvalidArgument, LodestarError, Unavailable
@@ -18,6 +30,7 @@ from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Completion,
+    Detokenized,
     FinishReason,
     Generation,
     GenerationChunk,
@@ -28,8 +41,6 @@ from lodestar.records import (
     Purpose,
     RunStatus,
     SamplingParams,
-    Scored,
-    ScoreItem,
     Scores,
     WeightManifest,
     WeightVersion,
@@ -46,16 +57,11 @@ from lodestar.v1 import (
     weights_pb2,
 )
 
-PromptLike = str | Sequence[int] | Sequence[ChatMessage]
-"""Text, token ids, or a chat for the model's template."""
-ItemLike = ScoreItem | tuple[str, str]
-"""What to score; a pair is prompt and completion as text."""
-
 
 # --- policy --------------------------------------------------------------------------------------------------------
 def generate(
     prompt: PromptLike,
-    sampling: SamplingParams | None = None,
+    sampling: SamplingParams | Mapping[str, Any] | None = None,
     *,
     timeout: float | None = None,
     min_version: WeightVersion | None = None,
@@ -67,7 +73,8 @@ def generate(
     """All samples of one prompt, finished, or with ``stream`` chunk by chunk; closing that generator cancels the rest.
 
     Args:
-        sampling: a record, or its fields as keyword arguments (``max_tokens=20``).
+        prompt: text, token ids, or a chat for the model's template: ChatMessages or ``{"role", "content"}``.
+        sampling: a record, a mapping of its fields, or these as keyword arguments (``max_tokens=20``).
         timeout: seconds; the client's unless given.
         min_version: oldest weights that will do.
         wait_seconds: how long a server with older ones may wait for them; then VersionUnavailable.
@@ -76,37 +83,30 @@ def generate(
         options: fields of lodestar.records.SamplingParams, in place of a record.
 
     Raises:
+        InvalidArgument: an argument of another type than the one that is wanted; names both.
         LodestarError: what the server refuses (InvalidArgument, VersionUnavailable, …), and DeadlineExceeded.
     """
     if purpose not in list(Purpose):
         raise InvalidArgument("purpose", f"{purpose!r} is none of {', '.join(Purpose)}")
     request = policy_pb2.GenerateRequest(
-        sampling=convert.sampling_to_proto(_sampling(sampling, options)),
-        min_version=None if min_version is None else convert.weight_version_to_proto(min_version),
-        wait_seconds=wait_seconds,
+        sampling=convert.sampling_to_proto(sampling_of(sampling, options)),
+        min_version=None if min_version is None else _version("min_version", min_version),
+        wait_seconds=real_of("wait_seconds", wait_seconds),
         purpose=convert.purpose_to_proto(Purpose(purpose)),
-        tokenizer_hash=tokenizer_hash,
+        tokenizer_hash=text_of("tokenizer_hash", tokenizer_hash),
     )
-    if isinstance(prompt, str):
-        request.text = prompt
-    elif prompt and all(isinstance(turn, ChatMessage) for turn in prompt):
-        request.chat.CopyFrom(convert.chat_to_proto(tuple(cast(Sequence[ChatMessage], prompt))))
+    asked = prompt_of(prompt)
+    if isinstance(asked, str):
+        request.text = asked
+    elif isinstance(asked[0], ChatMessage):
+        request.chat.CopyFrom(convert.chat_to_proto(asked))
     else:
-        request.tokens.CopyFrom(common_pb2.Tokens(ids=cast(Sequence[int], prompt)))
+        request.tokens.CopyFrom(common_pb2.Tokens(ids=asked))
     return Call("Generate", request, convert.chunk_from_proto, timeout)
 
 
-def _sampling(sampling: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
-    unknown = sorted(options.keys() - {field.name for field in dataclasses.fields(SamplingParams)})
-    if unknown:
-        raise InvalidArgument(f"sampling.{unknown[0]}", "is no option of sampling; see lodestar.records.SamplingParams")
-    if sampling is None:
-        if "max_tokens" not in options:
-            raise InvalidArgument("sampling.max_tokens", "is required: how many tokens may a response have?")
-        return SamplingParams(**options)
-    if options:
-        raise InvalidArgument("sampling", f"is given whole and as {', '.join(options)}; choose one")
-    return sampling
+def _version(field: str, version: WeightVersion) -> common_pb2.WeightVersion:
+    return convert.weight_version_to_proto(version_of(field, version))
 
 
 class Assembly:
@@ -144,18 +144,24 @@ def _completion(chunks: Sequence[GenerationChunk]) -> Completion:
 
 
 def policy_logprobs(
-    sequences: Iterable[Scored],
+    sequences: Iterable[SequenceLike],
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    top_logprobs: int = 0,
     tokenizer_hash: str = "",
     timeout: float | None = None,
 ) -> Call[LogProbs]:
-    """Log-probs of completions under the present weights; one answer per sequence, for the tokens after its prompt."""
+    """Log-probs of completions under the present weights; one answer per sequence, for the tokens after its prompt.
+
+    ``sequences``: Scored records, or pairs of ids (prompt, completion). With ``top_logprobs`` also the k most likely
+    tokens at each position.
+    """
     request = policy_pb2.PolicyServiceLogProbsRequest(
-        sequences=map(convert.scored_to_proto, sequences),
-        temperature=temperature,
+        sequences=map(convert.scored_to_proto, sequences_of(sequences)),
+        temperature=real_of("temperature", temperature),
         entropy=entropy,
+        top_logprobs=top_logprobs,
         tokenizer_hash=tokenizer_hash,
     )
     return Call("LogProbs", request, _logprobs, timeout)
@@ -169,25 +175,36 @@ def _logprobs(
     )
 
 
-def tokenize(text: str | Sequence[ChatMessage], *, add_special_tokens: bool = False) -> Call[tuple[int, ...]]:
-    """Token ids of text or of a rendered chat."""
-    request = policy_pb2.TokenizeRequest(add_special_tokens=add_special_tokens)
+def tokenize(
+    text: str | Sequence[ChatMessage | Mapping[str, str]],
+    *,
+    add_special_tokens: bool = False,
+    as_prompt: bool = False,
+) -> Call[tuple[int, ...]]:
+    """Token ids of text or of a rendered chat; text ``as_prompt`` as generate encodes it."""
+    request = policy_pb2.TokenizeRequest(add_special_tokens=add_special_tokens, as_prompt=as_prompt)
     if isinstance(text, str):
         request.text = text
     else:
-        request.chat.CopyFrom(convert.chat_to_proto(tuple(text)))
+        request.chat.CopyFrom(convert.chat_to_proto(messages_of("text", text, "text or a chat")))
     return Call("Tokenize", request, lambda reply: tuple(reply.token_ids))
 
 
-def describe_policy() -> Call[ModelDescription]:
+def detokenize(token_ids: Sequence[int], *, tokenizer_hash: str = "") -> Call[Detokenized]:
+    """Text of token ids, and what each of them is by itself."""
+    request = policy_pb2.DetokenizeRequest(token_ids=token_ids, tokenizer_hash=tokenizer_hash)
+    return Call("Detokenize", request, convert.detokenized_from_proto)
+
+
+def describe_policy(*, timeout: float | None = None) -> Call[ModelDescription]:
     """What is served."""
-    return Call("GetModel", policy_pb2.PolicyServiceGetModelRequest(), convert.description_from_policy)
+    return Call("GetModel", policy_pb2.PolicyServiceGetModelRequest(), convert.description_from_policy, timeout)
 
 
 # --- policy control ------------------------------------------------------------------------------------------------
 def load_version(version: WeightVersion, *, timeout: float | None = None) -> Call[ModelInfo]:
     """Makes the server fetch and serve a version of its run's learner; returns when it does."""
-    request = policy_control_pb2.LoadVersionRequest(version=convert.weight_version_to_proto(version))
+    request = policy_control_pb2.LoadVersionRequest(version=_version("version", version))
     return Call("LoadVersion", request, _model, timeout)
 
 
@@ -213,9 +230,14 @@ def _model(reply: Any) -> ModelInfo:
 
 # --- reward and reference ------------------------------------------------------------------------------------------
 def score(items: Iterable[ItemLike], *, tokenizer_hash: str = "", timeout: float | None = None) -> Call[Scores]:
-    """One score per item, in order; items of token ids need the ``tokenizer_hash`` they were made with."""
-    records = (item if isinstance(item, ScoreItem) else ScoreItem(*item) for item in items)
-    request = reward_pb2.ScoreRequest(items=map(convert.score_item_to_proto, records), tokenizer_hash=tokenizer_hash)
+    """One score per item, in order: ScoreItems, (prompt, completion) pairs or ``{"prompt", "completion"}``.
+
+    Items of token ids need the ``tokenizer_hash`` they were made with.
+    """
+    request = reward_pb2.ScoreRequest(
+        items=map(convert.score_item_to_proto, items_of(items)),
+        tokenizer_hash=text_of("tokenizer_hash", tokenizer_hash),
+    )
     return Call("Score", request, _scores, timeout)
 
 
@@ -229,7 +251,7 @@ def describe_reward() -> Call[ModelDescription]:
 
 
 def reference_logprobs(
-    sequences: Iterable[Scored],
+    sequences: Iterable[SequenceLike],
     *,
     temperature: float = 1.0,
     entropy: bool = False,
@@ -238,8 +260,8 @@ def reference_logprobs(
 ) -> Call[LogProbs]:
     """Log-probs under the reference model; one answer per sequence, for the tokens after its prompt."""
     request = reference_pb2.ReferenceServiceLogProbsRequest(
-        sequences=map(convert.scored_to_proto, sequences),
-        temperature=temperature,
+        sequences=map(convert.scored_to_proto, sequences_of(sequences)),
+        temperature=real_of("temperature", temperature),
         entropy=entropy,
         tokenizer_hash=tokenizer_hash,
     )
@@ -316,7 +338,7 @@ def stop_conductor() -> Call[str]:
 # --- weights -------------------------------------------------------------------------------------------------------
 def watch_weights(run: str) -> Call[WeightManifest]:
     """The present version and then every announcement, until the server goes or the loop is left."""
-    request = weights_pb2.WatchRequest(run=run)
+    request = weights_pb2.WatchRequest(run=text_of("run", run))
     return Call("Watch", request, lambda reply: convert.weight_manifest_from_proto(reply.manifest), endless=True)
 
 
@@ -326,7 +348,7 @@ def fetch(version: WeightVersion, file: str, *, offset: int = 0, timeout: float 
     Raises:
         Unavailable: a chunk arrived damaged, or the version is no longer served.
     """
-    request = weights_pb2.FetchRequest(version=convert.weight_version_to_proto(version), file=file, offset=offset)
+    request = weights_pb2.FetchRequest(version=_version("version", version), file=file, offset=offset)
     reached = offset
 
     def checked(reply: weights_pb2.FetchResponse) -> bytes:

@@ -8,6 +8,7 @@ from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import RunConfig, ServicesConfig
 from lodestar.config.serve import (
     Endpoints,
+    GatewayTask,
     LearnerTask,
     Listening,
     PolicyTask,
@@ -17,6 +18,7 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.config.services import (
+    GatewayConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -31,6 +33,8 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "Endpoints",
+    "GatewayConfig",
+    "GatewayTask",
     "KlConfig",
     "LearnerConfig",
     "LearnerTask",

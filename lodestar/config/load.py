@@ -83,7 +83,7 @@ def parse_config(tree: Mapping[str, Any], overrides: Iterable[str] = (), where: 
             base["recipe"] = DEFAULT  # or an override of one stage would be taken for all the stages there are
         return RunConfig.model_validate(merged(base, as_stages(_in_stages(parse_overrides(overrides), tree))))
     except ValidationError as error:
-        raise ConfigError(where, complaints(error)) from None
+        raise ConfigError(where, complaints(error, elsewhere=_of_stages())) from None
     except ValueError as error:
         raise ConfigError(where, str(error)) from None
 
@@ -97,6 +97,19 @@ def complaints(
         elsewhere: option → the stage that has it, for one that was written below the wrong stage.
     """
     return "; ".join(_complaint(details, of, elsewhere or {}) for details in error.errors())
+
+
+def _of_stages() -> dict[str, str]:
+    """``services.reward.epochs`` → the stage that has it: ``reward.epochs`` alone is the service's (SERVICES)."""
+    from lodestar.recipe.stage import registry
+
+    known = registry()
+    return {
+        f"services.{name}.{option}": f"{name}: write stages.{name}.{option}"
+        for name in SERVICES
+        if name in known
+        for option in known[name].model_fields
+    }
 
 
 class _Loader(yaml.SafeLoader):

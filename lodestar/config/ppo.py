@@ -119,7 +119,8 @@ class PpoConfig(Section):
     """Proximal policy optimisation against the reward model with a KL penalty."""
 
     steps: int = Field(default=40, ge=1)
-    """PPO iterations; the learning rates decay to 0 over them."""
+    """PPO iterations; the learning rates decay to 0 over them. May be raised later: the run goes on from its last
+    checkpoint, at the rate that the larger number has there."""
     batch: int = Field(default=64, ge=1)
     """Sequences per iteration."""
     samples_per_prompt: int = Field(default=1, ge=1)

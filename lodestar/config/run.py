@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -57,6 +57,8 @@ class RunConfig(Section):
     """Stage → its options, in order; ``rounds: {n, stages}`` repeats some as r1.…, r2.…; null leaves one out."""
     services: ServicesConfig = ServicesConfig()
     """Services."""
+    tracking: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Trackers that get the run's figures, samples, options and report, below the run's folder (docs/operations.md)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, field_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from lodestar.config.base import Section
 from lodestar.config.ppo import PpoConfig
 from lodestar.config.services import (
+    GatewayConfig,
     LearnerConfig,
     PolicyConfig,
     QueueConfig,
@@ -56,6 +57,10 @@ class Listening(Section):
     """Prometheus port; 0 takes a free one."""
     weights_port: int = Field(default=0, ge=0, le=65_535)
     """learner: port of the WeightsService process."""
+    http_port: int = Field(default=0, ge=0, le=65_535)
+    """gateway: port of its HTTP API; 0 takes a free one."""
+    http_tls: Path | None = None
+    """gateway: folder of its HTTP API's certificate, as tls; unset: tls."""
     replica: int = Field(default=0, ge=0)
     """Which of the role's processes this is."""
     tls: Path | None = None
@@ -182,8 +187,24 @@ class LearnerTask(Task):
     """Folder of the trained policy."""
 
 
+class GatewayTask(Task):
+    """A gateway: OpenAI's HTTP API over the policy servers of ``endpoints.policy``."""
+
+    role: Literal["gateway"] = "gateway"
+    section: GatewayConfig = GatewayConfig()
+    """Its bounds."""
+
+    @model_validator(mode="after")
+    def _has_a_policy(self) -> GatewayTask:
+        if not self.endpoints.policy:
+            raise ValueError("endpoints.policy: the gateway needs a policy server's address")
+        return self
+
+
 ServiceTask = Annotated[
-    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask, Field(discriminator="role")
+    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | GatewayTask, Field(discriminator="role")
 ]
-TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask] = TypeAdapter(ServiceTask)
+TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | GatewayTask] = TypeAdapter(
+    ServiceTask
+)
 """``TASK.validate_json(text)`` is the task that a file or the fork server's request holds."""

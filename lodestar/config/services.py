@@ -76,6 +76,9 @@ class LearnerConfig(ServerConfig):
 
     replicas: Literal[1] = 1
     """One learner drives a run."""
+    drain_seconds: float = Field(default=600.0, ge=0)
+    """After SIGTERM or Ctrl-C, the step in progress and its checkpoint may take this long; a step that only waits for
+    rollouts is given up at once."""
     threads: int = Field(default=2, ge=1)
     """Threads of the update, and of every training: at most, as above; exactly these where ``deterministic``."""
     checkpoint_every: int = Field(default=10, ge=1)
@@ -101,6 +104,23 @@ class RolloutConfig(Section):
     """Errors of a ticket's own before it becomes a dead letter."""
     max_deliveries: int = Field(default=20, ge=1)
     """Deliveries before a ticket that kills workers becomes a dead letter."""
+
+
+class GatewayConfig(Section):
+    """The HTTP gateway before a policy service."""
+
+    name: str = Field(default="", pattern=r"^[^\x00-\x1f\x7f]{0,200}$")
+    """The model's id in /v1/models and in requests. Empty: as the policy server names it."""
+    max_body_bytes: int = Field(default=2**20, ge=2**10)
+    """Largest request body."""
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests answered at once; the next one is told 429."""
+    max_prompts: int = Field(default=128, ge=1)
+    """Prompts of one completions request."""
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    """Of each request, until its last token."""
+    drain_seconds: float = Field(default=20.0, ge=0)
+    """After SIGTERM, requests in flight may take this long."""
 
 
 class QueueConfig(Section):

@@ -25,6 +25,8 @@ TOKENS = tuple(f"lodestar_{name}_total" for name in ("tokens_in", "tokens_out", 
 """Each service counts what passed through it."""
 READY_SECONDS = 120.0
 MAX_RESTARTS = 5
+GRACE_SECONDS = 8.0
+"""That processes have to end by themselves."""
 HEALTHY_SECONDS = 60.0
 """A process that lived this long has its restarts forgiven."""
 FIRST_BACKOFF_SECONDS = 0.25
@@ -171,7 +173,9 @@ class Fleet:
                 if (depth := counters.present(f"lodestar_queue_{name}")) is not None and member.ends:
                     setattr(self._board, f"queue_{name}", int(depth))
 
-    def stop(self, fleets: Iterable[str], grace_seconds: float = 8.0, hurry: threading.Event | None = None) -> None:
+    def stop(
+        self, fleets: Iterable[str], grace_seconds: float = GRACE_SECONDS, hurry: threading.Event | None = None
+    ) -> None:
         """Stops fleets together; none of their processes is left when it returns.
 
         They have the grace time to end by themselves; none once ``hurry`` is set.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lodestar.config import Listening, RunConfig, dump
+from lodestar.crew import inputs
 from lodestar.crew.before import refuse_models, refuse_queue
 from lodestar.crew.local import Local
 from lodestar.crew.status import served
-from lodestar.errors import FailedPrecondition
+from lodestar.errors import FailedPrecondition, LodestarError
 from lodestar.files import write_atomically
 from lodestar.local.board import Board, StageRow
 from lodestar.local.lock import locked
@@ -24,7 +26,7 @@ from lodestar.recipe.store import Store
 
 View = Callable[[Board], AbstractContextManager[Any]]
 _OURS = (
-    CONFIG, "report.html", "summary.json", "logs", "services", "redis",
+    CONFIG, "report.html", "summary.json", "card.html", "logs", "services", "redis",
     # what versions before recipes made
     "data", "models", "checkpoints", "weights", "policy", "failures", "metrics.jsonl", "ledger.jsonl", "samples.jsonl",
     "state.json", "learner.lock", "incarnations.txt",
@@ -57,16 +59,34 @@ def run_here(
     root = Path(run.runs_dir) / run.name
     with interruptible() as hurry, locked(root):
         store = Store(root, run)
-        opened(root, plan, resume=resume, fresh=fresh, begins=begins)
-        steps = accepted(plan, store, wanted, look_only=True)
-        if not any(store.seal_of(step.name) for step in plan.steps):
-            refuse_models(run, plan)
-        refuse_queue(run, [step for step in steps if step.name == wanted.begin or not store.done(step)])
-        write_atomically(root / CONFIG, dump(run))
-        board = board_of(run, plan, budgets)
-        with view(board), Local(run, plan, store, board, hurry=hurry) as crew, served(board, root, Listening()):
-            conduct(plan, store, crew, board, wanted)
+        with _swept(root, plan, store):
+            opened(root, plan, resume=resume, fresh=fresh, begins=begins)
+            steps = accepted(plan, store, wanted, look_only=True)
+            warnings: list[str] = []
+            if not any(store.seal_of(step.name) for step in plan.steps):
+                warnings = inputs.refuse(run, plan)
+                refuse_models(run, plan)
+            refuse_queue(run, [step for step in steps if step.name == wanted.begin or not store.done(step)])
+            write_atomically(root / CONFIG, dump(run))
+            board = board_of(run, plan, budgets)
+            with view(board), Local(run, plan, store, board, hurry=hurry) as crew, served(board, root, Listening()):
+                for warning in warnings:
+                    board.say(warning, "warning")
+                conduct(plan, store, crew, board, wanted)
     return root
+
+
+@contextlib.contextmanager
+def _swept(root: Path, plan: Plan, store: Store) -> Iterator[None]:
+    """A run that begins here and could not start, since something it names is wrong, leaves nothing behind."""
+    held = (root / CONFIG).exists()
+    try:
+        yield
+    except LodestarError as error:
+        wrong = error.exit_code == FailedPrecondition.exit_code  # of what was asked, not of what happened
+        if wrong and not held and (root / CONFIG).exists() and not any(store.seal_of(s.name) for s in plan.steps):
+            clear(root)
+        raise
 
 
 def board_of(run: RunConfig, plan: Plan, budgets: Mapping[str, float] | None = None) -> Board:

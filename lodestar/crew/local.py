@@ -15,7 +15,7 @@ from typing import Any, Self
 from lodestar import metrics
 from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, Listening, Task
-from lodestar.crew.fleet import Fleet, Member, figures_of
+from lodestar.crew.fleet import GRACE_SECONDS, Fleet, Member, figures_of
 from lodestar.crew.follow import StatusFollower
 from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
 from lodestar.crew.work import argument_of
@@ -119,7 +119,10 @@ class Local:
             self.fleet.scrape()
         finally:
             self._stop([WORKERS])
-            self.fleet.stop([own.fleet], hurry=self._hurry)
+            grace = self._run.services.learner.drain_seconds if step.stage.serves else GRACE_SECONDS
+            if step.stage.serves and own.child.alive:
+                self._tell_of_leaving()
+            self.fleet.stop([own.fleet], grace, hurry=self._hurry)
 
     def figures(self, step: Step) -> Mapping[str, Any]:
         """See Crew."""
@@ -148,6 +151,19 @@ class Local:
         return self._processes
 
     # --- parts ---------------------------------------------------------------------------------------------------
+    def _tell_of_leaving(self) -> None:
+        """A learner that is told to leave ends the step that it optimises: how long that may take, and the way out."""
+        status = self._board.status
+        if status is None or status.state not in (RunState.OPTIMISING, RunState.COLLECTING):
+            return
+        left = status.total_steps - status.step
+        usual = f", about {status.eta_seconds / left:.0f} s as the one before" if status.metrics and left else ""
+        self._board.say(
+            f"ending: the learner finishes step {status.step + 1}{usual}, and keeps it; Ctrl-C again ends it at once, "
+            "and the steps since its last checkpoint are done again",
+            "warning",
+        )
+
     def _server_tasks(self, step: Step, fleet: str, weights: str | None) -> list[Task]:
         """What each replica is told, but for its ports."""
         task = server_task(self._run, self._plan, self._store, step, fleet, folder=self._store.root, weights=weights)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from lodestar.config import RunConfig, dump
+from lodestar.crew import inputs
 from lodestar.crew.cluster import SCRATCH, Cluster, Site, hopeless
 from lodestar.crew.here import board_of, opened
 from lodestar.crew.status import served
@@ -40,6 +41,9 @@ def run_there(run: RunConfig, plan: Plan, api: Namespace, site: Site) -> Path:
         with plain_view(board), served(board, SCRATCH, site.listening):
             try:
                 accepted(plan, store, Wanted(), look_only=True)
+                if not any(store.seal_of(step.name) for step in plan.steps):
+                    for warning in inputs.refuse(run, plan):
+                        board.say(warning, "warning")
                 write_atomically(root / CONFIG, dump(run))
                 conduct(plan, store, crew, board)
             except LodestarError as error:

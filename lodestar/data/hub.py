@@ -39,7 +39,7 @@ def _load(root: str, directory: str | None, name: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(name, "data.source hub needs the datasets library: pip install 'lodestar-rlhf[hub]'") from error
+        raise DataError(name, "data.source hub needs the datasets library: pip install 'datasets>=3'") from error
     try:
         splits = datasets.load_dataset(root, data_dir=directory)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -6,13 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lodestar.config import DataConfig
-from lodestar.data.chat import ChatFormat
 from lodestar.data.columns import Reading
 from lodestar.data.corpus import Corpus, preferred
 from lodestar.data.feedback import Found, read_demonstration_file, read_file, read_prompt_file
 from lodestar.data.files import BadRows
 from lodestar.data.objects import ENDINGS, data_files
-from lodestar.data.schema import Example
+from lodestar.data.schema import Chat, Example
 from lodestar.errors import DataError
 from lodestar.records import Feedback
 
@@ -29,7 +28,7 @@ def reading_of(data: DataConfig, *, functions: bool) -> Reading:
     )
 
 
-def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows, reading: Reading) -> Corpus:
+def read_files(config: DataConfig, chat: Chat, bad: BadRows, reading: Reading) -> Corpus:
     """The corpus of ``data.root`` and ``data.files``; without demonstrations, the preferred completions serve.
 
     Raises:
@@ -39,9 +38,8 @@ def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows, reading: Read
     root = Path(config.root)
     if not root.is_dir():
         raise DataError(root, "no such folder; set data.root to the folder of the files")
-    demonstrations = root / config.demonstrations if config.demonstrations else None
-    prompts = root / config.prompts if config.prompts else None
-    apart = {demonstrations, prompts, root / config.text if config.text else None}
+    demonstrations, prompts, text = _apart(config)
+    apart = {demonstrations, prompts, text}
     files = [root / name for name in config.files] or [path for path in data_files(root) if path not in apart]
     if not files and demonstrations is None and prompts is None:
         raise DataError(root, f"holds no file ending in {', '.join(ENDINGS)} (or .gz of a text one); name one in data")
@@ -51,6 +49,20 @@ def read_files(config: DataConfig, chat: ChatFormat, bad: BadRows, reading: Read
     if prompts is not None:
         corpus.prompts[:] = read_prompt_file(prompts, chat, bad, reading)
     return corpus
+
+
+def corpus_files(config: DataConfig) -> list[Path]:
+    """Every file that read_files reads, those that are not there left out."""
+    root = Path(str(config.root))
+    files = [root / name for name in config.files] or (data_files(root) if root.is_dir() else [])
+    return [path for path in dict.fromkeys([*files, *filter(None, _apart(config)[:2])]) if path.is_file()]
+
+
+def _apart(config: DataConfig) -> tuple[Path | None, Path | None, Path | None]:
+    """The files of demonstrations, prompts and text, where they are named."""
+    root = Path(str(config.root))
+    one, other, third = (root / name if name else None for name in (config.demonstrations, config.prompts, config.text))
+    return one, other, third
 
 
 def gathered(files: list[Found]) -> Corpus:

@@ -26,7 +26,7 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(path, "needs pyarrow: pip install 'lodestar-rlhf[parquet]'") from error
+        raise DataError(path, "needs pyarrow: pip install 'pyarrow>=17'") from error
     if not path.is_file():
         raise DataError(path, "no such file")
     number = 0

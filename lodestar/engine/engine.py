@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from lodestar.engine.text import StopChecker
 from lodestar.engine.weights import LiveWeights
 from lodestar.errors import ModelError, ResourceExhausted
 from lodestar.model.attention import NAME as ATTENTION
+from lodestar.model.candidates import response_candidates
 from lodestar.model.context import context_tokens
 from lodestar.model.loading import tokenizer_hash
 from lodestar.model.logits import sampled_ids
@@ -331,9 +332,12 @@ class Engine:
 
     @torch.inference_mode()
     def logprobs(
-        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
+        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False, top: int = 0
     ) -> list[TokenLogProbs]:
-        """Log-probs of given completions under the present weights, in one packed forward pass."""
+        """Log-probs of given completions under the present weights, in one packed forward pass.
+
+        With ``top`` also the most likely tokens at each position; that takes a second pass.
+        """
         batch = PackedBatch.pack(
             [scored.token_ids for scored in sequences],
             [scored.prompt_tokens for scored in sequences],
@@ -343,10 +347,10 @@ class Engine:
         logprobs_R, entropy_R = response_logprobs(self.model, batch, temperature=temperature, entropy=entropy)
         logprobs = iter(logprobs_R.tolist())
         entropies = iter(entropy_R.tolist() if entropy_R is not None else ())
+        best = iter(response_candidates(self.model, batch, top, temperature=temperature) if top else ())
         return [
             TokenLogProbs(
-                tuple(next(logprobs) for _ in range(length)),
-                tuple(next(entropies) for _ in range(length)) if entropy else (),
+                tuple(islice(logprobs, length)), tuple(islice(entropies, length)), tuple(islice(best, length))
             )
             for length in batch.response_lengths
         ]

@@ -129,12 +129,13 @@ class AsyncEngine:
                 self._thread.put(Command(lambda: self.engine.abort(request.id)))
 
     async def logprobs(
-        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False
+        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False, top: int = 0
     ) -> list[TokenLogProbs]:
         """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens."""
+        asked = partial(self.engine.logprobs, temperature=temperature, entropy=entropy, top=top)
         results: list[TokenLogProbs] = []
         for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
-            results += await self.call(partial(self.engine.logprobs, batch, temperature=temperature, entropy=entropy))
+            results += await self.call(partial(asked, batch))
         return results
 
     # --- weights and control -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lodestar.errors import RunPaused
+from lodestar.numerals import in_a_line
 from lodestar.records import RunStatus
 
 HISTORY = ("score", "kl_sequence", "tokens_per_second")
@@ -159,7 +160,7 @@ class Board:
                 self.say(f"{name}: max_seconds cut it short at {at}; its figures are of what it had learned", "warning")
                 row.cut_short = at
             elif figures:
-                row.detail = " · ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in figures.items())
+                row.detail = in_a_line(figures)
 
     def update_status(self, stage: str, status: RunStatus) -> None:
         """Takes the word of a stage that serves its status; a new step adds to the history."""

@@ -23,6 +23,10 @@ OWN_ERRORS: dict[int, type[LodestarError]] = {
 """Exit codes by which a child says that trying again would end the same way."""
 
 
+IMPORT_SECONDS = 600.0
+"""For the fork server's imports, which a busy machine takes minutes for; one that dies is noticed at once."""
+
+
 class Child:
     """One forked process. ``exit_code`` is None while it lives; negative when a signal ended it."""
 
@@ -185,7 +189,7 @@ class Processes:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise LodestarError(f"the fork server is gone ({error}); see {self._logs / 'forkserver.log'}") from error
-        child.wait_born(timeout=120)
+        child.wait_born(IMPORT_SECONDS)
         if child.pid == 0:
             raise LodestarError(f"the fork server is gone; see {self._logs / 'forkserver.log'}")
         return child

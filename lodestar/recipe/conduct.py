@@ -16,6 +16,7 @@ from lodestar.errors import FailedPrecondition, ResumeRefused
 from lodestar.local.board import Board
 from lodestar.recipe.plan import GIVEN, Plan, Step
 from lodestar.recipe.store import Store
+from lodestar.tracking.beside import tracked
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +54,33 @@ def conduct(plan: Plan, store: Store, crew: Crew, board: Board, wanted: Wanted =
         RunPaused: it was asked to end between two stages.
         LodestarError: what the crew raises; what is sealed stays.
     """
-    ran = []
-    for step in accepted(plan, store, wanted):
-        if store.done(step):
-            board.kept(step.name, store.seal_of(step.name)["seconds"])
-            continue
-        board.go_on(step.name)
-        if store.seal_of(step.name) and not step.only_figures:
-            board.say(f"{step.name}: made anew, since what it takes has changed")
-            store.clear(step)
-        store.begin(step)
-        with board.running(step.name) as row:
-            try:
-                crew.work(step, crew.serve(step))
-            finally:
-                seconds = store.spend(step, row.elapsed)
-            store.seal(step, {"seconds": seconds, "finished": time.time(), **crew.figures(step)})
-        ran.append(step.name)
-    crew.release()
+    steps = accepted(plan, store, wanted)
+    with tracked(store.run, store.root, board):
+        ran = [step.name for step in steps if _conducted(step, store, crew, board)]
+        crew.release()
     return ran
+
+
+def _conducted(step: Step, store: Store, crew: Crew, board: Board) -> bool:
+    """Whether the step had to run."""
+    if store.done(step):
+        board.kept(step.name, store.seal_of(step.name)["seconds"])
+        return False
+    board.go_on(step.name)
+    if more := store.grows(step):
+        board.say(f"{step.name}: goes on from {more[0]} to {more[1]} {step.stage.grows}")
+        store.reopen(step)
+    elif store.seal_of(step.name) and not step.only_figures:
+        board.say(f"{step.name}: made anew, since what it takes has changed")
+        store.clear(step)
+    store.begin(step)
+    with board.running(step.name) as row:
+        try:
+            crew.work(step, crew.serve(step))
+        finally:
+            seconds = store.spend(step, row.elapsed)
+        store.seal(step, {"seconds": seconds, "finished": time.time(), **crew.figures(step)})
+    return True
 
 
 def accepted(plan: Plan, store: Store, wanted: Wanted, *, look_only: bool = False) -> list[Step]:

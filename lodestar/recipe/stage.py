@@ -68,6 +68,12 @@ class Stage(Section):
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 
+    grows: ClassVar[str] = ""
+    """A whole-number option that may be raised in a run that has begun: the stage goes on from where it is."""
+    keeps: ClassVar[tuple[str, ...]] = ()
+    """Names below ``unfinished`` that stay beside a finished stage, for it to go on from. Whoever needs the room may
+    delete them: then it cannot grow."""
+
     use: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     """Port → the artifact to take (STAGE/PORT), where the newest of its kind is not meant."""
 

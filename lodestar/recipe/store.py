@@ -5,6 +5,7 @@
       STAGE/seal.json      stands there once the stage is done
       STAGE/PORT           an artifact: a file or a folder
       STAGE/unfinished/    what a stage that is not done has so far; its outputs become artifacts when it is sealed
+      STAGE/kept/          what a stage that is done could go on from, were more asked of it (Stage.grows)
 
 Sealing writes ``unfinished/seal.json`` first, moves the outputs out and then the seal itself: whoever is killed between
 two of these, the next start goes on with it (:meth:`Store.recover`).
@@ -13,6 +14,7 @@ two of these, the next start goes on with it (:meth:`Store.recover`).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +23,13 @@ from typing import Any
 
 from lodestar.config.run import RunConfig
 from lodestar.errors import DataError, ResumeRefused
-from lodestar.files import digest, read_json, remove, remove_leftovers, sync, write_atomically
+from lodestar.files import digest, read_json, remove, remove_leftovers, replacing, sync, write_atomically
 from lodestar.recipe.plan import GIVEN, Step, given_artifacts
 
 FORMAT = 1
 """Of seals; a folder of another one is refused."""
 SEAL = "seal.json"
+KEPT = "kept"
 _PLACES = ("device", "path")
 """Of the model section: where it happens; the given model is an input with a digest."""
 
@@ -48,7 +51,7 @@ class Store:
 
     def __init__(self, root: Path, run: RunConfig) -> None:
         self.root = root
-        self._run = run
+        self.run = run
         self._given: dict[str, str] = {str(kind): path for kind, path in given_artifacts(run).items()}
 
     def path(self, artifact: str) -> Path:
@@ -66,7 +69,7 @@ class Store:
 
     def asked(self, step: Step) -> dict[str, Any]:
         """All that decides what a stage makes and is known before anything runs."""
-        run = self._run
+        run = self.run
         model = {key: value for key, value in run.model.model_dump(mode="json").items() if key not in _PLACES}
         asked = {
             "stage": step.kind,
@@ -105,7 +108,32 @@ class Store:
         now = self.asked(step)
         if step.only_figures:
             before, now = ({**asked, "inputs": None} for asked in (before, now))
-        return [Change(f"{step.name}.{key}", was, new) for key, was, new in _differences(before, now)]
+        found = _differences(before, now)
+        if not seal or self._kept(step).exists():
+            found = [one for one in found if not (one[0] == step.stage.grows and one[2] > one[1])]
+        return [Change(f"{step.name}.{key}", was, new) for key, was, new in found]
+
+    def grows(self, step: Step) -> tuple[int, int] | None:
+        """From what to what a finished stage would go on, where more is asked of it and nothing else has changed."""
+        seal = self.seal_of(step.name)
+        if not seal or not step.stage.grows or self.changes(step) or seal["took"] != self.took(step):
+            return None
+        was, now = (asked["options"][step.stage.grows] for asked in (seal["asked"], self.asked(step)))
+        return (was, now) if now > was else None
+
+    def reopen(self, step: Step) -> None:
+        """Makes a finished stage an unfinished one that goes on from what it kept. A kill leaves one or the other."""
+        folder, seal = self.root / step.name, self.seal_of(step.name)
+        with replacing(self.unfinished(step)) as partial:
+            shutil.copytree(self._kept(step), partial, copy_function=os.link)  # written once, and never again
+            for port, kind in step.makes.items():
+                if kind == "figures":
+                    shutil.copytree(folder / port, partial / port)
+            (partial / "seconds.json").write_text(json.dumps({"seconds": seal["seconds"]}), encoding="utf-8")
+        (folder / SEAL).unlink()
+        sync(folder)
+        for path in (self._kept(step), *(folder / port for port in step.makes)):
+            remove(path)
 
     def done(self, step: Step) -> bool:
         """Whether it need not run: the same was asked of it, and it took the same."""
@@ -133,17 +161,18 @@ class Store:
             "asked": self.asked(step),
             "took": self.took(step),
             "made": {port: digest(folder / port) for port in step.makes},
+            "keeps": [name for name in step.stage.keeps if (folder / name).exists()],
             **figures,
         }
         write_atomically(folder / SEAL, json.dumps(seal, indent=1))
-        self._finish(step.name, seal["made"])
+        self._finish(step.name, seal)
 
     def recover(self, steps: Iterable[Step]) -> None:
         """Ends what a killed conductor had begun to seal, and sweeps temporary names."""
         for step in steps:
             folder = self.root / step.name
             if (folder / "unfinished" / SEAL).exists():
-                self._finish(step.name, read_json(folder / "unfinished" / SEAL)["made"])
+                self._finish(step.name, read_json(folder / "unfinished" / SEAL))
             elif self._sealed(step.name) and (folder / "unfinished").exists():
                 remove(folder / "unfinished")
             for place in (folder, folder / "unfinished"):
@@ -204,14 +233,20 @@ class Store:
     def _sealed(self, name: str) -> bool:
         return (self.root / name / SEAL).exists()
 
-    def _finish(self, name: str, ports: Iterable[str]) -> None:
+    def _kept(self, step: Step) -> Path:
+        return self.root / step.name / KEPT
+
+    def _finish(self, name: str, seal: Mapping[str, Any]) -> None:
         folder = self.root / name
-        for port in ports:
-            made = folder / "unfinished" / port
+        places = {port: folder / port for port in seal["made"]}
+        places |= {kept: folder / KEPT / kept for kept in seal.get("keeps", ())}
+        for written, place in places.items():
+            made = folder / "unfinished" / written
             if made.exists():
-                if (folder / port).exists():
-                    remove(folder / port)
-                made.rename(folder / port)
+                if place.exists():
+                    remove(place)
+                place.parent.mkdir(exist_ok=True)
+                made.rename(place)
         sync(folder)
         (folder / "unfinished" / SEAL).rename(folder / SEAL)
         sync(folder)

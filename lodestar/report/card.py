@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lodestar.errors import DataError
 from lodestar.files import read_json, write_atomically
-from lodestar.recipe.folder import CONFIG, RunFolder
+from lodestar.recipe import named
+from lodestar.recipe.store import SEAL
 from lodestar.report import card_figures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Row
@@ -39,18 +40,29 @@ def card_pictures(card: Row) -> list[Figure]:
 
 
 def write_card_page(path: Path, output: Path | None = None) -> Path:
-    """Writes the page of a card.json, or of the one in a model's or run's folder; returns where it is.
+    """Writes the page of a card.json, or of the one in a model's folder or of a run's newest reward model; returns
+    where it is.
+
+    Args:
+        output: unset is beside the card; of a run ``card.html`` in its folder, since what a stage made has a digest.
 
     Raises:
         DataError: there is no card, or it is damaged.
+        ConfigError, FailedPrecondition: see lodestar.recipe.named.run_folder.
     """
-    source = path if path.is_file() else path / "card.json"
-    if (path / CONFIG).is_file():
-        source = (RunFolder.open(path).newest("reward_model") or path) / "card.json"
+    source, name = path, path.stem
+    if named.is_run(path) or path.suffix in (".yaml", ".yml"):
+        folder = named.run_folder(path)
+        source, name = (folder.newest("reward_model") or folder.root) / "card.json", folder.run.name
+    elif path.is_dir() or path.name == "card.json":
+        source = path / "card.json" if path.is_dir() else path
+        name = source.parent.resolve().name
     if not source.is_file():
         raise DataError(path, "holds no card.json; train a reward model first")
-    output = output or source.with_suffix(".html")
-    write_atomically(output, render_card(read_json(source), source.parent.name))
+    if output is None:
+        stage = next((parent for parent in source.resolve().parents if (parent / SEAL).exists()), None)
+        output = source.with_suffix(".html") if stage is None else stage.parent / "card.html"
+    write_atomically(output, render_card(read_json(source), name))
     return output
 
 

@@ -5,6 +5,7 @@ Colours are names such as ``@accent``: the page replaces them with those of its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,10 @@ class Figure:
     """A small multiple's last value."""
     alternative: Row = field(default_factory=dict)
     """Label → x values of the first traces, for a picture with two x axes to choose from."""
+    axis: str = ""
+    """Label of the axis that it is drawn on first, where there are two."""
+    titles: Row = field(default_factory=dict)
+    """Label → title of each axis to choose from."""
 
 
 def axes(x: str = "", **more: Any) -> Row:
@@ -41,7 +46,7 @@ def axes(x: str = "", **more: Any) -> Row:
         "ticks": "",
         "gridcolor": "@rule",
         "automargin": True,
-        "exponentformat": "e",
+        "exponentformat": "power",
     }
     layout: Row = {
         "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
@@ -56,6 +61,19 @@ def axes(x: str = "", **more: Any) -> Row:
     for name, value in more.items():
         layout[name] = layout[name] | value if isinstance(layout.get(name), dict) else value
     return layout
+
+
+def by_step(steps: Sequence[float], title: str = "PPO step") -> Row:
+    """An x axis of steps: whole numbers at its ticks."""
+    room = max(steps, default=1) - min(steps, default=0)
+    return {"title": {"text": title, "standoff": 8}, "tickformat": ",d", "tick0": 0, "dtick": whole_step(room)}
+
+
+def whole_step(room: float, ticks: int = 5) -> int:
+    """A round whole number that divides ``room`` into about so many parts."""
+    least = max(1.0, room / ticks)
+    size = 10 ** math.floor(math.log10(least))
+    return int(next(size * factor for factor in (1, 2, 5, 10) if size * factor >= least))
 
 
 def proportions(labels: list[str], rates: list[Row], colours: list[str]) -> Trace:
@@ -111,10 +129,3 @@ def vertical(x: float) -> Row:
 def horizontal(y: float) -> Row:
     """A dotted line from left to right."""
     return {"type": "line", "y0": y, "y1": y, "xref": "paper", "x0": 0, "x1": 1, "line": _DOTTED}
-
-
-def number(value: float) -> str:
-    """Three significant digits, without exponents where a reader needs none."""
-    plain = value == 0 or 1e-3 <= abs(value) < 1e5
-    text = f"{value:,.0f}" if abs(value) >= 1000 and plain else f"{value:.3g}" if plain else f"{value:.1e}"
-    return text.replace("-", "−") if plain else text

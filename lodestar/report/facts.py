@@ -9,8 +9,11 @@ from typing import Any
 from lodestar.files import read_json
 from lodestar.recipe.folder import CONFIG, RunFolder
 from lodestar.report.rounds import round_rows, score_shift
+from lodestar.samples import judgement
 
 Row = dict[str, Any]
+BEST_OF_N = "best_of_"
+"""What such a rival's name begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Facts:
     config: Row
     """Options of the last PPO stage as ``ppo``, of the last evaluation as ``evaluation``."""
     config_text: str
+    synthetic: bool
+    """Whether its prompts are the synthetic world's."""
     summary: Row
     """summary.json; empty before the run is finished."""
     results: Row
@@ -53,6 +58,12 @@ class Facts:
         return str(self.results.get("evaluation", {}).get("judge", "reward"))
 
     @property
+    def best_of(self) -> dict[str, Row]:
+        """By n, best-of-n of the SFT model among the last evaluation's rivals."""
+        rivals: Row = self.results.get("evaluation", {}).get("rivals", {})
+        return {name.removeprefix(BEST_OF_N): row for name, row in rivals.items() if name.startswith(BEST_OF_N)}
+
+    @property
     def reference(self) -> str:
         """What PPO's KL is measured from: in rounds, each has its own."""
         return "the last round's reference" if self.rounds else "the SFT model"
@@ -62,11 +73,6 @@ class Facts:
         """What PPO subtracted from every score, as the learner recorded it; None where it did not."""
         found = self.steps[-1].get("offset") if self.steps else None
         return None if found is None else float(found)
-
-
-def judgement(reply: Row, judge: str) -> float:
-    """The number by which a reply was compared."""
-    return float(reply["gold"] if judge == "gold" else reply["score"])
 
 
 def read_facts(root: Path) -> Facts:
@@ -84,6 +90,7 @@ def read_facts(root: Path) -> Facts:
     return Facts(
         name=folder.run.name,
         config={"ppo": ppo.stage.model_dump(mode="json") if ppo else {}},
+        synthetic=folder.plan.is_synthetic,
         config_text=(root / CONFIG).read_text(encoding="utf-8"),
         summary=read_json(summary) if summary.exists() else {},
         results={

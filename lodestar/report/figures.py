@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lodestar.evaluation import best_of_n_kl
-from lodestar.report.drawing import LEGEND, Figure, axes, horizontal, marks, number, proportions, vertical
+from lodestar.numerals import NOISE, fixed, number
+from lodestar.report.drawing import LEGEND, Figure, axes, by_step, horizontal, marks, proportions, vertical
 from lodestar.report.facts import Facts, Row
 
 STEP_STAGES = ("collect", "optimise", "publish", "checkpoint")
@@ -16,7 +16,7 @@ STEP_COLOURS = ("@tint", "@accent", "@second", "@muted")
 def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Figure:
     """One metric by PPO step."""
     points = [(row["step"], row[name]) for row in steps if row.get(name) is not None]
-    x, y = [point[0] for point in points], [point[1] for point in points]
+    x, y = [point[0] for point in points], [0.0 if abs(point[1]) < NOISE else point[1] for point in points]
     line = {
         "type": "scatter",
         "mode": "lines",
@@ -35,7 +35,7 @@ def small_multiple(steps: Sequence[Row], name: str, title: str, says: str) -> Fi
     }
     room = abs(y[0]) or 1.0
     flat = {"range": [y[0] - room, y[0] + room], "tickvals": [y[0]]} if min(y) == max(y) else {"nticks": 4}
-    layout = axes(yaxis=flat, xaxis={"nticks": 5})
+    layout = axes(yaxis=flat, xaxis=by_step(x, ""))
     return Figure(f"m-{name}", title, says, [line, last], layout, height=130, latest=number(y[-1]))
 
 
@@ -45,7 +45,7 @@ def win_rates(facts: Facts) -> Figure | None:
     if not final:
         return None
     rows = [("PPO", final)]
-    rows += [(f"best of {n}", rate) for n, rate in facts.results.get("evaluation", {}).get("best_of_n", {}).items()]
+    rows += [(f"best of {n}", row | {"value": row["win_rate"], "n": final["n"]}) for n, row in facts.best_of.items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
     dots = proportions([label for label, _ in rows], [rate for _, rate in rows], colours)
@@ -90,7 +90,7 @@ def running_win_rate(facts: Facts) -> Figure | None:
         "customdata": [rate["n"] for rate in rates],
         "hovertemplate": "step %{x}: %{y:.1%} of %{customdata}<extra></extra>",
     }
-    layout = axes("PPO step", yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[horizontal(0.5)])
+    layout = axes(xaxis=by_step(x), yaxis={"range": [0, 1], "tickformat": ".0%"}, shapes=[horizontal(0.5)])
     says = f"From {rates[0]['value']:.0%} after step {x[0]} to {rates[-1]['value']:.0%}; the band is the 95% interval."
     return Figure("running-win-rate", "Win rate while PPO went on", says, [band, line], layout)
 
@@ -116,7 +116,7 @@ def score_against_kl(facts: Facts) -> Figure | None:
         "hovertemplate": "step %{customdata}: score %{y:.3g} at %{x:.3g}<extra></extra>",
     }
     traces, alternatives = [path], [[math.sqrt(value) for value in kl]]
-    says = f"The score went from {steps[0]['score']:.2f} to {steps[-1]['score']:.2f} at {kl[-1]:.2f} nats. "
+    says = f"The score went from {fixed(steps[0]['score'])} to {fixed(steps[-1]['score'])} at {kl[-1]:.2f} nats. "
     for trace, nats in _other_policies(facts):
         traces.append(trace)
         alternatives.append([math.sqrt(value) for value in nats])
@@ -127,9 +127,20 @@ def score_against_kl(facts: Facts) -> Figure | None:
         shaped = facts.config.get("ppo", {}).get("score", {})
         if shaped.get("clip") is not None or shaped.get("missing_eos") is not None:
             says += " Only PPO's steps are clipped, or replaced where EOS is missing, as configured."
-    layout = axes(f"KL to {facts.reference}, nats per sequence", showlegend=True, legend=LEGEND)
+    titles = {
+        "KL": f"KL to {facts.reference}, nats per sequence",
+        "√KL": f"√KL to {facts.reference}, √nats per sequence",
+    }
     return Figure(
-        "score-kl", "Reward-model score against KL", says, traces, layout, height=340, alternative={"√KL": alternatives}
+        "score-kl",
+        "Reward-model score against KL",
+        says,
+        traces,
+        axes(titles["KL"], showlegend=True, legend=LEGEND),
+        height=340,
+        alternative={"√KL": alternatives},
+        axis="KL",
+        titles=titles,
     )
 
 
@@ -138,9 +149,9 @@ def _other_policies(facts: Facts) -> list[tuple[Row, list[float]]]:
     if facts.offset is None:
         return []
     found = []
-    if best := facts.results.get("evaluation", {}).get("best_of_n_score", {}):
-        nats = [best_of_n_kl(int(n)) for n in best]
-        scores = [score - facts.offset for score in best.values()]
+    if best := facts.best_of:
+        nats = [row["kl"] for row in best.values()]
+        scores = [row["score"] - facts.offset for row in best.values()]
         found.append((marks("best of n", nats, scores, list(best)), nats))
     after, last = facts.results.get("evaluation", {}).get("reward_after"), facts.steps[-1].get("kl_after")
     if after is not None and last is not None:
@@ -150,49 +161,58 @@ def _other_policies(facts: Facts) -> list[tuple[Row, list[float]]]:
 
 
 def over_optimisation(facts: Facts) -> Figure | None:
-    """Score, held-out judge and ensemble disagreement against √KL (Gao et al. 2023, figure 1), and where the alarm was.
+    """Score and held-out judge by step, or against √KL (Gao et al. 2023, figure 1), and where the alarm was.
 
-    Score and judge are drawn as their change since the first step: their zeros mean nothing to each other.
+    Both are drawn on one scale, that of the first batch: their change since then, in its standard deviations. Their
+    zeros and units mean nothing to each other.
     """
     steps = [row for row in facts.steps if row.get("score") is not None and row.get("kl_root") is not None]
     judged = [row for row in steps if row.get("gold") is not None]
-    unsure = [row for row in steps if row.get("score_disagreement")]
-    if len(steps) < 2 or not (judged or unsure):
+    if len(steps) < 2 or len(judged) < 2:
         return None
-    named = [("score", "score", steps, "@accent", True), ("held-out judge", "gold", judged, "@second", True)]
-    named.append(("ensemble disagreement", "score_disagreement", unsure, "@muted", False))
-    traces, by_step = [], []
-    for label, name, rows, colour, change in named:
-        if len(rows) < 2:
-            continue
-        zero = rows[0][name] if change else 0.0
+    traces: list[Row] = []
+    roots: list[list[float]] = []
+    changes = {}
+    for label, name, rows, colour in (
+        ("score", "score", steps, "@accent"),
+        ("held-out judge", "gold", judged, "@second"),
+    ):
+        unit = rows[0].get(f"{name}_std") or 1.0
+        change = [(row[name] - rows[0][name]) / unit for row in rows]
+        changes[name] = change
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": label,
-                "x": [row["kl_root"] for row in rows],
-                "y": [row[name] - zero for row in rows],
+                "x": [row["step"] for row in rows],
+                "y": change,
                 "line": {"color": colour, "width": 1.4},
                 "marker": {"size": 4, "color": colour},
-                "customdata": [row["step"] for row in rows],
-                "hovertemplate": f"step %{{customdata}}: {label} %{{y:.3g}} at √KL %{{x:.3g}}<extra></extra>",
+                "customdata": [[row["step"], row[name]] for row in rows],
+                "hovertemplate": f"step %{{customdata[0]}}: {label} %{{customdata[1]:.3g}}<extra></extra>",
             }
         )
-        by_step.append([row["step"] for row in rows])
-    says = f"Up to step {steps[-1]['step']} the score changed by {steps[-1]['score'] - steps[0]['score']:+.2f}"
-    if judged:
-        says += f", the judge that PPO never sees by {judged[-1]['gold'] - judged[0]['gold']:+.2f}"
-    alarmed = next((row for row in steps if row.get("over_optimised")), None)
-    if alarmed:
-        at = alarmed["score"] - steps[0]["score"]
-        star = marks("alarm", [alarmed["kl_root"]], [at], [f"step {alarmed['step']}"], "star")
-        traces.append(star)
-        by_step.append([alarmed["step"]])
-    says += (
-        f". The over-optimisation alarm was raised at step {alarmed['step']}." if alarmed else ". No alarm was raised."
+        roots.append([row["kl_root"] for row in rows])
+    says = (
+        f"Up to step {steps[-1]['step']} the score changed by {fixed(changes['score'][-1], plus=True)} of the first "
+        f"batch's standard deviations, the judge that PPO never sees by {fixed(changes['gold'][-1], plus=True)}."
     )
-    layout = axes(f"√KL to {facts.reference}, √nats per sequence", showlegend=True, legend=LEGEND)
+    alarmed = next((i for i, row in enumerate(steps) if row.get("over_optimised")), None)
+    if alarmed is None:
+        says += " No alarm was raised."
+    else:
+        at = steps[alarmed]
+        traces.append(marks("alarm", [at["step"]], [changes["score"][alarmed]], [f"step {at['step']}"], "star"))
+        roots.append([at["kl_root"]])
+        says += f" The over-optimisation alarm was raised at step {at['step']}."
+    titles = {"step": "PPO step", "√KL": f"√KL to {facts.reference}, √nats per sequence"}
+    layout = axes(
+        xaxis=by_step([row["step"] for row in steps]),
+        yaxis={"title": {"text": "change, standard deviations"}},
+        showlegend=True,
+        legend=LEGEND,
+    )
     return Figure(
         "over-optimisation",
         "Does the score still mean what it should?",
@@ -200,8 +220,32 @@ def over_optimisation(facts: Facts) -> Figure | None:
         traces,
         layout,
         height=340,
-        alternative={"step": by_step},
+        alternative={"√KL": roots},
+        axis="step",
+        titles=titles,
     )
+
+
+def disagreement(facts: Facts) -> Figure | None:
+    """How far the members of a reward ensemble disagree, by step."""
+    rows = [row for row in facts.steps if row.get("score_disagreement")]
+    if len(rows) < 2:
+        return None
+    x, y = [row["step"] for row in rows], [row["score_disagreement"] for row in rows]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": y,
+        "line": {"color": "@accent", "width": 1.4},
+        "marker": {"size": 4},
+        "hovertemplate": "step %{x}: %{y:.3g}<extra></extra>",
+    }
+    says = (
+        f"Standard deviation of the score over the reward ensemble: {number(y[0])} at step {x[0]}, {number(y[-1])} at "
+        f"step {x[-1]}. Where it grows, the policy has left what the reward knows."
+    )
+    return Figure("disagreement", "Does the ensemble agree?", says, [line], axes(xaxis=by_step(x)))
 
 
 def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
@@ -227,7 +271,8 @@ def training_curve(stage: str, lines: Sequence[Row]) -> Figure:
         if "cut_short" in line:
             says += f" max_seconds cut it short at {line['done']} of {line['total']} steps."
     titles = {"pretrain": "Language model", "sft": "SFT", "reward": "Reward model"}
-    layout = axes("optimizer step", showlegend=True, legend=LEGEND)
+    taken = by_step([line["step"] for line in lines if "step" in line], "optimizer step")
+    layout = axes(xaxis=taken, showlegend=True, legend=LEGEND)
     place, _, kind = stage.rpartition(".")
     title = f"{titles.get(kind, kind)}, round {place.removeprefix('r')}" if place else titles.get(kind, kind)
     return Figure(f"train-{stage.replace('.', '-')}", title, says, traces, layout)
@@ -275,5 +320,6 @@ def step_seconds(steps: Sequence[Row]) -> Figure | None:
     ]
     total = {name: sum(row["seconds"].get(name, 0.0) for row in timed) for name in stages}
     share = ", ".join(f"{name} {total[name] / sum(total.values()):.0%}" for name in stages)
-    layout = axes("PPO step", barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
+    steps_timed = by_step([row["step"] for row in timed])
+    layout = axes(xaxis=steps_timed, barmode="stack", bargap=0.15, showlegend=True, legend=LEGEND)
     return Figure("step-seconds", "Seconds of each PPO step", f"{share}.", bars, layout)

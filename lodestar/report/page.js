@@ -20,7 +20,8 @@
     const axis = chosen[id];
     if (axis) {
       figure.alternative[axis].forEach((x, trace) => (figure.data[trace].x = x));
-      figure.layout.xaxis.title.text = axis + " to the SFT model";
+      figure.layout.xaxis = { ...figure.layout.xaxis, tickformat: null, dtick: null };
+      figure.layout.xaxis.title.text = figure.titles[axis];
     }
     Plotly.react(id, figure.data, figure.layout, { displayModeBar: false, responsive: true, scrollZoom: false });
     drawn.add(id);

@@ -6,18 +6,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lodestar.cautions import cautions
 from lodestar.files import write_atomically
+from lodestar.numerals import fixed
 from lodestar.report import figures
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
-from lodestar.report.facts import Facts, Row, judgement, read_facts
+from lodestar.report.facts import Facts, Row, read_facts
 from lodestar.report.metrics import GROUPS
 from lodestar.report.rivals import rival_table
 from lodestar.report.shell import assets, template
 from lodestar.report.shift import shift_picture
+from lodestar.samples import judgement, spread
 
-SAMPLES = 8
-"""Prompts shown; half as many again unfold."""
+SHOWN, SAMPLES = 3, 8
+"""Prompts shown at the head, and those that unfold."""
 
 
 def write_report(root: Path) -> Path:
@@ -43,7 +46,9 @@ def render(facts: Facts) -> str:
         rivals=rival_table(facts),
         means=_means(facts),
         rounds=[_round(row) for row in facts.rounds],
-        samples=_chosen_samples(facts),
+        shown=_samples(facts, SHOWN),
+        samples=_samples(facts, SAMPLES),
+        tastes=_tastes() if facts.synthetic else (),
         groups=_metric_groups(facts),
         pictures=sections,
         **assets(figure for group in sections.values() for figure in group),
@@ -52,8 +57,8 @@ def render(facts: Facts) -> str:
 
 def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     """Section → its pictures, in order."""
-    better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.score_against_kl(facts)]
-    better.append(figures.over_optimisation(facts))
+    better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.over_optimisation(facts)]
+    better += [figures.disagreement(facts), figures.score_against_kl(facts)]
     card = facts.card
     reward_model = card_pictures(card) if card else []
     seconds = facts.summary.get("seconds", {})
@@ -88,6 +93,7 @@ def _headline(facts: Facts) -> str:
     if not rate:
         done, steps = len(facts.steps), facts.config.get("ppo", {}).get("steps", 0)
         return f"This run is not finished: {done} of {steps} PPO steps are done."
+    doubts = cautions(facts.summary, facts.config.get("ppo", {}).get("steps", 0))
     verdict = "beats" if rate["low"] > 0.5 else "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
     judge = (
         "a hidden gold reward that no stage has seen"
@@ -96,10 +102,10 @@ def _headline(facts: Facts) -> str:
     )
     rounds = sum(row["win_rate"] is not None for row in facts.rounds)
     after = f"{rounds} rounds of feedback" if rounds > 1 else f"{facts.summary['steps']} steps of PPO"
-    return (
-        f"After {after} the policy {verdict} the SFT model it started from: it wins "
-        f"{rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}."
-    )
+    wins = f"wins {rate['value']:.1%} of {rate['n']} held-out prompts, judged by {judge}"
+    if doubts:  # no praise for what stopped itself, or was stopped
+        return " ".join([*doubts, f"Against the SFT model it started from the policy {wins}."])
+    return f"After {after} the policy {verdict} the SFT model it started from: it {wins}."
 
 
 def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
@@ -114,8 +120,8 @@ def _key_figures(facts: Facts) -> list[tuple[str, str, str]]:
     if model:
         interval_of_model = f"reward model, {model['low']:.0%}–{model['high']:.0%}"
         accuracy = [(f"{model['accuracy']:.1%}", "pair accuracy", interval_of_model)]
-    best = max(summary["best_of_n"].items(), key=lambda item: int(item[0]), default=None)
-    beside = f"best-of-{best[0]} {best[1]:.1%}" if best else ""
+    best = max(facts.best_of.items(), key=lambda item: int(item[0]), default=None)
+    beside = f"best-of-{best[0]} {best[1]['win_rate']:.1%}" if best else ""
     interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
     return [
         (f"{rate['value']:.1%}", "win rate against SFT", " · ".join(filter(None, (interval, beside)))),
@@ -167,22 +173,31 @@ def _round(row: Row) -> list[str]:
     ]
 
 
-def _chosen_samples(facts: Facts) -> list[Row]:
-    """Prompts spread evenly over the change in judgement, from the best gain to the worst loss: no picked cherries."""
-    complete = [row for row in facts.samples if "after" in row]
-    gain = {row["id"]: judgement(row["after"], facts.judge) - judgement(row["before"], facts.judge) for row in complete}
-    ordered = sorted(complete, key=lambda row: gain[row["id"]], reverse=True)
-    count = min(SAMPLES, len(ordered))
-    if count < 2:
-        chosen = ordered
-    else:
-        chosen = [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
-    return [row | {"gain": gain[row["id"]]} for row in chosen]
+def _samples(facts: Facts, count: int) -> list[Row]:
+    """Samples spread over what they gained; of the synthetic world each with the best reply there is."""
+    rows = spread(facts.samples, facts.judge, count)
+    return [row | {"best": _best(row["prompt"]) if facts.synthetic else None} for row in rows]
+
+
+def _tastes() -> tuple[str, str]:
+    from lodestar.data.world.tastes import tastes
+
+    return tastes()
+
+
+def _best(prompt: str) -> str | None:
+    """None for a prompt that is none of the world's."""
+    from lodestar.data.world.tastes import best
+
+    try:
+        return best(prompt)
+    except ValueError:
+        return None
 
 
 def _signed(value: float, plus: bool = False) -> str:
     """Two decimals with a real minus sign."""
-    return f"{value:{'+' if plus else ''}.2f}".replace("-", "−")
+    return fixed(value, plus=plus)
 
 
 def _clock(seconds: float) -> str:

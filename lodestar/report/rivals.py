@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lodestar.report.facts import Facts, Row
+from lodestar.report.facts import BEST_OF_N, Facts, Row
 
 BASELINE = "SFT at temperature 1"
 
@@ -52,8 +52,8 @@ def _sides(found: Row) -> Iterator[tuple[str, Row]]:
     for side in found["sft"]:
         yield ("SFT, greedy" if side["temperature"] == 0 else f"SFT at temperature {side['temperature']:g}"), side
     for key, side in found["rivals"].items():
-        if key.startswith("best_of_"):
-            yield f"SFT, best of {key.removeprefix('best_of_')}", side
+        if key.startswith(BEST_OF_N):
+            yield f"SFT, best of {key.removeprefix(BEST_OF_N)}", side
     if "sft_on_best" in found["rivals"]:
         yield "SFT on the best demonstrations", found["rivals"]["sft_on_best"]
     yield "PPO", found["policy"]

@@ -34,6 +34,7 @@ def assets(pictures: Iterable[Figure]) -> dict[str, Any]:
             "data": figure.data,
             "layout": {**figure.layout, "height": figure.height},
             "alternative": figure.alternative,
+            "titles": figure.titles,
         }
         for figure in pictures
     }

@@ -31,7 +31,6 @@ def write_summary(root: Path) -> dict[str, Any]:
     summary = {
         "win_rate": {**found["win_rate"], "judge": found["judge"]} if "win_rate" in found else None,
         **{name: found.get(name) for name in ("rivals", "greedy", "policy", "learned")},
-        "best_of_n": {n: rate["value"] for n, rate in found.get("best_of_n", {}).items()},
         "reward": {"before": found.get("reward_before"), "after": found.get("reward_after")},
         "kl": steps[-1]["kl_after"] if steps else None,
         "reward_model": _accuracy(folder),

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from lodestar.errors import InvalidArgument
 from lodestar.records import (
     ChatMessage,
+    Detokenized,
     FinishReason,
     GenerationChunk,
     ModelDescription,
@@ -33,6 +34,7 @@ from lodestar.records import (
     TensorFile,
     TokenCandidate,
     TokenLogProbs,
+    TokenPiece,
     WeightManifest,
     WeightVersion,
 )
@@ -189,7 +191,11 @@ _CANDIDATES = (
 )
 chunk_to_proto, chunk_from_proto = _pair(GenerationChunk, policy_pb2.GenerateResponse, top_logprobs=_CANDIDATES)
 scored_to_proto, scored_from_proto = _pair(Scored, policy_pb2.Scored)
-token_logprobs_to_proto, token_logprobs_from_proto = _pair(TokenLogProbs, policy_pb2.TokenLogProbs)
+token_logprobs_to_proto, token_logprobs_from_proto = _pair(
+    TokenLogProbs, policy_pb2.TokenLogProbs, top_logprobs=_CANDIDATES
+)
+token_piece_to_proto, token_piece_from_proto = _pair(TokenPiece, policy_pb2.TokenPiece)
+detokenized_to_proto, detokenized_from_proto = _pair(Detokenized, policy_pb2.DetokenizeResponse)
 description_to_policy, description_from_policy = _pair(ModelDescription, policy_pb2.PolicyServiceGetModelResponse)
 policy_status_to_proto, policy_status_from_proto = _pair(
     PolicyStatus, policy_control_pb2.PolicyControlServiceGetStatusResponse

@@ -130,7 +130,7 @@ class Server:
             self._exporter = export_metrics(spec.host, spec.metrics_port)
         await self._server.start()
         exported = self._exporter[0].server_port if self._exporter else None
-        state = ServiceState(spec.name, os.getpid(), spec.host, port, exported, callers, probes)
+        state = ServiceState(spec.name, os.getpid(), spec.host, port, exported, callers, probes, spec.http_port)
         self._state_file = state.write(spec.run_dir / "services")
         log.info(
             "listens on %s (%s); ports: callers %s, health %s, metrics %s",

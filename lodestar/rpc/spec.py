@@ -49,6 +49,8 @@ class ServerSpec:
     """None exports no metrics."""
     caller_port: int | None = None
     health_port: int | None = None
+    http_port: int | None = None
+    """Of an HTTP server that ``work`` runs: for the state file."""
     max_message_bytes: int = 16 * 2**20
     drain_seconds: float = 20.0
     tls: Path | None = None

@@ -23,6 +23,7 @@ class ServiceState:
     """None where a process exports nothing."""
     caller_port: int | None = None
     health_port: int | None = None
+    http_port: int | None = None
 
     @property
     def address(self) -> str:

@@ -16,7 +16,7 @@ from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
-from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler
+from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler, Take
 
 if TYPE_CHECKING:
     from lodestar.asking import Asking, Judge, Reply
@@ -93,20 +93,25 @@ class Evaluate(Stage):
         from lodestar.files import write_atomically, write_jsonl
 
         table = Table(self, bench)
-        before = table.replies("against" if bench.takes("against") else "policy", "before")
-        found: dict[str, Any] = {"judge": table.judge, "reward_before": fmean(reply.score for reply in before)}
-        rows = [{"id": p.id, "prompt": p.text, "before": asdict(b)} for p, b in zip(table.prompts, before, strict=True)]
-        own = before
+        found: dict[str, Any] = {"judge": table.judge}
         if bench.takes("against"):
-            own = [replace(one, step=_steps(bench)) for one in table.replies("policy", "after")]
-            found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
             found |= asyncio.run(table.rivals(self.temperatures, self.best_of))
-            rows = [row | {"after": asdict(one)} for row, one in zip(rows, own, strict=True)]
+            before, own = table.plain["against"], [replace(one, step=_steps(bench)) for one in table.plain["policy"]]
+            found |= {"win_rate": table.rate(own, before), "reward_after": fmean(reply.score for reply in own)}
             bench.progress.metrics({"win_rate": found["win_rate"]["value"]})
+            shown = {"before": before, "after": own}
+        else:
+            before = own = table.replies("policy", "before")
+            shown = {"before": before}
+        found["reward_before"] = fmean(reply.score for reply in before)
         if self.previous:
             last = table.replies("previous", "previous") if bench.takes("previous") else before
             found["win_rate_previous"] = table.rate(own, last)
-            rows = [row | {"previous": asdict(one)} for row, one in zip(rows, last, strict=True)]
+            shown["previous"] = last
+        rows = [
+            {"id": prompt.id, "prompt": prompt.text} | {name: asdict(replies[i]) for name, replies in shown.items()}
+            for i, prompt in enumerate(table.prompts)
+        ]
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
         write_atomically(figures / "evaluation.json", json.dumps(found, indent=1, allow_nan=False))
@@ -125,7 +130,9 @@ class Table:
         )
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
-        several = 6 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
+        self.plain: dict[str, list[Reply]] = {}
+        """What each fleet that ``rivals`` asked said at temperature 1, first of all."""
+        several = 5 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
         several += bench.takes("previous")
         bench.progress.start(bench.step.name, several * len(self.prompts))
 
@@ -142,27 +149,27 @@ class Table:
         return asdict(win_rate(ours, theirs))
 
     async def rivals(self, temperatures: Sequence[float], best_of: Sequence[int]) -> dict[str, Any]:
-        """What lodestar.rivals says, and best-of-n as win rates and scores by n."""
+        """What lodestar.rivals says of the policy, the model it is compared against, and others."""
         from lodestar import rivals
-        from lodestar.evaluation import win_rate
 
         start = await rivals.play_start(self._sampler("against"), temperatures=temperatures, best_of=best_of)
         policy = await rivals.play_policy(self._sampler("policy"))
         filtered = await rivals.play_once(self._sampler("filtered")) if self._bench.takes("filtered") else None
-        sides = start.best_of.items()
-        return {
-            **rivals.figures(policy, start, filtered),
-            "best_of_n": {n: asdict(win_rate(side.judgements, start.plain.judgements)) for n, side in sides},
-            "best_of_n_score": {n: side.score for n, side in sides},
-        }
+        return rivals.figures(policy, start, filtered)
 
     def _sampler(self, fleet: str) -> Sampler:
         """Takes of what a fleet serves."""
         references, progress = self._bench.servers["reference"], self._bench.progress.advance
+        asking = self._asking(fleet)
 
-        async def sample(temperature: float, n: int) -> list[list[Any]]:
-            told = {"references": references, "judge": self.judge, "progress": progress}
-            return await self._asking(fleet).takes(self.prompts, fleet, n, temperature, **told)  # type: ignore[arg-type]
+        async def sample(temperature: float, n: int) -> list[list[Take]]:
+            purpose = f"{fleet} at {temperature:g}" + ("" if n == 1 else f", {n} of each")
+            made = await asking.generations(self.prompts, purpose, n, temperature, progress)
+            replies = await asking.judged(self.prompts, made)
+            if n == temperature == 1:
+                self.plain[fleet] = [one for (one,) in replies]
+            told = {"references": references, "judge": self.judge, "greedy": temperature == 0}
+            return await asking.takes(self.prompts, made, replies, **told)  # type: ignore[arg-type]
 
         return sample
 

@@ -48,6 +48,8 @@ class Ppo(Stage, PpoConfig):
     optional: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
     rolls_out: ClassVar[bool] = True
     serves: ClassVar[str] = "learner"
+    grows: ClassVar[str] = "steps"
+    keeps: ClassVar[tuple[str, ...]] = ("checkpoints", "before.jsonl")
 
     running: RunningConfig = RunningConfig()
     """Win rates while PPO goes on."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lodestar.v1 import common_pb2 as lodestar_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lodestar/v1/policy.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"\x99\x03\n\x0eSamplingParams\x12\t\n\x01n\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x12\n\nmin_tokens\x18\x03 \x01(\r\x12\x18\n\x0btemperature\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\r\n\x05min_p\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12>\n\nlogit_bias\x18\x0b \x03(\x0b\x32*.lodestar.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\r \x01(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xaa\x02\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.lodestar.v1.ChatH\x00\x12%\n\x06tokens\x18\x03 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x00\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.lodestar.v1.SamplingParams\x12/\n\x0bmin_version\x18\x05 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x14\n\x0cwait_seconds\x18\x06 \x01(\x02\x12%\n\x07purpose\x18\x07 \x01(\x0e\x32\x14.lodestar.v1.Purpose\x12\x16\n\x0etokenizer_hash\x18\x08 \x01(\tB\x08\n\x06prompt\"-\n\x0eTokenCandidate\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\">\n\x0bTopLogprobs\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.lodestar.v1.TokenCandidate\"\xbb\x02\n\x10GenerateResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1a\n\x12processed_logprobs\x18\x06 \x03(\x02\x12.\n\x0ctop_logprobs\x18\x07 \x03(\x0b\x32\x18.lodestar.v1.TopLogprobs\x12\x30\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x19.lodestar.v1.FinishReason\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x15\n\rprompt_tokens\x18\n \x01(\r\x12\x13\n\x0btoken_steps\x18\x0b \x03(\x04\"2\n\x06Scored\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\x99\x01\n\x1cPolicyServiceLogProbsRequest\x12&\n\tsequences\x18\x01 \x03(\x0b\x32\x13.lodestar.v1.Scored\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x08\x12\x16\n\x0etokenizer_hash\x18\x04 \x01(\tB\x0e\n\x0c_temperature\"2\n\rTokenLogProbs\x12\x10\n\x08logprobs\x18\x01 \x03(\x02\x12\x0f\n\x07\x65ntropy\x18\x02 \x03(\x02\"u\n\x1dPolicyServiceLogProbsResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12-\n\tsequences\x18\x02 \x03(\x0b\x32\x1a.lodestar.v1.TokenLogProbs\"i\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.lodestar.v1.ChatH\x00\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\x42\x07\n\x05input\"L\n\x10TokenizeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x1e\n\x1cPolicyServiceGetModelRequest\"\x95\x01\n\x1dPolicyServiceGetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\r\n\x05\x64type\x18\x05 \x01(\t*M\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPURPOSE_SERVING\x10\x01\x12\x14\n\x10PURPOSE_TRAINING\x10\x02*\x8f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xe9\x02\n\rPolicyService\x12I\n\x08Generate\x12\x1c.lodestar.v1.GenerateRequest\x1a\x1d.lodestar.v1.GenerateResponse0\x01\x12\x61\n\x08LogProbs\x12).lodestar.v1.PolicyServiceLogProbsRequest\x1a*.lodestar.v1.PolicyServiceLogProbsResponse\x12G\n\x08Tokenize\x12\x1c.lodestar.v1.TokenizeRequest\x1a\x1d.lodestar.v1.TokenizeResponse\x12\x61\n\x08GetModel\x12).lodestar.v1.PolicyServiceGetModelRequest\x1a*.lodestar.v1.PolicyServiceGetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lodestar/v1/policy.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"\x99\x03\n\x0eSamplingParams\x12\t\n\x01n\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x12\n\nmin_tokens\x18\x03 \x01(\r\x12\x18\n\x0btemperature\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\r\n\x05min_p\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12>\n\nlogit_bias\x18\x0b \x03(\x0b\x32*.lodestar.v1.SamplingParams.LogitBiasEntry\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\r \x01(\r\x12\x12\n\nignore_eos\x18\x0e \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xaa\x02\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.lodestar.v1.ChatH\x00\x12%\n\x06tokens\x18\x03 \x01(\x0b\x32\x13.lodestar.v1.TokensH\x00\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.lodestar.v1.SamplingParams\x12/\n\x0bmin_version\x18\x05 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x14\n\x0cwait_seconds\x18\x06 \x01(\x02\x12%\n\x07purpose\x18\x07 \x01(\x0e\x32\x14.lodestar.v1.Purpose\x12\x16\n\x0etokenizer_hash\x18\x08 \x01(\tB\x08\n\x06prompt\"-\n\x0eTokenCandidate\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\">\n\x0bTopLogprobs\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.lodestar.v1.TokenCandidate\"\xbb\x02\n\x10GenerateResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1a\n\x12processed_logprobs\x18\x06 \x03(\x02\x12.\n\x0ctop_logprobs\x18\x07 \x03(\x0b\x32\x18.lodestar.v1.TopLogprobs\x12\x30\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x19.lodestar.v1.FinishReason\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x15\n\rprompt_tokens\x18\n \x01(\r\x12\x13\n\x0btoken_steps\x18\x0b \x03(\x04\"2\n\x06Scored\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\xaf\x01\n\x1cPolicyServiceLogProbsRequest\x12&\n\tsequences\x18\x01 \x03(\x0b\x32\x13.lodestar.v1.Scored\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x08\x12\x16\n\x0etokenizer_hash\x18\x04 \x01(\t\x12\x14\n\x0ctop_logprobs\x18\x05 \x01(\rB\x0e\n\x0c_temperature\"b\n\rTokenLogProbs\x12\x10\n\x08logprobs\x18\x01 \x03(\x02\x12\x0f\n\x07\x65ntropy\x18\x02 \x03(\x02\x12.\n\x0ctop_logprobs\x18\x03 \x03(\x0b\x32\x18.lodestar.v1.TopLogprobs\"u\n\x1dPolicyServiceLogProbsResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12-\n\tsequences\x18\x02 \x03(\x0b\x32\x1a.lodestar.v1.TokenLogProbs\"|\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x11.lodestar.v1.ChatH\x00\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\x12\x11\n\tas_prompt\x18\x04 \x01(\x08\x42\x07\n\x05input\"L\n\x10TokenizeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\">\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x16\n\x0etokenizer_hash\x18\x02 \x01(\t\"=\n\nTokenPiece\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12\x10\n\x08\x61t_start\x18\x02 \x01(\x0c\x12\x0f\n\x07special\x18\x03 \x01(\t\"r\n\x12\x44\x65tokenizeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\'\n\x06pieces\x18\x03 \x03(\x0b\x32\x17.lodestar.v1.TokenPiece\"\x1e\n\x1cPolicyServiceGetModelRequest\"\x95\x01\n\x1dPolicyServiceGetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\r\n\x05\x64type\x18\x05 \x01(\t*M\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPURPOSE_SERVING\x10\x01\x12\x14\n\x10PURPOSE_TRAINING\x10\x02*\x8f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\xb8\x03\n\rPolicyService\x12I\n\x08Generate\x12\x1c.lodestar.v1.GenerateRequest\x1a\x1d.lodestar.v1.GenerateResponse0\x01\x12\x61\n\x08LogProbs\x12).lodestar.v1.PolicyServiceLogProbsRequest\x1a*.lodestar.v1.PolicyServiceLogProbsResponse\x12G\n\x08Tokenize\x12\x1c.lodestar.v1.TokenizeRequest\x1a\x1d.lodestar.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.lodestar.v1.DetokenizeRequest\x1a\x1f.lodestar.v1.DetokenizeResponse\x12\x61\n\x08GetModel\x12).lodestar.v1.PolicyServiceGetModelRequest\x1a*.lodestar.v1.PolicyServiceGetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_PURPOSE']._serialized_start=1957
-  _globals['_PURPOSE']._serialized_end=2034
-  _globals['_FINISHREASON']._serialized_start=2037
-  _globals['_FINISHREASON']._serialized_end=2180
+  _globals['_PURPOSE']._serialized_start=2289
+  _globals['_PURPOSE']._serialized_end=2366
+  _globals['_FINISHREASON']._serialized_start=2369
+  _globals['_FINISHREASON']._serialized_end=2512
   _globals['_SAMPLINGPARAMS']._serialized_start=68
   _globals['_SAMPLINGPARAMS']._serialized_end=477
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=394
@@ -53,19 +53,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORED']._serialized_start=1209
   _globals['_SCORED']._serialized_end=1259
   _globals['_POLICYSERVICELOGPROBSREQUEST']._serialized_start=1262
-  _globals['_POLICYSERVICELOGPROBSREQUEST']._serialized_end=1415
-  _globals['_TOKENLOGPROBS']._serialized_start=1417
-  _globals['_TOKENLOGPROBS']._serialized_end=1467
-  _globals['_POLICYSERVICELOGPROBSRESPONSE']._serialized_start=1469
-  _globals['_POLICYSERVICELOGPROBSRESPONSE']._serialized_end=1586
-  _globals['_TOKENIZEREQUEST']._serialized_start=1588
-  _globals['_TOKENIZEREQUEST']._serialized_end=1693
-  _globals['_TOKENIZERESPONSE']._serialized_start=1695
-  _globals['_TOKENIZERESPONSE']._serialized_end=1771
-  _globals['_POLICYSERVICEGETMODELREQUEST']._serialized_start=1773
-  _globals['_POLICYSERVICEGETMODELREQUEST']._serialized_end=1803
-  _globals['_POLICYSERVICEGETMODELRESPONSE']._serialized_start=1806
-  _globals['_POLICYSERVICEGETMODELRESPONSE']._serialized_end=1955
-  _globals['_POLICYSERVICE']._serialized_start=2183
-  _globals['_POLICYSERVICE']._serialized_end=2544
+  _globals['_POLICYSERVICELOGPROBSREQUEST']._serialized_end=1437
+  _globals['_TOKENLOGPROBS']._serialized_start=1439
+  _globals['_TOKENLOGPROBS']._serialized_end=1537
+  _globals['_POLICYSERVICELOGPROBSRESPONSE']._serialized_start=1539
+  _globals['_POLICYSERVICELOGPROBSRESPONSE']._serialized_end=1656
+  _globals['_TOKENIZEREQUEST']._serialized_start=1658
+  _globals['_TOKENIZEREQUEST']._serialized_end=1782
+  _globals['_TOKENIZERESPONSE']._serialized_start=1784
+  _globals['_TOKENIZERESPONSE']._serialized_end=1860
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1862
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1924
+  _globals['_TOKENPIECE']._serialized_start=1926
+  _globals['_TOKENPIECE']._serialized_end=1987
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1989
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2103
+  _globals['_POLICYSERVICEGETMODELREQUEST']._serialized_start=2105
+  _globals['_POLICYSERVICEGETMODELREQUEST']._serialized_end=2135
+  _globals['_POLICYSERVICEGETMODELRESPONSE']._serialized_start=2138
+  _globals['_POLICYSERVICEGETMODELRESPONSE']._serialized_end=2287
+  _globals['_POLICYSERVICE']._serialized_start=2515
+  _globals['_POLICYSERVICE']._serialized_end=2955
 # @@protoc_insertion_point(module_scope)

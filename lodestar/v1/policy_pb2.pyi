@@ -138,24 +138,28 @@ class Scored(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class PolicyServiceLogProbsRequest(_message.Message):
-    __slots__ = ("sequences", "temperature", "entropy", "tokenizer_hash")
+    __slots__ = ("sequences", "temperature", "entropy", "tokenizer_hash", "top_logprobs")
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_HASH_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     sequences: _containers.RepeatedCompositeFieldContainer[Scored]
     temperature: float
     entropy: bool
     tokenizer_hash: str
-    def __init__(self, sequences: _Optional[_Iterable[_Union[Scored, _Mapping]]] = ..., temperature: _Optional[float] = ..., entropy: bool = ..., tokenizer_hash: _Optional[str] = ...) -> None: ...
+    top_logprobs: int
+    def __init__(self, sequences: _Optional[_Iterable[_Union[Scored, _Mapping]]] = ..., temperature: _Optional[float] = ..., entropy: bool = ..., tokenizer_hash: _Optional[str] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
 
 class TokenLogProbs(_message.Message):
-    __slots__ = ("logprobs", "entropy")
+    __slots__ = ("logprobs", "entropy", "top_logprobs")
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     entropy: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, logprobs: _Optional[_Iterable[float]] = ..., entropy: _Optional[_Iterable[float]] = ...) -> None: ...
+    top_logprobs: _containers.RepeatedCompositeFieldContainer[TopLogprobs]
+    def __init__(self, logprobs: _Optional[_Iterable[float]] = ..., entropy: _Optional[_Iterable[float]] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ...) -> None: ...
 
 class PolicyServiceLogProbsResponse(_message.Message):
     __slots__ = ("model", "sequences")
@@ -166,14 +170,16 @@ class PolicyServiceLogProbsResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., sequences: _Optional[_Iterable[_Union[TokenLogProbs, _Mapping]]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
-    __slots__ = ("text", "chat", "add_special_tokens")
+    __slots__ = ("text", "chat", "add_special_tokens", "as_prompt")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     ADD_SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AS_PROMPT_FIELD_NUMBER: _ClassVar[int]
     text: str
     chat: _common_pb2.Chat
     add_special_tokens: bool
-    def __init__(self, text: _Optional[str] = ..., chat: _Optional[_Union[_common_pb2.Chat, _Mapping]] = ..., add_special_tokens: bool = ...) -> None: ...
+    as_prompt: bool
+    def __init__(self, text: _Optional[str] = ..., chat: _Optional[_Union[_common_pb2.Chat, _Mapping]] = ..., add_special_tokens: bool = ..., as_prompt: bool = ...) -> None: ...
 
 class TokenizeResponse(_message.Message):
     __slots__ = ("model", "token_ids")
@@ -182,6 +188,34 @@ class TokenizeResponse(_message.Message):
     model: _common_pb2.ModelInfo
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DetokenizeRequest(_message.Message):
+    __slots__ = ("token_ids", "tokenizer_hash")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_HASH_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tokenizer_hash: str
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., tokenizer_hash: _Optional[str] = ...) -> None: ...
+
+class TokenPiece(_message.Message):
+    __slots__ = ("text", "at_start", "special")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    AT_START_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_FIELD_NUMBER: _ClassVar[int]
+    text: bytes
+    at_start: bytes
+    special: str
+    def __init__(self, text: _Optional[bytes] = ..., at_start: _Optional[bytes] = ..., special: _Optional[str] = ...) -> None: ...
+
+class DetokenizeResponse(_message.Message):
+    __slots__ = ("model", "text", "pieces")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    model: _common_pb2.ModelInfo
+    text: str
+    pieces: _containers.RepeatedCompositeFieldContainer[TokenPiece]
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., text: _Optional[str] = ..., pieces: _Optional[_Iterable[_Union[TokenPiece, _Mapping]]] = ...) -> None: ...
 
 class PolicyServiceGetModelRequest(_message.Message):
     __slots__ = ()

@@ -50,6 +50,11 @@ class PolicyServiceStub(object):
                 request_serializer=lodestar_dot_v1_dot_policy__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=lodestar_dot_v1_dot_policy__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/lodestar.v1.PolicyService/Detokenize',
+                request_serializer=lodestar_dot_v1_dot_policy__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=lodestar_dot_v1_dot_policy__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/lodestar.v1.PolicyService/GetModel',
                 request_serializer=lodestar_dot_v1_dot_policy__pb2.PolicyServiceGetModelRequest.SerializeToString,
@@ -83,6 +88,13 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """Token ids to text, and what each token is by itself: for those who show log-probs to people.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -106,6 +118,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=lodestar_dot_v1_dot_policy__pb2.TokenizeRequest.FromString,
                     response_serializer=lodestar_dot_v1_dot_policy__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=lodestar_dot_v1_dot_policy__pb2.DetokenizeRequest.FromString,
+                    response_serializer=lodestar_dot_v1_dot_policy__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -195,6 +212,33 @@ class PolicyService(object):
             '/lodestar.v1.PolicyService/Tokenize',
             lodestar_dot_v1_dot_policy__pb2.TokenizeRequest.SerializeToString,
             lodestar_dot_v1_dot_policy__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lodestar.v1.PolicyService/Detokenize',
+            lodestar_dot_v1_dot_policy__pb2.DetokenizeRequest.SerializeToString,
+            lodestar_dot_v1_dot_policy__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -378,7 +378,7 @@ class Recorded:
         class Member:
             fleet = name
             finished = False
-            child = type("Child", (), {"wait": lambda *_: None})
+            child = type("Child", (), {"wait": lambda *_: None, "alive": False})
 
         self.member = Member
         return Member
@@ -388,7 +388,7 @@ class Recorded:
         self.history.append((self.step, self.argument, dict(self.tasks)))
         self.member.finished = True
 
-    def stop(self, fleets: Any, **_: Any) -> None:
+    def stop(self, fleets: Any, *_: Any, **__: Any) -> None:
         for fleet in fleets:
             self.tasks.pop(fleet, None)
 
@@ -449,6 +449,12 @@ def test_both_crews_conduct_the_same(
     kinds = {*stages, *stages.get("rounds", {}).get("stages", {})} - {"rounds"}
     if unknown := kinds - registry().keys():
         pytest.skip(f"stages that are not there yet: {', '.join(sorted(unknown))}")
+    monkeypatch.chdir(tmp_path)
+    if data := stages.get("data", {}).get("root"):  # what a conductor looks for before anything runs
+        turns = {side: f"\n\nHuman: hi\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+        for name in stages["data"].get("files", ["rows.jsonl"]):
+            (tmp_path / data / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / data / name).write_text(json.dumps(turns) + "\n")
     laptop, cluster = (parse_config(tree | {"runs_dir": str(tmp_path / place)}) for place in ("laptop", "cluster"))
     planned = plan(laptop)
     expected = told(on_a_laptop(laptop, planned, monkeypatch), tmp_path / "laptop")

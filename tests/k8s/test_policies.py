@@ -277,7 +277,7 @@ def test_grace_periods_outlast_the_drain(
         "previous": services.policy.drain_seconds,
         "reward": services.reward.drain_seconds,
         "reference": services.reference.drain_seconds,
-        "rollout": RunConfig(name="any").services.learner.drain_seconds,  # workers take the servers' default
+        "rollout": RunConfig(name="any").services.policy.drain_seconds,  # workers take the servers' default
     }
     (told,) = [
         word.partition("=")[2]

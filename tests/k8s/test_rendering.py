@@ -18,7 +18,18 @@ import yaml
 Manifest = dict[str, Any]
 
 OVERLAYS = ("cpu-dev", "cpu-dev-tls", "gpu", "monitoring", "dev")
-COMPONENTS = ("feedback", "gpu", "hub", "keda", "learner-ranks", "live-sync", "monitoring", "networkpolicies", "tls")
+COMPONENTS = (
+    "feedback",
+    "gateway",
+    "gpu",
+    "hub",
+    "keda",
+    "learner-ranks",
+    "live-sync",
+    "monitoring",
+    "networkpolicies",
+    "tls",
+)
 KUBERNETES_VERSIONS = ("1.30", "1.37")  # 1.30 brought preStop.sleep, which we use
 kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 """It would read and parse megabytes of JSON again for every object."""

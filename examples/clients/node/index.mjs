@@ -2,7 +2,7 @@
 //
 //   npm install
 //   node index.mjs --policy localhost:50051 --reward localhost:50052 --reference localhost:50053 \
-//     --prompt "what color is the sky ?"
+//     --prompt "what is the home and the color of the owl ? answer mia piratically"
 //
 // Needs the proto/ folder of the repository (--proto PATH when it is elsewhere). Prints one JSON object; tokens
 // appear on standard error as they stream in.
@@ -17,7 +17,7 @@ const { values: options } = parseArgs({
     reward: { type: "string", default: "localhost:50052" },
     reference: { type: "string", default: "localhost:50053" },
     proto: { type: "string", default: fileURLToPath(new URL("../../../proto", import.meta.url)) },
-    prompt: { type: "string", default: "what color is the sky ?" },
+    prompt: { type: "string", default: "what is the home and the color of the owl ? answer mia piratically" },
     "max-tokens": { type: "string", default: "20" },
     seed: { type: "string", default: "1" },
   },

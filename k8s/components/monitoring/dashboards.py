@@ -219,12 +219,20 @@ PEOPLE = [
     Panel("Transactions that the database did not take", rate("lodestar_feedback_database_errors", "pod"), "reqps"),
 ]  # fmt: skip
 
+PROGRAMS = [
+    Panel("HTTP requests", rate("lodestar_gateway_requests", "status"), "reqps"),
+    Panel("Time to answer", quantiles("lodestar_gateway_request_seconds", "route"), "s"),
+    Panel("Requests in flight", {"{{pod}}": "lodestar_gateway_requests_in_flight{SEL}"}),
+    Panel("Tokens", rate("lodestar_gateway_tokens", "kind")),
+]  # fmt: skip
+
 DASHBOARDS = {
     "overview": ("Lodestar: overview", OVERVIEW),
     "training": ("Lodestar: training", TRAINING),
     "serving": ("Lodestar: serving", SERVING),
     "queue-and-weights": ("Lodestar: queue and weights", QUEUE_AND_WEIGHTS),
     "people": ("Lodestar: people", PEOPLE),
+    "programs": ("Lodestar: programs", PROGRAMS),
 }
 
 

@@ -146,11 +146,11 @@ def opened(query: str) -> str:
 
 
 def empty_panels(scraped: Scraped) -> list[str]:
-    """Queries of panels that return nothing; the rehearsal asks no people."""
+    """Queries of panels that return nothing; the rehearsal asks no people and no gateway."""
     return [
         f"{name} / {panel['title']} / {target['refId']}"
         for name, board in panels().items()
-        if name != "people"
+        if name not in ("people", "programs")
         for panel in board["panels"]
         for target in panel["targets"]
         if not scraped.over_time(opened(target["expr"]))

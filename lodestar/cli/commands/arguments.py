@@ -15,10 +15,13 @@ class Served(enum.StrEnum):
     policy = "policy"
     reward = "reward"
     reference = "reference"
+    gateway = "gateway"
     task = "task"
 
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML, or its folder.", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its YAML.", show_default=False)]
+MODEL = "Run's folder or YAML, model's folder or hub id"
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]…", help="Options over those of the file: ppo.steps=8", show_default=False),

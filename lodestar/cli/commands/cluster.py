@@ -98,7 +98,12 @@ def submit(
 
 
 def status(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder here, or its name.", show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's folder or YAML here, or its name on a cluster.", show_default=False
+        ),
+    ],
     namespace: Namespace = "lodestar",
     context: Context = None,
     follow: Follow = False,

@@ -142,9 +142,13 @@ def duel(
 def card(
     path: Annotated[
         Path,
-        typer.Argument(metavar="CARD", help="A card.json, or a model's or run's folder.", show_default=False),
+        typer.Argument(
+            metavar="CARD", help="A card.json, a model's folder, a run's folder or YAML.", show_default=False
+        ),
     ],
-    output: Annotated[Path | None, typer.Option(help="HTML file to write; unset is beside the card.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write; unset is beside the card, or card.html in a run.")
+    ] = None,
 ) -> None:
     """Write a reward model's card as one HTML page with pictures."""
     from lodestar.report.card import write_card_page

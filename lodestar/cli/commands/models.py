@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Tls, Token
+from lodestar.cli.commands.arguments import MODEL, Tls, Token
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="Run folder, model folder, hub id, or HOST:PORT of a policy server.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL}, or HOST:PORT of a policy server.")],
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(help="New tokens per reply at most.")] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="New tokens per reply at most; unset: 256, or what the context has room for."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes replies repeatable.")] = None,
     tls: Tls = None,
     token: Token = None,
@@ -24,12 +27,15 @@ def chat(
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Run folder, model folder, hub id, or HOST:PORT of a policy server.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL}, or HOST:PORT of a policy server.")],
     prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads standard input.", show_default=False)],
     n: Annotated[int, typer.Option("-n", help="Samples.")] = 1,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="New tokens per sample at most.")] = 128,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="New tokens per sample at most; unset: 128, or what the context has room for."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes samples repeatable.")] = None,
     tls: Tls = None,
     token: Token = None,

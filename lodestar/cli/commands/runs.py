@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Config, Fresh, Overrides, Plain, Resume
+from lodestar.cli.commands.arguments import Config, Fresh, Overrides, Plain, Resume, Run
 
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="sft, reward, r2.ppo …", show_default=False)]
 
@@ -60,7 +59,7 @@ def evaluate(config: Config, overrides: Overrides = None, plain: Plain = False) 
     runs.evaluate(config, overrides or [], plain=plain)
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]) -> None:
+def report(run: Run) -> None:
     """Write summary.json and report.html again from what a run's folder holds."""
     from lodestar.cli import runs
 

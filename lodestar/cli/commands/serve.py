@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
-from lodestar.cli.commands.arguments import Digest, Overrides, Redis, Served, Tls
+from lodestar.cli.commands.arguments import MODEL, Digest, Overrides, Redis, Served, Tls
 
 
 def serve(
-    role: Annotated[Served, typer.Argument(help="What it is; task: what a file says.", show_default=False)],
+    role: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROLE|MODEL",
+            help=f"{', '.join(Served)}; or a run folder, model folder or hub id: policy server and gateway in one.",
+            show_default=False,
+        ),
+    ],
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="Run folder, model folder or hub id; a task's JSON file.", show_default=False
+            metavar="WHAT",
+            help=f"Of a role: {MODEL}; gateway: HOST:PORT,… of policy servers; task: JSON file.",
+            show_default=False,
         ),
-    ],
+    ] = "",
     options: Overrides = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 0,
@@ -29,6 +38,10 @@ def serve(
         int | None, typer.Option(help="Port that answers health alone, in plaintext, for probes; unset: none.")
     ] = None,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0 takes a free one.")] = 0,
+    http_port: Annotated[int, typer.Option(help="gateway: port of its HTTP API; 0 takes a free one.")] = 8000,
+    http_tls: Annotated[
+        Path | None, typer.Option(help="gateway: folder of the HTTP API's certificate; unset: --tls.")
+    ] = None,
     redis: Redis = None,
     digest: Digest = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
@@ -46,8 +59,11 @@ def serve(
         bool | None, typer.Option("--reflection/--no-reflection", help="gRPC reflection; unset: on loopback only.")
     ] = None,
 ) -> None:
-    """One service in this process, until it is told to stop. Options of its section follow: max_sequences=64."""
-    from lodestar.cli.serve import serve
+    """One service in this process, until it is told to stop. Options of its section follow: max_sequences=64.
+
+    lodestar serve runs/demo answers OpenAI's HTTP API and gRPC for one model.
+    """
+    from lodestar.cli.serve import serve, serve_model
 
     listening = {
         "host": host,
@@ -55,16 +71,22 @@ def serve(
         "caller_port": caller_port,
         "health_port": health_port,
         "metrics_port": metrics_port,
+        "http_port": http_port,
+        "http_tls": http_tls,
         "replica": replica,
         "tls": tls,
         "tokens": tokens,
         "insecure": insecure,
         "reflection": reflection,
     }
+    pairs = options or []
+    if role not in list(Served):
+        pairs = [what, *pairs] if what else pairs
+        raise typer.Exit(serve_model(role, pairs, listening=listening, device=device, dtype=dtype))
+    if not what:
+        raise typer.BadParameter("a role wants a WHAT: lodestar serve policy runs/demo", param_hint="WHAT")
     raise typer.Exit(
-        serve(
-            role.value, what, options or [], listening=listening, redis=redis, digest=digest, device=device, dtype=dtype
-        )
+        serve(role, what, pairs, listening=listening, redis=redis, digest=digest, device=device, dtype=dtype)
     )
 
 

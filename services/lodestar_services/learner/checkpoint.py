@@ -71,6 +71,11 @@ class Checkpoints:
             remove(old)
         return target
 
+    def keep_newest(self) -> None:
+        """Deletes all but the newest: what a run that is over can go on from when more steps are asked for."""
+        for old in self.all()[:-1]:
+            remove(old)
+
     def sweep(self) -> None:
         """Deletes what a start that was killed left half-written."""
         remove_leftovers(self._folder)

@@ -1,6 +1,6 @@
 """The ranks of a learner after the first: they hold the same policy and critic and compute their share of every step.
 
-    torchrun --nproc-per-node=8 --no-python lodestar serve learner run.yaml --resume …
+    torchrun --nproc-per-node=8 --no-python lodestar work FILE      # the stage that a conductor's file says
 
 The first rank is a learner as there is always one: it owns the queue, the journal, the checkpoints and the gRPC
 servers, and tells the others what they need: how to start, each step's rollouts, and the end.

@@ -208,7 +208,10 @@ class Learner:
         if found is None:
             return None
         newest, state = found
-        refuse_changes(state["digests"], digests)
+        saved = dict(state["digests"])
+        if int(digests["ppo.steps"]) > int(saved["ppo.steps"]):  # more were asked for
+            saved["ppo.steps"] = digests["ppo.steps"]
+        refuse_changes(saved, digests)
         log.info("resuming from %s", newest)
         return state
 

@@ -108,6 +108,7 @@ class LearnerLoop:
         self._collector.withdraw()
         self.over = not self._controls.leaving or self._step == self._ppo.steps or self._over_optimisation.ends_run
         if self.over:
+            self._checkpoints.keep_newest()
             self._keep_policy()
             self._board.update(state=RunState.FINISHED, reason=self._ending())
         else:

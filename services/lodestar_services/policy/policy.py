@@ -18,6 +18,8 @@ from lodestar.data.rows import encode_prompts
 from lodestar.engine.chat import chat_ids
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
+from lodestar.engine.limits import MAX_TOP_LOGPROBS
+from lodestar.engine.pieces import Pieces
 from lodestar.errors import InvalidArgument, ModelError, VersionUnavailable
 from lodestar.model.loading import (
     load_causal_lm,
@@ -29,6 +31,7 @@ from lodestar.model.loading import (
 )
 from lodestar.records import (
     ChatMessage,
+    Detokenized,
     GenerationChunk,
     ModelDescription,
     ModelInfo,
@@ -73,6 +76,7 @@ class Policy:
         """
         self._tokenizer = load_tokenizer(self._task.tokenizer or self._path)
         self.tokenizer_hash = tokenizer_hash(self._tokenizer)
+        self._pieces = Pieces(self._tokenizer)
         await self.engine.start()
         info = self.engine.model_info
         metrics.MODEL_INFO.labels(info.name, info.tokenizer_hash, info.version.incarnation).set(1)
@@ -146,6 +150,15 @@ class Policy:
         """
         return await self._tokenizing.run(chat_ids, self._tokenizer, messages, field)
 
+    async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
+        """Text of token ids, and the ids one by one.
+
+        Raises:
+            InvalidArgument: an id is no token of the model.
+        """
+        self.engine.engine.limits.check_ids("token_ids", token_ids)
+        return await self._tokenizing.run(self._pieces.detokenized, token_ids)
+
     async def generate(
         self,
         prompt_ids: Sequence[int],
@@ -172,17 +185,21 @@ class Policy:
             async for chunk in chunks:
                 yield chunk
 
-    async def logprobs(self, sequences: Sequence[Scored], *, temperature: float, entropy: bool) -> list[TokenLogProbs]:
+    async def logprobs(
+        self, sequences: Sequence[Scored], *, temperature: float, entropy: bool, top_logprobs: int = 0
+    ) -> list[TokenLogProbs]:
         """Log-probs of given completions under the present weights.
 
         Raises:
-            InvalidArgument: a sequence or the temperature is out of range.
+            InvalidArgument: a sequence, the temperature or top_logprobs is out of range.
         """
+        if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
+            raise InvalidArgument("top_logprobs", f"must be 0 … {MAX_TOP_LOGPROBS}, got {top_logprobs}")
         if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
         limits = self.engine.engine.limits
         check_scored(sequences, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
-        return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy)
+        return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy, top=top_logprobs)
 
     # --- weights -----------------------------------------------------------------------------------------------
     async def attach(self, source: WeightSource, cache: Path) -> None:

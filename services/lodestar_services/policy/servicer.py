@@ -50,6 +50,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             [convert.scored_from_proto(scored) for scored in request.sequences],
             temperature=request.temperature if request.HasField("temperature") else 1.0,
             entropy=request.entropy,
+            top_logprobs=request.top_logprobs,
         )
         return policy_pb2.PolicyServiceLogProbsResponse(
             model=convert.model_info_to_proto(self._policy.info),
@@ -62,8 +63,20 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             ids = await self._policy.tokenize_chat(convert.chat_from_proto(request.chat), "chat")
         else:
             check_text(request.text, "text", self._policy.context_tokens)
-            ids = await self._policy.tokenize(request.text, add_special_tokens=request.add_special_tokens)
+            if request.as_prompt:
+                ids = await self._policy.prompt_ids(request.text)
+            else:
+                ids = await self._policy.tokenize(request.text, add_special_tokens=request.add_special_tokens)
         return policy_pb2.TokenizeResponse(model=convert.model_info_to_proto(self._policy.info), token_ids=ids)
+
+    async def Detokenize(
+        self, request: policy_pb2.DetokenizeRequest, context: Context
+    ) -> policy_pb2.DetokenizeResponse:
+        self._policy.check_tokenizer(request.tokenizer_hash)
+        check_ids(request.token_ids, "token_ids", self._policy.context_tokens)
+        answer = convert.detokenized_to_proto(await self._policy.detokenize(tuple(request.token_ids)))
+        answer.model.CopyFrom(convert.model_info_to_proto(self._policy.info))
+        return answer
 
     async def GetModel(
         self, request: policy_pb2.PolicyServiceGetModelRequest, context: Context

@@ -65,7 +65,7 @@ def test_a_model_that_will_not_do_is_refused_by_check_and_by_run_which_leaves_no
     ran = lodestar_("run", config, "ppo.max_tokens=60", "--plain")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert sentence in ran.stderr
-    assert {path.name for path in (tmp_path / "runs" / "mine").iterdir()} <= {".lock"}
+    assert not (tmp_path / "runs").exists()
 
 
 def test_reward_models_that_are_there_are_looked_at_too(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_redis_that_refuses_the_run_ends_it_before_its_first_stage(tmp_path: P
         ran = lodestar_("run", config, "--plain", LODESTAR_REDIS_PASSWORD="wrong")
         assert (ran.returncode, ran.stdout) == (1, "")
         assert "refuses us" in ran.stderr
-        assert {path.name for path in (tmp_path / "runs" / "mine").iterdir()} <= {".lock"}
+        assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("until", "asks"), [("sft", False), ("ppo", True)])

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +62,17 @@ def test_the_conductor_loads_no_torch() -> None:
 
 def test_every_command_has_help() -> None:
     runs = ["demo", "run", "serve", "train", "eval", "report", "chat", "generate"]
-    others = ["rank", "card", "data check", "data split", "config check", "config schema", "certs dev", "certs token"]
+    others = [
+        "rank",
+        "card",
+        "data check",
+        "data split",
+        "config check",
+        "config options",
+        "config schema",
+        "certs dev",
+        "certs token",
+    ]
     cluster = ["submit", "status", "logs", "cancel"]
     for command in (*runs, *others, *cluster):
         done = CliRunner().invoke(app, [*command.split(), "--help"])
@@ -172,3 +184,50 @@ def test_foreign_text_is_no_markup(tmp_path: Path) -> None:
     done = lodestar_("report", str(tmp_path / "r[/x]"))
     assert done.returncode == 2
     assert "r[/x] is not a run's folder" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["./no-model", "rows"])
+def test_a_run_that_could_not_start_leaves_nothing_behind(tmp_path: Path, named: str) -> None:
+    """Found before anything runs (a model that is not there), or by the first stage (a model that is none)."""
+    (tmp_path / "rows").mkdir()
+    row = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    (tmp_path / "rows" / "rows.jsonl").write_text(f"{row}\n" * 3)
+    text = f"name: mine\nruns_dir: {tmp_path}/runs\nmodel: {{path: {tmp_path / named}}}\nrecipe: instruct-gpt\n"
+    text += f"stages: {{data: {{source: jsonl, root: {tmp_path}/rows}}, sft: null}}\n"
+    done = lodestar_("run", "--plain", _config(tmp_path, text))
+    assert done.returncode == 2, done.stderr
+    assert named.removeprefix("./") in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_option_of_a_stage_that_was_written_for_its_service_says_where_it_belongs() -> None:
+    done = lodestar_(
+        "config", "check", str(Path(lodestar.__file__).with_name("local") / "demo.yaml"), "reward.epochs=3"
+    )
+    assert done.returncode == 2
+    assert "that is an option of stage reward: write stages.reward.epochs" in done.stderr
+
+
+def test_the_evaluation_of_a_run_that_is_not_there_trains_nothing(tmp_path: Path) -> None:
+    path = _config(tmp_path, f"name: mine\nruns_dir: {tmp_path}/runs\n")
+    done = lodestar_("eval", path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/runs/mine holds no run to evaluate: lodestar run {path} starts it\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_demo_passes_options_on() -> None:
+    root = Path(lodestar.__file__).parents[1]
+    words = [
+        "make",
+        "-n",
+        "demo",
+        "ppo.steps=8",
+        "sft.max_seconds=3",
+        "ARGS=--fresh --plain",
+        f"PYTHON={sys.executable}",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if "lodestar demo" in line]
+    assert sorted(shlex.split(line)[2:]) == ["--fresh", "--plain", "ppo.steps=8", "sft.max_seconds=3"]

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +78,37 @@ def test_a_chat_that_became_too_long_says_so_and_goes_on(model: Path) -> None:
     lines = said("chat", str(model), "--seed", "3", "--max-tokens", "8", typed=typed)
     assert "exceed the context of 512 tokens" in " ".join(lines)
     assert any(line.replace("› ", "").startswith("t") for line in lines[2:])
+
+
+@pytest.fixture(scope="module")
+def narrow(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a context of 24 tokens: less than any default asks for."""
+    path = tmp_path_factory.mktemp("models") / "narrow"
+    shutil.copytree(model, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 24}))
+    return path
+
+
+def test_defaults_fit_what_is_left_of_the_context(narrow: Path) -> None:
+    one = said("generate", str(narrow), "t5 t6", "--seed", "1", "--temperature", "1")
+    assert 0 < len(one[0].split()) <= 22
+    lines = said("chat", str(narrow), "--seed", "3", typed="t20\n" + "t21 " * 30 + "\n/new\nt20\n")
+    assert lines[1].replace("› ", "").startswith("t")
+    assert "exceed the context of 24 tokens" in " ".join(lines), "a prompt that leaves no room is still told so"
+    assert lines[-2].replace("› ", "") == lines[1].replace("› ", ""), "and the end of input ends the chat"
+
+
+@pytest.mark.timeout(90)
+def test_ctrl_c_at_the_prompt_ends_a_chat(narrow: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [Path(sys.executable).with_name("lodestar"), "chat", narrow]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as chat:
+        os.close(theirs)
+        told = b""
+        while "›".encode() not in told:
+            told += os.read(ours, 4096)
+        time.sleep(0.2)
+        chat.send_signal(signal.SIGINT)
+        assert chat.wait(20) == 0, told.decode()
+    os.close(ours)

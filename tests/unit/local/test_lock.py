@@ -25,3 +25,12 @@ def test_a_second_launcher_is_refused_by_pid_and_admitted_once_the_first_was_kil
         holder.kill()
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_that_holds_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "runs" / "mine"):
+        assert (tmp_path / "runs" / "mine" / ".lock").exists()
+    assert not (tmp_path / "runs").exists()
+    with locked(tmp_path / "runs" / "mine"):
+        (tmp_path / "runs" / "mine" / "config.yaml").touch()
+    assert (tmp_path / "runs" / "mine" / "config.yaml").exists()

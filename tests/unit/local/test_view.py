@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from lodestar.local.board import Board, StageRow
-from lodestar.local.view import Page, PlainPrinter, clock, sparkline
+from lodestar.local.page import Page, sparkline
+from lodestar.local.view import PlainPrinter
+from lodestar.numerals import clock
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
 
 

@@ -248,3 +248,91 @@ def test_a_folder_of_before_recipes_is_refused_with_what_to_do(tmp_path: Path) -
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(FailedPrecondition, match=r"is a run of an older version.*finish it with that version"):
         refuse_old(tmp_path)
+
+
+class Grow(Toy):
+    """Counts on from what it kept."""
+
+    takes: ClassVar[Mapping[str, Any]] = {"start": "prompts"}
+    makes: ClassVar[Mapping[str, Kind]] = {"policy": "model", "figures": "figures"}
+    grows: ClassVar[str] = "steps"
+    keeps: ClassVar[tuple[str, ...]] = ("state",)
+    steps: int = 3
+    """Of them."""
+
+    def run(self, bench: Bench) -> None:
+        state, lines = bench.unfinished / "state", bench.make("figures") / "lines"
+        state.mkdir(exist_ok=True)
+        lines.parent.mkdir(exist_ok=True)
+        done = len(list(state.iterdir()))
+        with lines.open("a") as file:
+            for number in range(done, self.steps):
+                (state / str(number)).touch()
+                file.write(f"{number} by {self.word}\n")
+        bench.make("policy").write_text(lines.read_text())
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "grow", Grow)
+
+
+def _grown(root: Path, steps: int, **more: Any) -> list[str]:
+    return start(root, {"rows": {}, "grow": {"steps": steps}, "look": {}}, **more)
+
+
+def _lines(root: Path) -> list[str]:
+    return (root / "grow" / "figures" / "lines").read_text().splitlines()
+
+
+@pytest.mark.usefixtures("growing")
+def test_a_finished_stage_goes_on_from_what_it_kept_when_more_is_asked_of_it(tmp_path: Path) -> None:
+    assert _grown(tmp_path, 3) == ["rows", "grow", "look"]
+    assert sorted(path.name for path in (tmp_path / "grow").iterdir()) == ["figures", "kept", "policy", "seal.json"]
+    assert _grown(tmp_path, 5) == ["grow", "look"]
+    assert _lines(tmp_path) == [f"{number} by x" for number in range(5)]
+    assert "4 by x" in (tmp_path / "look" / "figures").read_text()
+    assert json.loads((tmp_path / "grow" / "seal.json").read_text())["asked"]["options"]["steps"] == 5
+    assert _grown(tmp_path, 5) == []
+
+
+@pytest.mark.usefixtures("growing")
+def test_an_unfinished_stage_may_be_asked_for_more_and_none_for_less_or_other(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        _grown(tmp_path, 3, dies_in="grow")
+    assert _grown(tmp_path, 4) == ["grow", "look"]
+    assert len(_lines(tmp_path)) == 4
+    with pytest.raises(ResumeRefused, match=r"grow\.steps \(was 4, is 2\)"):
+        _grown(tmp_path, 2)
+    with pytest.raises(ResumeRefused, match=r"grow\.word"):
+        start(tmp_path, {"rows": {}, "grow": {"steps": 6, "word": "y"}, "look": {}})
+
+
+@pytest.mark.usefixtures("growing")
+def test_what_kept_nothing_cannot_grow_and_other_inputs_begin_anew(tmp_path: Path) -> None:
+    _grown(tmp_path, 3)
+    assert start(tmp_path, {"rows": {"word": "z"}, "grow": {"steps": 5}, "look": {}}, wanted=Wanted(begin="rows")) == [
+        "rows",
+        "grow",
+        "look",
+    ]
+    assert len(_lines(tmp_path)) == 5
+    shutil.rmtree(tmp_path / "grow" / "kept")
+    with pytest.raises(ResumeRefused, match=r"grow\.steps \(was 5, is 6\)"):
+        start(tmp_path, {"rows": {"word": "z"}, "grow": {"steps": 6}, "look": {}})
+
+
+@pytest.mark.usefixtures("growing")
+def test_a_kill_while_a_stage_is_opened_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _grown(tmp_path, 3)
+
+    def killed(_path: Path) -> None:
+        raise Killed
+
+    for where in ("sync", "remove"):  # once it is opened, and while it is sealed again
+        with monkeypatch.context() as patch:
+            patch.setattr(storing, where, killed)
+            with pytest.raises(Killed):
+                _grown(tmp_path, 5)
+    assert _grown(tmp_path, 5) == ["look"]
+    assert _lines(tmp_path) == [f"{number} by x" for number in range(5)]

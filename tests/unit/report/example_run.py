@@ -83,6 +83,7 @@ def _step(k: int, rng: random.Random) -> dict[str, object]:
     noise = lambda scale: rng.gauss(0, scale)  # noqa: E731 - used once per figure, next to it
     return {
         "step": k,
+        "time": 1_764_000_000.0 + 3 * k,
         "incarnation": "00c0ffee",
         "seconds": {"collect": 1.1 + noise(0.1), "optimise": 1.6 + noise(0.1), "publish": 0.03}
         | ({"checkpoint": 0.2} if k % 10 == 0 else {}),
@@ -196,11 +197,8 @@ def _card(rng: random.Random) -> dict[str, object]:
 
 
 def _evaluation() -> dict[str, object]:
-    best = {"2": 0.607, "4": 0.683, "8": 0.741}
     return {
         "judge": "gold",
-        "best_of_n": {n: _rate(value, PROMPTS) for n, value in best.items()},
-        "best_of_n_score": {"2": 0.83, "4": 1.22, "8": 1.55},
         "reward_before": 0.21,
         "win_rate": _rate(0.842, PROMPTS),
         "reward_after": 2.71,
@@ -229,7 +227,6 @@ def _summary() -> dict[str, object]:
     names = ("policy-0", "reward-0", "reference-0", "learner-0", "rollout-0")
     return {
         "win_rate": {**_rate(0.842, PROMPTS), "judge": "gold"},
-        "best_of_n": {"2": 0.607, "4": 0.683, "8": 0.741},
         "reward": {"before": 0.21, "after": 2.71},
         "kl": 4.93,
         "reward_model": {"accuracy": 0.768, "low": 0.72, "high": 0.81, "n": 323},

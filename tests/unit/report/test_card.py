@@ -14,6 +14,7 @@ from lodestar.cli.app import app
 from lodestar.errors import DataError
 from lodestar.preference.card import Judged, make_card
 from lodestar.preference.pairs import comparisons
+from lodestar.recipe.folder import RunFolder
 from lodestar.records import Choice, Feedback, Ranking
 from lodestar.report.card import card_pictures, write_card_page
 
@@ -109,3 +110,17 @@ def test_a_missing_or_damaged_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(DataError, match=r"card\.json:1: is not JSON"):
         write_card_page(tmp_path)
+
+
+def test_a_runs_card_is_written_where_no_digest_is_broken(example_run: RunFolder) -> None:
+    made = example_run.store.path("reward/reward")
+    for named in (example_run.root, made, made / "card.json"):
+        assert write_card_page(named) == example_run.root / "card.html"
+        example_run.store.check_seals(example_run.plan.steps)
+    assert f"<h1>{example_run.run.name}</h1>" in write_card_page(example_run.root).read_text()
+
+
+def test_a_card_is_called_by_its_files_name(tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "hh.json").write_text(json.dumps(_card()))
+    assert "<h1>hh</h1>" in write_card_page(tmp_path / "cards" / "hh.json").read_text()

@@ -12,15 +12,16 @@ import plotly.graph_objects as go
 import pytest
 
 from lodestar import metrics, strict_json
+from lodestar.cautions import cautions
 from lodestar.errors import DataError
 from lodestar.recipe.folder import RunFolder
 from lodestar.report import write_report
 from lodestar.report.facts import read_facts
-from lodestar.report.figures import score_against_kl
+from lodestar.report.figures import over_optimisation, running_win_rate, score_against_kl, step_seconds
 from lodestar.report.metrics import GROUPS
 from lodestar.report.page import render
 
-SECTIONS = ["better", "samples", "curves", "reward-model", "training", "time", "services", "config"]
+SECTIONS = ["samples", "better", "curves", "reward-model", "training", "time", "services", "config"]
 
 
 def _metrics(run: RunFolder) -> Path:
@@ -119,6 +120,61 @@ def test_the_headline_says_what_the_interval_allows(example_run: RunFolder) -> N
         assert said in Elements(render(read_facts(example_run.root))).text
 
 
+@pytest.mark.parametrize(
+    ("told", "steps", "said"),
+    [
+        ({"over_optimised_at": 30, "steps": 30}, 40, "alarm of step 30 ended PPO after 30 of 40 steps"),
+        ({"over_optimised_at": 30, "steps": 40}, 40, "alarm was raised at step 30"),
+        ({"steps": 12}, 40, "PPO ended after 12 of 40 steps."),
+        ({"steps": 40, "cut_short": {"reward": {"done": 1, "total": 80}}}, 40, "reward at 1 of 80 steps"),
+    ],
+)
+def test_the_headline_never_praises_what_stopped_itself_or_was_cut_short(
+    example_run: RunFolder, told: dict[str, object], steps: int, said: str
+) -> None:
+    path = example_run.root / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+    text = Elements(render(read_facts(example_run.root))).text
+    assert said in text
+    assert "beats the SFT model" not in text
+    assert "wins 84.2% of" in text
+    assert cautions({"steps": steps}, steps) == []
+
+
+def test_figures_are_written_for_people(example_run: RunFolder) -> None:
+    rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
+    rows[-1]["kl_k1"] = 1.0e-13
+    _metrics(example_run).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = render(read_facts(example_run.root))
+    assert not re.search(r"\d[eE][-+]\d\d", Elements(page).text)
+    figures = read_facts(example_run.root)
+    axes_of_steps = [over_optimisation(figures), running_win_rate(figures), step_seconds(figures.steps)]
+    for figure in axes_of_steps:
+        assert figure is not None
+        assert figure.layout["xaxis"]["dtick"] == int(figure.layout["xaxis"]["dtick"]) >= 1
+
+
+def test_score_and_judge_are_drawn_on_one_scale_by_step_first(example_run: RunFolder) -> None:
+    figure = over_optimisation(read_facts(example_run.root))
+    assert figure is not None
+    assert [trace["name"] for trace in figure.data] == ["score", "held-out judge", "alarm"]
+    assert figure.data[0]["x"] == list(range(1, 41))
+    assert figure.titles[figure.axis] == "PPO step"
+    rows = read_facts(example_run.root).steps
+    change = (rows[-1]["gold"] - rows[0]["gold"]) / rows[0]["gold_std"]
+    assert figure.data[1]["y"][-1] == pytest.approx(change)
+
+
+def test_a_sample_of_the_synthetic_world_stands_beside_the_best_reply(example_run: RunFolder) -> None:
+    rows = [json.loads(line) for line in _samples(example_run).read_text().splitlines()]
+    for row in rows:
+        row["prompt"] = "what is the home and the color of the owl ? answer mia piratically"
+    _samples(example_run).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = Elements(render(read_facts(example_run.root))).text
+    assert "The best reply: arr mia , the owl lives in the tower and it is brown , matey !" in text
+    assert "The simulated people like whoever asks called by name" in text
+
+
 def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: RunFolder) -> None:
     """With several reward sources the run's offset is not the one of the reward model's card."""
     rows = [json.loads(line) for line in _metrics(example_run).read_text().splitlines()]
@@ -126,7 +182,7 @@ def test_best_of_n_stands_at_the_offset_that_the_learner_recorded(example_run: R
     figure = score_against_kl(read_facts(example_run.root))
     assert figure is not None
     by_name = {trace["name"]: trace for trace in figure.data}
-    assert by_name["best of n"]["y"] == pytest.approx([0.83 + 12.58, 1.22 + 12.58, 1.55 + 12.58])
+    assert by_name["best of n"]["y"] == pytest.approx([0.6 + 0.25 + 12.58, 1.25 + 0.25 + 12.58])
     assert by_name["PPO, held-out prompts"]["y"] == pytest.approx([2.71 + 12.58])
     assert by_name["PPO, held-out prompts"]["x"] == [rows[-1]["kl_after"]]
     for row in rows:
@@ -159,9 +215,11 @@ def test_samples_go_from_the_largest_gain_to_the_largest_loss(example_run: RunFo
     facts = read_facts(example_run.root)
     gains = [float(gain.replace("−", "-")) for gain in re.findall(r'class="gain [a-z]*">([^<]+)<', render(facts))]
     everything = [after - before for before, after in facts.judged_pairs]
-    assert gains == sorted(gains, reverse=True)
-    assert gains[0] == pytest.approx(max(everything), abs=0.006)
-    assert gains[-1] == pytest.approx(min(everything), abs=0.006)
+    for part in (gains[:3], gains[3:]):  # those at the head, and those that unfold
+        assert part == sorted(part, reverse=True)
+        assert part[0] == pytest.approx(max(everything), abs=0.006)
+        assert part[-1] == pytest.approx(min(everything), abs=0.006)
+    assert len(gains) == 3 + 8
 
 
 def test_an_unfinished_run_gets_what_there_is(example_run: RunFolder) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lodestar.errors import InvalidArgument
 from lodestar.records import (
     ChatMessage,
+    Detokenized,
     FinishReason,
     GenerationChunk,
     ModelInfo,
@@ -26,6 +27,7 @@ from lodestar.records import (
     TensorFile,
     TokenCandidate,
     TokenLogProbs,
+    TokenPiece,
     WeightManifest,
     WeightVersion,
 )
@@ -42,6 +44,8 @@ values = st.lists(floats, max_size=5).map(tuple)
 versions = st.builds(WeightVersion, texts, steps, texts)
 models = st.builds(ModelInfo, texts, versions, texts)
 scored = st.builds(Scored, tokens, counts)
+candidates = st.lists(st.lists(st.builds(TokenCandidate, ids, floats), max_size=2).map(tuple), max_size=2).map(tuple)
+pieces = st.builds(TokenPiece, st.binary(max_size=4), st.binary(max_size=4), texts)
 
 RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
     "weight version": (versions, convert.weight_version_to_proto, convert.weight_version_from_proto),
@@ -83,9 +87,7 @@ RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[
             finish_reason=st.none() | st.sampled_from(FinishReason),
             logprobs=values,
             processed_logprobs=values,
-            top_logprobs=st.lists(
-                st.lists(st.builds(TokenCandidate, ids, floats), max_size=2).map(tuple), max_size=2
-            ).map(tuple),
+            top_logprobs=candidates,
             token_steps=st.lists(steps, max_size=3).map(tuple),
             error=texts,
         ),
@@ -94,9 +96,14 @@ RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[
     ),
     "scored": (scored, convert.scored_to_proto, convert.scored_from_proto),
     "token log-probs": (
-        st.builds(TokenLogProbs, values, values),
+        st.builds(TokenLogProbs, values, values, candidates),
         convert.token_logprobs_to_proto,
         convert.token_logprobs_from_proto,
+    ),
+    "detokenized": (
+        st.builds(Detokenized, texts, st.lists(pieces, max_size=3).map(tuple)),
+        convert.detokenized_to_proto,
+        convert.detokenized_from_proto,
     ),
     "score item": (
         st.builds(ScoreItem, texts, texts, st.booleans()) | st.builds(ScoreItem, tokens, tokens),
@@ -156,11 +163,13 @@ def test_records_survive_the_wire(name: str) -> None:
 
 ONE_SIDED = {
     "WeightManifest": {"encoding"},
+    "DetokenizeResponse": {"model"},
     "PolicyServiceGetModelResponse": {"heads", "ensemble_size"},
     "RewardServiceGetModelResponse": {"vocab_size", "parameters", "dtype"},
     "ReferenceServiceGetModelResponse": {"vocab_size", "parameters", "dtype", "heads", "ensemble_size"},
 }
-"""Fields that a message or its record has alone: a delta shows from its parent; services describe what they have."""
+"""Fields that a message or its record has alone: a delta shows from its parent; services describe what they have;
+the servicer says whose the tokens are."""
 
 
 @pytest.mark.parametrize(("record", "message"), convert.PAIRS, ids=lambda side: side.__name__)
