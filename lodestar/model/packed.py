@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from lodestar_kernels.attention import PackedLayout, attention
+from lodestar_kernels.attention import PackedLayout, PrefixLayout, attention, prefixed_attention
 from lodestar_kernels.logprob import TokenLoss, kl_divergence, logprobs, token_loss
 from torch import Tensor
 
@@ -44,22 +44,31 @@ __all__ = [
 ]
 
 
+WORTH_SHARING = 1 / 8
+"""Part of a batch's tokens that shared prompts must save: below it, laying rows out for attention costs as much."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
     """Sequences end to end, and where their responses lie.
 
     ``PackedBatch.pack([(5, 8, 13, 1)], [2], device="cpu")`` has T = 4 tokens and R = 2 response tokens, 13 and 1, that
-    are predicted by the states of rows 1 and 2.
+    are predicted by the states of rows 1 and 2. Sequences that share a prompt lie behind it in one row of tokens, and
+    whatever is computed per token is computed for the prompt once; results stand in the order of the sequences.
     """
 
     tokens_T: Tensor
     """int64 [T]."""
     positions_T: Tensor
-    """int64 [T], from 0 in every sequence."""
+    """int64 [T], from 0 in every sequence; a response goes on from its prompt's last position."""
     layout: PackedLayout
-    """Boundaries of the B sequences."""
+    """Boundaries of the B whole sequences, in the order in which they lie."""
+    prefixes: PrefixLayout | None
+    """Where prompts and responses lie where prompts are shared; None where every sequence brings its own."""
     states_R: Tensor
     """int64 [R]: row of the token before each response token."""
+    responses_R: Tensor
+    """int64 [R]: row of each response token."""
     targets_R: Tensor
     """int64 [R]: the response tokens."""
     last_B: Tensor
@@ -76,8 +85,12 @@ class PackedBatch:
         *,
         device: torch.device | str,
         per_sequence: bool = False,
+        share: bool = False,
     ) -> PackedBatch:
         """Pack sequences (prompt + response) of which the first ``prompt_tokens`` tokens are the prompt.
+
+        ``share`` computes equal prompts once, wherever they stand and where that saves an eighth of the tokens; not
+        with ``per_sequence``.
 
         Raises:
             InvalidArgument: no sequences, an empty one, or a prompt length outside 1 … length.
@@ -89,22 +102,24 @@ class PackedBatch:
                 raise InvalidArgument(
                     f"prompt_tokens[{i}]", f"must be 1 … {len(sequence)} (the sequence's length), got {prompt}"
                 )
-        lengths = [len(sequence) for sequence in sequences]
-        tokens_T = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.int64)
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        states = [
-            torch.arange(end - length + prompt - 1, end - 1)
-            for end, length, prompt in zip(ends, lengths, prompt_tokens, strict=True)
-        ]
-        states_R = torch.cat(states)
+        groups = _groups(sequences, prompt_tokens, share=share and not per_sequence)
+        tokens, positions, rows = _lay_out(sequences, prompt_tokens, groups)
+        lengths = [len(sequence) - prompt for sequence, prompt in zip(sequences, prompt_tokens, strict=True)]
+        prefixes, layout = None, PackedLayout.from_lengths([len(sequence) for sequence in sequences], device)
+        if len(groups) < len(sequences):
+            prefixes = PrefixLayout.of([(prompt_tokens[g[0]], [lengths[i] for i in g]) for g in groups], device)
+            layout = prefixes.whole
+        tokens_T, responses_R = torch.tensor(tokens), torch.tensor([row for one in rows for row in one[1:]])
         return PackedBatch(
             tokens_T=tokens_T.to(device),
-            positions_T=torch.cat([torch.arange(length) for length in lengths]).to(device),
-            layout=PackedLayout.from_lengths(lengths, device),
-            states_R=states_R.to(device),
-            targets_R=tokens_T[states_R + 1].to(device),
-            last_B=torch.tensor([end - 1 for end in ends]).to(device),
-            response_lengths=tuple(len(rows) for rows in states),
+            positions_T=torch.tensor(positions, device=device),
+            layout=layout,
+            prefixes=prefixes,
+            states_R=torch.tensor([row for one in rows for row in one[:-1]], dtype=torch.int64, device=device),
+            responses_R=responses_R.long().to(device),
+            targets_R=tokens_T[responses_R.long()].to(device),
+            last_B=torch.tensor([one[-1] for one in rows], device=device),
+            response_lengths=tuple(lengths),
             per_sequence=per_sequence,
         )
 
@@ -117,6 +132,37 @@ class PackedBatch:
         sequences = [tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
         device = self.tokens_T.device
         return [PackedBatch.pack([s], [p], device=device) for s, p in zip(sequences, prompts, strict=True)]
+
+
+def _groups(sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int], *, share: bool) -> list[list[int]]:
+    """Numbers of the sequences that lie behind one prompt; each alone where sharing would save too little."""
+    alone = [[i] for i in range(len(sequences))]
+    if not share or any(len(s) == prompt for s, prompt in zip(sequences, prompt_tokens, strict=True)):
+        return alone
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, (sequence, prompt) in enumerate(zip(sequences, prompt_tokens, strict=True)):
+        found.setdefault(tuple(sequence[:prompt]), []).append(i)
+    saved = sum(len(prompt) * (len(members) - 1) for prompt, members in found.items())
+    return list(found.values()) if saved >= WORTH_SHARING * sum(map(len, sequences)) else alone
+
+
+def _lay_out(
+    sequences: Sequence[Sequence[int]], prompt_tokens: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[list[int], list[int], list[list[int]]]:
+    """Tokens and positions, group by group, and each sequence's rows from its prompt's last token on."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    rows: list[list[int]] = [[] for _ in sequences]
+    for members in groups:
+        prompt = prompt_tokens[members[0]]
+        tokens += sequences[members[0]][:prompt]
+        positions += range(prompt)
+        last = len(tokens) - 1
+        for i in members:
+            rows[i] = [last, *range(len(tokens), len(tokens) + len(sequences[i]) - prompt)]
+            tokens += sequences[i][prompt:]
+            positions += range(prompt, len(sequences[i]))
+    return tokens, positions, rows
 
 
 class Packed(Protocol):
@@ -138,9 +184,17 @@ class Packed(Protocol):
 class PackedAttention:
     """The attention context of a packed forward call."""
 
-    def __init__(self, layout: PackedLayout, *, per_sequence: bool = False, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layout: PackedLayout,
+        *,
+        prefixes: PrefixLayout | None = None,
+        per_sequence: bool = False,
+        rows: Tensor | None = None,
+    ) -> None:
         """``rows`` are those whose final hidden states the caller needs; a fused model computes no others."""
         self._layout = layout
+        self._prefixes = prefixes
         self._per_sequence = per_sequence
         self.rows = rows
 
@@ -157,6 +211,10 @@ class PackedAttention:
         sinks_N: Tensor | None = None,
     ) -> Tensor:
         """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
+        if self._prefixes is not None:
+            return prefixed_attention(
+                q_TND, k_TMD, v_TMD, self._prefixes, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N
+            )
         return attention(
             q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N,
             per_sequence=self._per_sequence,
@@ -167,7 +225,7 @@ def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
     """The trunk's final hidden states, hidden_TH."""
     if batch.per_sequence:
         return torch.cat([hidden_states(model, one) for one in batch.alone()])
-    return trunk_states(model, batch, PackedAttention(batch.layout))
+    return trunk_states(model, batch, PackedAttention(batch.layout, prefixes=batch.prefixes))
 
 
 def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor:
@@ -194,7 +252,7 @@ def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor
 def _states_of(model: Any, batch: PackedBatch, rows: Tensor) -> Tensor:
     """Hidden states of ``rows`` alone."""
     if selects_rows(model):
-        return trunk_states(model, batch, PackedAttention(batch.layout, rows=rows))
+        return trunk_states(model, batch, PackedAttention(batch.layout, prefixes=batch.prefixes, rows=rows))
     return hidden_states(model, batch).index_select(0, rows)
 
 
@@ -305,7 +363,7 @@ def label_scores(model: Any, batch: PackedBatch) -> Tensor:
     """scores_BA in float32: every sequence's score by every label of the model (see :func:`scores_from`)."""
     if batch.per_sequence:
         return torch.cat([label_scores(model, one) for one in batch.alone()])
-    rows = batch.states_R + 1 if sums_tokens(model) else batch.last_B
+    rows = batch.responses_R if sums_tokens(model) else batch.last_B
     return scores_from(model, _states_of(model, batch, rows), batch.response_lengths)
 
 

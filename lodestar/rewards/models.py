@@ -32,6 +32,7 @@ from lodestar.model.loading import (
     weights_digest,
 )
 from lodestar.model.packed import PackedBatch, label_scores
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.model.tokenizers import end_ids, load_encoder_tokenizer
 from lodestar.packing import batches_of
 from lodestar.records import Scored
@@ -69,6 +70,8 @@ class ScoringModel:
     """It reads text pairs in its tokenizer's own format, and no bare token ids."""
     end_ids: frozenset[int] = frozenset()
     """Ids that end a completion."""
+    shares: bool = False
+    """Whether it computes equal prompts of a batch once."""
 
     @staticmethod
     def load(path: str, *, dtype: str = "float32", device: str = "auto") -> ScoringModel:
@@ -101,6 +104,7 @@ class ScoringModel:
             packed,
             pairs,
             end_ids(model, tokenizer) if not pairs else frozenset(),
+            packed and shares_prompts(model),
         )
 
     def encode(self, exchanges: Sequence[Exchange]) -> list[Encoded]:
@@ -144,6 +148,7 @@ class ScoringModel:
                 [max(1, row.prompt_tokens) for row in rows],
                 device=self.device,
                 per_sequence=alone,
+                share=self.shares,
             )
             return label_scores(self.model, batch).float().cpu()
         scores_BK = torch.empty(len(rows), len(self.labels))

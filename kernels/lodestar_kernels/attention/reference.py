@@ -167,7 +167,7 @@ def _sequence_attention(
 
 
 @lru_cache(maxsize=64)
-def _causal_bias(length: int, group: int, window: int | None, dtype: torch.dtype) -> Tensor:
+def causal_bias(length: int, group: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """0 where a key is seen and −inf elsewhere, [1, group · length, length]."""
     bias_SS = torch.zeros(length, length, dtype=dtype)
     bias_SS.masked_fill_(~visible(length, length, True, window, "cpu"), float("-inf"))
@@ -192,7 +192,7 @@ class GroupedAttention(torch.autograd.Function):
         queries = _by_group(padded.groups, query_heads, key_heads, q_PD, out_PD)
         keys = _by_group(padded.groups, key_heads, key_heads, k_PD, v_PD)
         for group, (q, out), (k, v) in zip(padded.groups, queries, keys, strict=True):
-            bias = _causal_bias(group.length, query_heads // key_heads, window, q.dtype)
+            bias = causal_bias(group.length, query_heads // key_heads, window, q.dtype)
             p = torch.baddbmm(bias, q, k.mT, alpha=scale)
             torch._softmax(p, 2, False, out=p)
             torch.bmm(p, v, out=out)

@@ -40,9 +40,11 @@ class Responses:
     """The sampler's log-probs."""
     reference_R: Tensor
     """The reference model's log-probs."""
+    share: bool = True
+    """Whether policy and critic may compute equal prompts once."""
 
     @staticmethod
-    def from_rollouts(rollouts: Sequence[Rollout], device: torch.device | str) -> Responses:
+    def from_rollouts(rollouts: Sequence[Rollout], device: torch.device | str, *, share: bool = True) -> Responses:
         """Order rollouts by their place in the batch and check every number.
 
         Raises:
@@ -72,14 +74,16 @@ class Responses:
             versions_B=torch.tensor([rollout.version.step for rollout, _ in pairs], device=device),
             behaviour_R=floats(value for sample in samples for value in sample.behaviour_logprobs),
             reference_R=floats(value for sample in samples for value in sample.reference_logprobs),
+            share=share,
         )
 
     def pack(self, indexes: Sequence[int]) -> PackedBatch:
-        """The sequences of ``indexes``, packed."""
+        """The sequences of ``indexes``, packed, equal prompts once."""
         return PackedBatch.pack(
             [self.sequences[i] for i in indexes],
             [self.prompt_tokens[i] for i in indexes],
             device=self.behaviour_R.device,
+            share=self.share,
         )
 
     def rows(self, indexes: Sequence[int]) -> Tensor:
@@ -90,8 +94,28 @@ class Responses:
         return torch.cat(rows).to(self.behaviour_R.device)
 
     def micro_batches(self, indexes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-        """``indexes`` in batches of at most ``tokens`` tokens; a longer sequence stands alone."""
-        return batches_of(indexes, tokens, lambda i: len(self.sequences[i]))
+        """``indexes`` in batches of at most ``tokens`` tokens; a longer sequence stands alone.
+
+        A prompt counts with the first of the sequences behind it that follow each other.
+        """
+        before: tuple[int, ...] | None = None
+        costs: dict[int, int] = {}
+        for i in indexes:
+            prompt = self.prompt(i)
+            costs[i] = len(self.sequences[i]) - len(prompt) * (prompt == before)
+            before = prompt
+        return batches_of(indexes, tokens, costs.__getitem__)
+
+    def prompt(self, index: int) -> tuple[int, ...]:
+        """The prompt of a sequence."""
+        return self.sequences[index][: self.prompt_tokens[index]]
+
+    def by_prompt(self, order: Sequence[int]) -> list[int]:
+        """``order`` with the sequences that share a prompt moved up to the first of them."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for i in order:
+            found.setdefault(self.prompt(i), []).append(i)
+        return [i for members in found.values() for i in members]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,7 +55,7 @@ class Checkpoints:
             with replacing(target) as partial:
                 partial.mkdir()
                 tensors: dict[str, Tensor] = {}
-                tree = _without_tensors(state, "", tensors)
+                tree = _without_tensors(state, "", tensors, set())
                 save_file(tensors, partial / "tensors.safetensors")
                 (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
                 (partial / DIGESTS).write_text(json.dumps({name: digest(partial / name) for name in FILES}))
@@ -171,15 +171,18 @@ def _short(value: str | None) -> str:
     return value if len(value) < 40 else value[:12] + "…"
 
 
-def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor], seen: set[int]) -> Any:
     if isinstance(node, Tensor):
-        # A clone: two names for one storage cannot be saved, and a view would save the whole of it.
-        tensors[path] = node.detach().cpu().contiguous().clone()
+        host = node.detach().cpu().contiguous()
+        # Written from where it lies; a view would save the whole of its storage, and two names for one cannot be saved.
+        alone = host.untyped_storage().nbytes() == host.nbytes and host.data_ptr() not in seen
+        seen.add(host.data_ptr())
+        tensors[path] = host if alone else host.clone()
         return {"$tensor": path}
     if isinstance(node, Mapping):
-        return {"$map": [[key, _without_tensors(value, f"{path}/{key}", tensors)] for key, value in node.items()]}
+        return {"$map": [[key, _without_tensors(value, f"{path}/{key}", tensors, seen)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
-        return [_without_tensors(value, f"{path}/{index}", tensors) for index, value in enumerate(node)]
+        return [_without_tensors(value, f"{path}/{index}", tensors, seen) for index, value in enumerate(node)]
     return node
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lodestar.errors import NonFinite
 from lodestar.ppo import kl
 from lodestar.ppo.losses import LossSums, explained_variance, ratio_metrics, varies
 from lodestar_services.learner.batch import Responses
@@ -68,6 +69,17 @@ class UpdateFigures:
         self._sums += torch.stack([term.double() for term in terms])
         extremes = torch.stack((ratio["ratio_max"], -ratio["ratio_min"])).double()
         self._extremes = torch.maximum(self._extremes, extremes)
+
+    def check(self, ranks: Ranks) -> None:
+        """See that every sum so far is a number.
+
+        Raises:
+            NonFinite: on all ranks, where one of any rank is none.
+        """
+        broken = (~torch.isfinite(self._sums)).double()
+        if bool(ranks.largest(broken).any()):
+            names = [name for name, bad in zip(self.SUMS, broken.tolist(), strict=True) if bad]
+            raise NonFinite(f"a loss is not finite: {', '.join(names)}")
 
     def add_norms(self, policy: float, critic: float) -> None:
         """One optimizer step."""

@@ -96,7 +96,8 @@ class LearnerLoop:
                 self._pause(str(reason))
                 continue
             except NonFinite:
-                self._checkpoint()
+                if self._trainer.intact:
+                    self._checkpoint()
                 raise
             self._step += 1
             self._publish()

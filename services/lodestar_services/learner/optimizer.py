@@ -48,16 +48,20 @@ class MasterAdamW:
         ]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 
-    def step(self, learning_rate: float) -> float:
-        """Sum gradients over ranks, clip their norm, update, clear them; returns the norm before clipping.
+    def norm(self) -> float:
+        """Sum gradients over ranks; their norm.
 
         Raises:
-            NonFinite: the gradient's norm is NaN or infinite; nothing was updated.
+            NonFinite: it is NaN or infinite.
         """
         self._ranks.total_gradients(self.parameters)
         norm = float(self._ranks.gradient_norm(self.parameters))
         if not norm < float("inf"):
             raise NonFinite(f"the gradient of the {self._name} is not finite (norm {norm})")
+        return norm
+
+    def step(self, learning_rate: float, norm: float) -> None:
+        """Clip the gradient, whose :meth:`norm` is given, update and clear it."""
         if norm > self._max_norm:
             for parameter in self.parameters:
                 if parameter.grad is not None:
@@ -71,7 +75,6 @@ class MasterAdamW:
             for master, parameter in self._rounded:
                 parameter.copy_(master)
         self.clear()
-        return norm
 
     def clear(self) -> None:
         """Drop gradients."""

@@ -61,8 +61,8 @@ class Ranks:
         self.world = dist.get_world_size() if distributed else 1
 
     def share(self, indexes: Sequence[int]) -> list[int]:
-        """This rank's part of ``indexes``."""
-        return list(indexes[self.rank :: self.world])
+        """This rank's part of ``indexes``: neighbours, which may share a prompt."""
+        return list(indexes[len(indexes) * self.rank // self.world : len(indexes) * (self.rank + 1) // self.world])
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place."""

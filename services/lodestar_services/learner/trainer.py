@@ -22,9 +22,10 @@ from torch import Tensor
 
 from lodestar.config import PpoConfig
 from lodestar.cores import compute_threads
-from lodestar.errors import ConfigError, NonFinite
+from lodestar.errors import ConfigError, FailedPrecondition, NonFinite
 from lodestar.model.fused import fuse
 from lodestar.model.packed import response_logprobs, token_values
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.model.warm_up import warm_up_kernels
 from lodestar.ppo import kl, losses
 from lodestar.ppo.ema import update_average
@@ -86,6 +87,7 @@ class Trainer:
             model.eval()  # dropout off everywhere
             fuse(model)
             self._ranks.copy_from_first(model.parameters())
+        self._share = all(shares_prompts(model) for model in (policy, critic, reference) if model is not None)
         warm_up_kernels(policy, train=True)
         self._gradients = Gradients(config, policy, critic, reference, self._ranks)
         self._policy_optimizer = self._optimizer("policy", policy, config.max_grad_norm)
@@ -96,6 +98,10 @@ class Trainer:
             else kl.AdaptiveKl(config.kl.coefficient, config.kl.target, config.kl.horizon)
         )
         self._scores = RunningMoments()
+        self._moved = False
+        """Whether the step in progress has changed weights."""
+        self.intact = True
+        """False after a step that failed when it had changed weights, until a state is loaded."""
         self._early_stops = 0
         self._average = [p.detach().float().clone() for p in policy.parameters()] if config.ema else []
         self._pretraining = (
@@ -113,10 +119,12 @@ class Trainer:
         """One PPO iteration on a batch of rollouts, in whatever order; returns the metrics of metrics.jsonl.
 
         Raises:
-            NonFinite: a reward, log-prob, loss or gradient is not a number. Everything is as it was before the call,
-                and the rollouts are saved; the message names the file.
+            NonFinite: a reward, log-prob, loss or gradient is not a number; it was applied to nothing. The rollouts are
+                saved, and the message names the file. ``intact`` says whether all is as it was before the call.
             InvalidArgument: a rollout does not fit together.
+            FailedPrecondition: a step before failed half-way, and no checkpoint was loaded since.
         """
+        self._refuse_half_steps()
         with self._undone_on_failure(rollouts):
             batch = self.prepare(rollouts)
             decay = linear_decay(self.steps_done, self.config.steps)
@@ -139,7 +147,7 @@ class Trainer:
             NonFinite, InvalidArgument: as step(), naming ticket and sample.
         """
         config = self.config
-        responses = Responses.from_rollouts(rollouts, self._device)
+        responses = Responses.from_rollouts(rollouts, self._device, share=self._share)
         proximal_R, entropy_R, values_R = self._look(responses)
         rewards_R, shaped_B = self._rewards(responses, proximal_R)
         advantages_R, returns_R = packed_gae(
@@ -183,17 +191,22 @@ class Trainer:
         """Clip, update and clear both gradients; returns their norms before clipping.
 
         Raises:
-            NonFinite: a gradient is NaN or infinite.
+            NonFinite: a gradient is NaN or infinite; neither model was updated.
         """
-        return self._policy_optimizer.step(learning_rate), self._critic_optimizer.step(critic_learning_rate)
+        norms = self._policy_optimizer.norm(), self._critic_optimizer.norm()
+        self._moved = True
+        self._policy_optimizer.step(learning_rate, norms[0])
+        self._critic_optimizer.step(critic_learning_rate, norms[1])
+        return norms
 
     def _optimise(self, batch: Batch, decay: float) -> dict[str, float]:
         config = self.config
         collected: dict[str, float] = {}
         for epoch in range(config.epochs):
             figures = UpdateFigures(self._device)
-            for indexes in self._minibatches(len(batch.responses.sequences), epoch):
+            for indexes in self._minibatches(batch.responses, epoch):
                 self.forward_backward(batch, indexes, figures)
+                figures.check(self._ranks)
                 norms = self.optim_step(config.learning_rate * decay, config.critic.learning_rate * decay)
                 figures.add_norms(*norms)
             collected = figures.collect(self._ranks)
@@ -205,12 +218,16 @@ class Trainer:
                 break
         return collected
 
-    def _minibatches(self, sequences: int, epoch: int) -> Iterator[list[int]]:
-        """A shuffle that is a pure function of (seed, step, epoch), cut into nearly equal parts."""
+    def _minibatches(self, responses: Responses, epoch: int) -> Iterator[list[int]]:
+        """A shuffle that is a pure function of (seed, step, epoch), cut into nearly equal parts.
+
+        The samples of a prompt stand together, so that it is computed once; a cut may go through them.
+        """
         digest = hashlib.sha256(f"{self._seed}/{self.steps_done}/{epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]))
-        order = torch.randperm(sequences, generator=generator)
-        for part in order.tensor_split(min(self.config.minibatches, sequences)):
+        shuffled = torch.randperm(len(responses.sequences), generator=generator).tolist()
+        order = torch.tensor(responses.by_prompt(shuffled))
+        for part in order.tensor_split(min(self.config.minibatches, len(order))):
             yield part.tolist()
 
     # --- the pieces ------------------------------------------------------------------------------------------------
@@ -288,16 +305,26 @@ class Trainer:
         """All that the next step depends on: nested dicts of tensors (live, not copies), numbers and text.
 
         A trainer that loads it goes on bit for bit as this one does.
+
+        Raises:
+            FailedPrecondition: a step failed half-way.
         """
-        cuda = self._device.type == "cuda"
+        self._refuse_half_steps()
         return {
-            "steps_done": self.steps_done,
-            "offset": self.offset,
             "policy": {name: p.detach() for name, p in self.policy.named_parameters()},
             "critic": {name: p.detach() for name, p in self.critic.named_parameters()},
             "average": {str(i): tensor for i, tensor in enumerate(self._average)},
             "policy_optimizer": self._policy_optimizer.state_dict(),
             "critic_optimizer": self._critic_optimizer.state_dict(),
+            **self._counters(),
+        }
+
+    def _counters(self) -> dict[str, Any]:
+        """What a step changes besides weights and moments."""
+        cuda = self._device.type == "cuda"
+        return {
+            "steps_done": self.steps_done,
+            "offset": self.offset,
             "kl_coefficient": self._kl.coefficient,
             "scores": {"count": self._scores.count, "mean": self._scores.mean, "squares": self._scores.squares},
             "early_stops": self._early_stops,
@@ -308,8 +335,6 @@ class Trainer:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where ``state`` was taken; weights are copied in place."""
-        self.steps_done = int(state["steps_done"])
-        self.offset = float(state["offset"])
         for name, model in (("policy", self.policy), ("critic", self.critic)):
             for key, parameter in model.named_parameters():
                 parameter.copy_(state[name][key])
@@ -317,6 +342,12 @@ class Trainer:
             average.copy_(state["average"][str(i)])
         self._policy_optimizer.load_state_dict(state["policy_optimizer"])
         self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self._set_counters(state)
+        self.intact = True
+
+    def _set_counters(self, state: Mapping[str, Any]) -> None:
+        self.steps_done = int(state["steps_done"])
+        self.offset = float(state["offset"])
         self._kl = replace(self._kl, coefficient=float(state["kl_coefficient"]))
         self._scores = RunningMoments(**state["scores"])
         self._early_stops = int(state["early_stops"])
@@ -333,32 +364,40 @@ class Trainer:
 
     @contextmanager
     def _undone_on_failure(self, rollouts: Sequence[Rollout]) -> Iterator[None]:
-        """Put everything back as it was when the step meets a number that is none, and save its rollouts."""
-        before = _copied(self.state_dict())
+        """Save the rollouts of a step that meets a number that is none, and undo it where no weight has moved yet.
+
+        What is not a number is never applied; but the minibatches before it were, and going back there takes the last
+        checkpoint: a copy of weights and moments for every step would cost their memory again.
+        """
+        before = self._counters()
+        self._moved = False
         try:
             yield
-        except NonFinite as error:
-            self.load_state_dict(before)
+        except BaseException as error:
             self._policy_optimizer.clear()
             self._critic_optimizer.clear()
-            if self._failures is None:
+            self.intact = not self._moved
+            step = before["steps_done"]
+            if self.intact:
+                self._set_counters(before)
+            if self._failures is None or not isinstance(error, NonFinite):
                 raise
-            path = self._failures / f"step-{self.steps_done:06d}.json"
+            path = self._failures / f"step-{step:06d}.json"
             if self._ranks.rank == 0:
                 save_rollouts(rollouts, path)
-            raise NonFinite(f"step {self.steps_done} was undone: {error}. Its rollouts are in {path}") from error
+            how = "was undone" if self.intact else "failed half-way"
+            after = "" if self.intact else "; resuming goes back to the last checkpoint and does the steps since again"
+            raise NonFinite(f"step {step} {how}: {error}. Its rollouts are in {path}{after}") from error
+
+    def _refuse_half_steps(self) -> None:
+        if not self.intact:
+            raise FailedPrecondition(f"step {self.steps_done} failed half-way: load the last checkpoint")
 
 
 def make_deterministic() -> None:
     """One thread and deterministic kernels for this process."""
     torch.use_deterministic_algorithms(True)
     compute_threads(1)
-
-
-def _copied(node: Any) -> Any:
-    if isinstance(node, Tensor):
-        return node.detach().clone()
-    return {key: _copied(value) for key, value in node.items()} if isinstance(node, dict) else node
 
 
 def _finite(value: float) -> bool:

@@ -17,6 +17,7 @@ from lodestar.config import ReferenceTask
 from lodestar.errors import LodestarError, NonFinite
 from lodestar.model.loading import load_causal_lm
 from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.model.warm_up import warm_up_kernels
 from lodestar.records import Scored, TokenLogProbs
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
@@ -55,6 +56,7 @@ class Reference:
         """Loads the model on its thread and runs it once."""
         self.frozen = await self._compute.run(FrozenModel.load, load_causal_lm, self._task)
         await self._compute.run(partial(warm_up_kernels, self.frozen.model, train=False))
+        self._share = await self._compute.run(shares_prompts, self.frozen.model)
         eos = self.frozen.tokenizer.eos_token_id
         await self._compute.run(self._answer, [Question(Scored((eos, eos), 1), 1.0, entropy=True)])
 
@@ -88,6 +90,7 @@ class Reference:
                 [questions[place].scored.prompt_tokens for place in group],
                 device=self.frozen.device,
                 per_sequence=self._deterministic,
+                share=self._share,
             )
             logprobs_R, entropy_R = response_logprobs(
                 self.frozen.model, batch, temperature=temperature, entropy=entropy

@@ -337,6 +337,28 @@ async def test_a_checkpoint_holds_the_manifest_of_its_weights(start):
         check_weights(state, run.trainer.policy)
 
 
+async def test_a_run_whose_step_failed_half_way_goes_back_to_its_checkpoint_and_ends_as_if_it_had_not(start):
+    whole = start("whole", epochs=2)
+    await whole.finish()
+    broken, gradients = start("broken", epochs=2), []
+
+    def poison(gradient):
+        gradients.append(1)
+        return gradient * math.nan if len(gradients) == 12 else gradient  # the sixth step's second epoch
+
+    broken.trainer.policy.lm_head.weight.register_hook(poison)
+    with pytest.raises(NonFinite, match=r"step 5 failed half-way: .*step-000005.json; resuming goes back"):
+        await broken.finish()
+    assert (broken.folder / "failures" / "step-000005.json").stat().st_size > 0
+    assert [path.name for path in Checkpoints(broken.folder / "checkpoints", 9).all()][-1] == "step-000004"
+    resumed = start("broken", incarnation="bbbb", epochs=2)
+    await resumed.finish()
+    assert resumed.curve() == whole.curve()
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+    assert verify_ledger(resumed.folder / "ledger.jsonl", tickets=4, steps=6) == []
+
+
 async def test_a_reward_that_is_no_number_undoes_the_step_and_saves_its_batch(start):
     run = start("nan")
     before = run.weights()

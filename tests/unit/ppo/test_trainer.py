@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from lodestar_services.learner.critic import critic_from
 from lodestar_services.learner.figures import UpdateFigures
 from lodestar_services.learner.trainer import Trainer
 from lodestar_services.learner.watch import OverOptimisationWatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lodestar.config import CriticConfig
-from lodestar.errors import ConfigError, InvalidArgument, NonFinite
+from lodestar.errors import ConfigError, FailedPrecondition, InvalidArgument, NonFinite
 from lodestar.model.loading import save_model, scalar_from_causal_lm, tensor_digests, weights_digest
 from lodestar.model.packed import PackedBatch, sequence_scores
+from lodestar.ppo import losses
 from lodestar.records import Rollout
 from tests.unit.model.worlds import plain_model, word_tokenizer
 from tests.unit.oracles.world import Responses, config, llama, sequences_of
@@ -99,7 +102,7 @@ def test_the_kl_to_the_reference_is_also_known_of_the_policy_that_the_step_left(
         exact = float((log_policy.exp() * (log_policy - log_reference)).sum())
         assert figures["kl_after"] == pytest.approx(exact, rel=0.15)
         assert figures["kl_sequence"] == pytest.approx(before, abs=0.1)
-        assert abs(exact - before) > 0.1
+        assert abs(exact - before) > 0.05
         before = exact
 
 
@@ -165,24 +168,100 @@ def test_a_reward_or_logprob_that_is_no_number_undoes_the_step_and_saves_the_bat
     assert one.steps_done == 1
 
 
-def test_a_gradient_that_is_no_number_undoes_what_the_step_had_done(tmp_path: Path) -> None:
+def poisoned(one: Trainer, model: str, backward: int) -> Any:
+    """Makes the n-th gradient of a model NaN; the handle takes the hook away again."""
+    steps: list[int] = []
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return gradient * float("nan") if len(steps) == backward else gradient
+
+    head = one.policy.lm_head.weight if model == "policy" else one.critic.score.weight
+    return head.register_hook(poison)
+
+
+@pytest.mark.parametrize("model", ["policy", "critic"])
+def test_a_gradient_that_is_no_number_is_applied_to_neither_model(model: str, tmp_path: Path) -> None:
     one, undisturbed = trainer(failures=tmp_path), trainer()
     for each in (one, undisturbed):
         each.step(rollouts(each.policy))
-    batch = rollouts(one.policy, 1)
-    steps = []
-
-    def poison(gradient: torch.Tensor) -> torch.Tensor:
-        steps.append(gradient)
-        return gradient * float("nan") if len(steps) == 3 else gradient
-
-    handle = one.policy.lm_head.weight.register_hook(poison)
-    with pytest.raises(NonFinite, match="gradient of the policy"):
+    before, batch = digest(one), rollouts(one.policy, 1)
+    handle = poisoned(one, model, 1)
+    with pytest.raises(NonFinite, match=f"step 1 was undone: the gradient of the {model}"):
         one.step(batch)
     handle.remove()
-    assert len(steps) == 3, "two optimizer steps were done and had to be undone"
+    assert one.intact
+    assert digest(one) == before
     assert one.step(batch) == undisturbed.step(batch)
     assert digest(one) == digest(undisturbed)
+
+
+@pytest.mark.parametrize("model", ["policy", "critic"])
+def test_a_step_that_fails_half_way_leaves_nothing_to_save_and_is_done_again_from_the_last_state(
+    model: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"ema": 0.9, "score": {"whiten": True}, "kl": {"controller": "adaptive"}}
+    one, undisturbed = trainer(failures=tmp_path, **changes), trainer(**changes)
+    for each in (one, undisturbed):
+        each.step(rollouts(each.policy))
+    kept, batch = copy.deepcopy(one.state_dict()), rollouts(one.policy, 1)
+    handle = poisoned(one, model, 3)
+    with pytest.raises(NonFinite, match=r"step 1 failed half-way: .*step-000001\.json; resuming goes back") as caught:
+        one.step(batch)
+    handle.remove()
+    assert f"gradient of the {model}" in str(caught.value)
+    assert (tmp_path / "step-000001.json").exists()
+    assert all(torch.isfinite(p).all() for p in (*one.policy.parameters(), *one.critic.parameters()))
+    assert not one.intact
+    for ask in (one.state_dict, lambda: one.step(batch)):
+        with pytest.raises(FailedPrecondition, match="step 1 failed half-way: load the last checkpoint"):
+            ask()
+    one.load_state_dict(kept)
+    assert one.step(batch) == undisturbed.step(batch)
+    assert digest(one) == digest(undisturbed)
+
+
+def test_a_loss_that_is_no_number_is_seen_before_weights_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trainer()
+    before, batch = digest(one), rollouts(one.policy)
+    right = losses.value_loss
+
+    def broken(*arguments: Any, **options: Any) -> losses.LossSums:
+        sums = right(*arguments, **options)
+        return losses.LossSums(sums.loss + (float("inf") - sums.loss.detach()), sums.clipped)
+
+    monkeypatch.setattr(losses, "value_loss", broken)
+    with pytest.raises(NonFinite, match="a loss is not finite: value_loss"):
+        one.step(batch)
+    assert one.intact
+    assert digest(one) == before
+
+
+class Copies(TorchDispatchMode):
+    """Notes which of the given tensors are cloned."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self._places = {tensor.data_ptr(): tensor.numel() for tensor in tensors}
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.clone.default:
+            self.numbers += self._places.get(args[0].data_ptr(), 0)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_copies_neither_weights_nor_moments() -> None:
+    one = trainer()
+    one.step(rollouts(one.policy))
+    batch = rollouts(one.policy, 1)
+    state = one.state_dict()
+    moments = [m[key] for n in ("policy", "critic") for m in state[f"{n}_optimizer"]["moments"].values() for key in m]
+    with Copies([*one.policy.parameters(), *one.critic.parameters(), *moments]) as copies:
+        one.step(batch)
+        assert copies.numbers == 0
+        moments[0].clone()
+        assert copies.numbers > 0, "a copy would be seen"
 
 
 def test_rollouts_that_do_not_fit_together_are_refused() -> None:
