@@ -65,7 +65,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         else:
             check_text(request.text, "text", self._policy.context_tokens)
             if request.as_prompt:
-                ids = await self._policy.prompt_ids(request.text)
+                ids = (await self._policy.text_prompt(request.text)).ids
             else:
                 ids = await self._policy.tokenize(request.text, add_special_tokens=request.add_special_tokens)
         return policy_pb2.TokenizeResponse(model=convert.model_info_to_proto(self._policy.info), token_ids=ids)
