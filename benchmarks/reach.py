@@ -19,6 +19,7 @@ from typing import Any
 
 from harness import mean_with_interval, parser, report
 
+from lodestar.evaluation import clopper_pearson
 from lodestar.files import read_json
 
 HERE = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ def row_of(seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
     against = {name: summary["rivals"][name]["against_policy"]["value"] for name in RIVALS}
     return {
         "seed": seed,
+        "prompts": summary["win_rate"]["n"],
         "win_rate": summary["win_rate"]["value"],
         **against,
         "greedy": summary["greedy"]["value"],
@@ -81,9 +83,17 @@ def row_of(seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each share's mean with Student's 95% interval."""
-    rates = {name: mean_with_interval([row[name] for row in rows]) for name in ("win_rate", *RIVALS, "greedy")}
-    return {name: {"value": rate.value, "low": rate.low, "high": rate.high} for name, rate in rates.items()}
+    """Each share's mean with Student's 95% interval over seeds, or that of all prompts together where that is wider:
+    seeds that agree to the last prompt are no certainty.
+    """
+    found = {}
+    for name in ("win_rate", *RIVALS, "greedy"):
+        seeds = mean_with_interval([row[name] for row in rows])
+        n = sum(row["prompts"] for row in rows)
+        prompts = clopper_pearson(seeds.value * n, n)
+        low, high = min(seeds.low, prompts.low), max(seeds.high, prompts.high)
+        found[name] = {"value": seeds.value, "low": max(0.0, low), "high": min(1.0, high)}
+    return found
 
 
 def in_words(rows: Sequence[Mapping[str, Any]], control: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ def test_a_resumed_run_refuses_what_changed(models):
 def test_a_loss_that_is_no_number_ends_the_run_with_its_batch_and_the_last_good_state_kept(models):
     run = Run(config(models, "overflow", steps=4, epochs=2, learning_rate=1e30))
     began = time.monotonic()
-    with pytest.raises(NonFinite, match=r"step 0 was undone: .* Its rollouts are in .*step-000000\.json"):
+    with pytest.raises(NonFinite, match=r"step 0 failed half-way: .* Its rollouts are in .*step-000000\.json"):
         run.conduct()
     assert time.monotonic() - began < 100
     assert len(json.loads((run.unfinished / "failures" / "step-000000.json").read_text())["rollouts"]) == BATCH

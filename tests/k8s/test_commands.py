@@ -48,7 +48,7 @@ def test_command_lines_are_understood(workloads: Workloads, overlay: str) -> Non
                 ports = [given[f"{key}port"] for key in ("", "weights_", "health_", "metrics_")]
                 assert (given["host"], ports) == ("0.0.0.0", [50051, 50052, 50054, 9090])
             elif words[0] == "serve":
-                assert (given["role"].value, given["what"]) == ("task", "/etc/lodestar/task.json")
+                assert (given["role"], given["what"]) == ("task", "/etc/lodestar/task.json")
             else:
                 assert str(given["file"]) == "/etc/lodestar/task.json"
     assert seen == {

@@ -248,6 +248,7 @@ def test_lodestar_serve_is_the_page_of_a_folder_and_of_a_run(tmp_path: Path) -> 
     for folder, place in ((tmp_path / "campaigns", tmp_path / "campaigns"), (run, run / "feedback")):
         command = [Path(sys.executable).parent / "lodestar", "serve", "feedback", str(folder), "lead=lena"]
         served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert served.stderr is not None
         try:
             deadline = time.monotonic() + 120
             while not (place / "lead.link").exists() or not (place / "page.json").exists():
@@ -259,6 +260,7 @@ def test_lodestar_serve_is_the_page_of_a_folder_and_of_a_run(tmp_path: Path) -> 
         finally:
             served.terminate()
             assert served.wait(30) == 0
+            served.stderr.close()
         assert not (folder / "feedback.sqlite").exists() or folder == place
 
 

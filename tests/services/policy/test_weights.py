@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lodestar_services.policy.best_of import Asked
 from lodestar_services.policy.policy import Policy
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def published(tiny_models: Any) -> tuple[WeightManifest, Mapping[str, Tensor]]:
 
 async def sample(policy: Policy) -> list[int]:
     sampling = SamplingParams(12, temperature=0, ignore_eos=True)
-    chunks = policy.generate((1, 5), sampling, min_version=None, wait_seconds=0, purpose=Purpose.SERVING)
+    chunks = policy.generate(Asked((1, 5)), sampling, min_version=None, wait_seconds=0, purpose=Purpose.SERVING)
     return [token async for chunk in chunks for token in chunk.token_ids]
 
 

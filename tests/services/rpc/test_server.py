@@ -62,7 +62,7 @@ async def test_the_state_file_tells_pid_and_ports_while_the_server_lives(make_sp
     state = await server.start()
     file = tmp_path / "services" / "policy-3.json"
     assert ServiceState.read(file) == state
-    ports = {"port", "metrics_port", "caller_port", "health_port"}
+    ports = {"port", "metrics_port", "caller_port", "health_port", "http_port"}
     assert json.loads(file.read_text()).keys() == {"name", "pid", "host", *ports}
     await server.stop()
     assert not file.exists()

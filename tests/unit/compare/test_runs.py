@@ -61,10 +61,9 @@ def test_a_policys_cost_is_that_of_what_it_is_made_from(tmp_path: Path) -> None:
     assert sft.replies == {"p": REPLY}
 
 
-def test_a_policy_that_picks_by_the_reward_costs_the_rewards_labels(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(type(RunConfig(name="x").services.policy), "best_of", 8, raising=False)
+def test_a_policy_that_picks_by_the_reward_costs_the_rewards_labels(tmp_path: Path) -> None:
     stages = ALONE | {"evaluate": {"use": {"against": "sft/policy"}}}
-    best = read_outcome(finished(tmp_path / "best-of-n-s0", stages))
+    best = read_outcome(finished(tmp_path / "best-of-n-s0", stages, services={"policy": {"best_of": 8}}))
     assert (best.seconds, best.labels, best.tokens) == (111.0, 34, 0)
     assert best.kl == pytest.approx(best_of_n_kl(8))
 

@@ -132,5 +132,5 @@ def test_the_way_in_is_shown_at_a_terminal_alone(
     assert capsys.readouterr().out.count("come in and judge: http://127.0.0.1:1/join/secret") == 1
     console = Console(file=io.StringIO(), width=100)
     console.print(Page(board))
-    assert "come in and judge: http://127.0.0.1:1/join/secret" in console.file.getvalue()
+    assert "  http://127.0.0.1:1/join/secret\n" in console.file.getvalue(), "a line of its own, which is not cut"
     assert "secret" not in str(to_proto(board)), "whoever asks how far the run is"
