@@ -15,7 +15,7 @@ from lodestar.records import RunState, RunStatus
 from lodestar.rollouts.ledger import verify_ledger
 from tests.e2e.conducting import Fault, Run, Watched
 
-BATCH, STEPS = 16, 5
+BATCH, STEPS = 16, 12
 GRACE_SECONDS = 25.0
 
 
