@@ -21,7 +21,7 @@ from lodestar.recipe.plan import plan
 if TYPE_CHECKING:
     from lodestar.crew.here import View
 
-DEMO_BUDGETS = {"data": 10, "sft": 50, "reward": 60, "ppo": 120, "evaluate": 25, "report": 5}
+DEMO_BUDGETS = {"data": 15, "sft": 25, "reward": 85, "filtered": 10, "ppo": 75, "evaluate": 45, "report": 5}
 """Seconds on two cores; the whole is promised in five minutes, imports included."""
 
 
