@@ -11,16 +11,19 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST, HIGHEST = 10_240, 65_535
 """Ports that programs of this machine may take; well-known services are below."""
 _TRIES = 1_000
+_FOUND: set[int] = set()
+"""What was found, whether or not somebody listens on it by now."""
 
 
 def free_ports(count: int) -> list[int]:
     """Distinct ports that nobody listens on now; all are held until the last is found.
 
     They are none that the system gives to outgoing connections: a server binds its port seconds after it was found
-    here, and until then any connection of any program could have got it.
+    here, and until then any connection of any program could have got it. For the same reason this process finds no
+    port twice.
     """
     outgoing = _outgoing()
-    others = [port for port in range(LOWEST, HIGHEST + 1) if port not in outgoing]
+    others = [port for port in range(LOWEST, HIGHEST + 1) if port not in outgoing and port not in _FOUND]
     found: list[int] = []
     with contextlib.ExitStack() as held:
         # 0 is whatever the system gives, where it leaves no other port or few of them are free
@@ -31,6 +34,7 @@ def free_ports(count: int) -> list[int]:
             with contextlib.suppress(OSError):
                 listener.bind(("127.0.0.1", port))
                 found.append(listener.getsockname()[1])
+    _FOUND.update(found)
     return found
 
 

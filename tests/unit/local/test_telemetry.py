@@ -41,6 +41,14 @@ def test_counts_add_up_over_restarts_and_gauges_do_not() -> None:
     assert counters.present("step") == 1.0
 
 
+def test_a_port_that_was_found_is_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner's ports are found before those of its servers, of which one got the learner's."""
+    monkeypatch.setattr("lodestar.local.ports.LOWEST", 10_240)
+    monkeypatch.setattr("lodestar.local.ports.HIGHEST", 10_639)
+    found = [port for _ in range(20) for port in free_ports(10)]
+    assert len(set(found)) == 200
+
+
 def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20
     assert free_ports(0) == []
