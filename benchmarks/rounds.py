@@ -3,11 +3,11 @@
     python benchmarks/rounds.py --seeds 0 1 2 3 4       # a quarter of an hour per seed on two cores
     python benchmarks/rounds.py --small                 # a minute or two; proves that the script runs
 
-Both sides have the same demonstrations, pool of prompts, number of labels (a pair of replies each, by the panel), PPO
-steps and decoding, and are judged by the hidden gold reward on the same held-out prompts. What differs is when people
-are asked: the later rounds' pairs are of a policy that has learned from the earlier ones' labels. Each round draws its
-prompts from the pool anew. Its reward model starts from the SFT model and learns from all labels so far; PPO goes on
-from the round before, which is its reference.
+Both sides have the same demonstrations, pool of prompts, number of labels (all three pairs of three replies to a
+prompt, by the panel), PPO steps and decoding, and are judged by the hidden gold reward on the same held-out prompts.
+What differs is when people are asked: the later rounds' pairs are of a policy that has learned from the earlier ones'
+labels. Each round draws its prompts from the pool anew. Its reward model starts from the SFT model and learns from all
+labels so far; PPO goes on from the round before, which is its reference.
 
 Runs lie in ``--runs-dir``; a killed benchmark goes on with the stage that it was in, and what is done is only read.
 """
@@ -33,7 +33,7 @@ from lodestar.files import read_jsonl
 LODESTAR = Path(sys.executable).with_name("lodestar")
 ARMS = {"three rounds": 3, "one round": 1}
 FULL = {
-    "labels": 12_000,
+    "labels": 11_997,
     "steps": 60,
     "data": {"demonstration_rows": 6000, "comparison_rows": 100, "prompt_rows": 12_000, "evaluation_rows": 512},
     "sft": {"batch_tokens": 2048, "epochs": 4, "learning_rate": 2e-3},
@@ -47,7 +47,7 @@ FULL = {
     "architecture": {"hidden_size": 96, "intermediate_size": 256, "layers": 3, "heads": 4, "kv_heads": 4},
 }
 SMALL = {
-    "labels": 96,
+    "labels": 90,
     "steps": 3,
     "data": {"demonstration_rows": 120, "comparison_rows": 60, "prompt_rows": 96, "evaluation_rows": 16},
     "sft": {"batch_tokens": 2048, "epochs": 1},
@@ -97,7 +97,7 @@ def configuration(rounds: int, seed: int, sizes: Mapping[str, Any]) -> dict[str,
     The panel's few comparisons of the data stage, which it cannot do without, are the same on both sides.
     """
     inside = {
-        "sample": {"n": 2, "prompts": sizes["labels"] // rounds, "max_tokens": TOKENS},
+        "sample": {"n": 3, "prompts": sizes["labels"] // rounds // 3, "max_tokens": TOKENS},
         "label": {"budget": sizes["labels"] // rounds},
         "reward": sizes["reward"],
         "ppo": {"steps": sizes["steps"] // rounds, "max_tokens": TOKENS, "running": {"every": 0}, **sizes["ppo"]},
