@@ -126,7 +126,8 @@ class Start:
 async def play_start(
     sample: Sampler, *, temperatures: Sequence[float] = TEMPERATURES, best_of: Sequence[int] = (BEST_OF,)
 ) -> Start:
-    """Samples the SFT model: once at temperature 1, once at each lower one, once greedily, and n times for best-of-n.
+    """Samples the SFT model: once at temperature 1, once at each lower one, once greedily, and n times for best-of-n if
+    that is asked for.
 
     Raises:
         InvalidArgument: a temperature that is not between 0 and 1; see Side.of.
@@ -137,7 +138,7 @@ async def play_start(
     cooler = []
     for temperature in (*sorted(temperatures, reverse=True), 0.0):
         cooler.append(Side.of(only(await sample(temperature, 1)), temperature))
-    several = await sample(1.0, max(best_of, default=1))
+    several = await sample(1.0, max(best_of)) if best_of else []
     return Start(plain, cooler, {str(n): Side.best_of([takes[:n] for takes in several]) for n in best_of})
 
 

@@ -138,7 +138,9 @@ class Table:
         self.method = method_of(bench.plan, bench.step, self._picked_of)
         self.plain: dict[str, list[Reply]] = {}
         """What each fleet that ``rivals`` asked said at temperature 1, first of all."""
-        several = 5 + len(options.temperatures) + bench.takes("filtered") if bench.takes("against") else 1
+        several = 1
+        if bench.takes("against"):
+            several = 4 + len(options.temperatures) + bool(options.best_of) + bench.takes("filtered")
         several += bench.takes("previous")
         bench.progress.start(bench.step.name, several * len(self.prompts))
 

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from lodestar.config.serve import FeedbackTask
 from lodestar.errors import ConfigError, Unavailable
+from lodestar.rpc import http
 from lodestar.rpc.binding import is_loopback
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec, Service
@@ -30,7 +31,7 @@ from lodestar_services.feedback.database import Database
 from lodestar_services.feedback.servicer import FeedbackServicer, measure
 from lodestar_services.feedback.site import Site
 from lodestar_services.feedback.tables import people as people_table
-from lodestar_services.feedback.web.server import page_server
+from lodestar_services.feedback.web.app import build
 
 log = logging.getLogger(__name__)
 NAME = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
@@ -81,14 +82,10 @@ def listen(task: FeedbackTask) -> socket.socket:
     last = 0 if section.page_port else _last_port(task.place)
     if last:
         try:
-            return _bound(host, last)
+            return http.bound(host, last)
         except OSError as error:
             log.warning("the page's last port, %d, cannot be had (%s); links of before lead nowhere", last, error)
-    try:
-        return _bound(host, section.page_port)
-    except OSError as error:
-        reason = f"cannot listen on {host}:{section.page_port}: {error.strerror}"
-        raise ConfigError("page_port", f"{reason}; choose another, or 0 for a free one") from None
+    return http.listen(host, section.page_port, "page_port")
 
 
 def page_host(task: FeedbackTask) -> str:
@@ -103,19 +100,6 @@ def link_of(task: FeedbackTask, listening: socket.socket) -> str:
     host = page_host(task)
     host = f"[{host}]" if ":" in host else host
     return f"{'https' if task.section.page_tls else 'http'}://{host}:{listening.getsockname()[1]}"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except OSError:
-        listening.close()
-        raise
-    listening.listen(512)
-    listening.setblocking(False)
-    return listening
 
 
 def _last_port(folder: Path) -> int:
@@ -154,17 +138,9 @@ def _write(path: Path, text: str) -> None:
 
 async def _serve_page(site: Site, task: FeedbackTask, listening: socket.socket, stopping: asyncio.Event) -> None:
     section = task.section
-    server = page_server(site, tls=section.page_tls, proxy=section.proxy, drain_seconds=section.drain_seconds)
-    page = asyncio.ensure_future(server.serve([listening]))
-    measuring = asyncio.ensure_future(_measure(site))
-    stopped = asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait([page, stopped], return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await page
-    finally:
-        measuring.cancel()
-        stopped.cancel()
+    app = build(site)
+    server = http.server_of(app, tls=section.page_tls, proxy=section.proxy, drain_seconds=section.drain_seconds)
+    await http.serve_until(server, listening, stopping, _measure(site))
 
 
 async def _measure(site: Site) -> None:

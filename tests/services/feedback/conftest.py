@@ -26,9 +26,10 @@ import sqlalchemy as sa
 from lodestar_services.feedback import campaigns, people
 from lodestar_services.feedback.database import Database
 from lodestar_services.feedback.site import Site
-from lodestar_services.feedback.web.server import page_server
+from lodestar_services.feedback.web.app import build
 
 from lodestar.feedback import Campaign, Item, Judgement
+from lodestar.rpc.http import server_of
 from tests.services.feedback.processes import Join, Running
 
 
@@ -213,7 +214,7 @@ def running(where: str | Path) -> Iterator[Page]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         site = Site(Database(where), f"http://127.0.0.1:{listening.getsockname()[1]}", clock=clock)
         site.database.migrate()
-        server = page_server(site, drain_seconds=5)
+        server = server_of(build(site), drain_seconds=5)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()
         try:
