@@ -11,6 +11,7 @@ from lodestar.records import Feedback
 
 if TYPE_CHECKING:
     from lodestar.labelling.options import PeopleOptions
+    from lodestar.recipe.stage import Bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +66,17 @@ class Asked:
     """Who asks: the run and its stage."""
     say: Callable[[str], object] = lambda _text: None
     """Tells the person at the terminal."""
+
+    @staticmethod
+    def by(bench: Bench, people: PeopleOptions | None, file: Path | None = None) -> Asked:
+        """By a stage, of its options."""
+        return Asked(
+            bench.seed_of(bench.step.name),
+            file,
+            bench.unfinished,
+            people=people,
+            of=f"{bench.config.name}.{bench.step.name}",
+            address=next(iter(bench.servers.get("feedback", ())), ""),
+            tls=bench.listening.tls,
+            say=bench.progress.say,
+        )

@@ -115,16 +115,7 @@ class Label(Stage):
         choose = self._chooser(bench)
         questions = self._chosen(choose, samples, seed)
         bench.progress.start(bench.step.name, len(questions) * self._answers_each())
-        asked = Asked(
-            seed,
-            Path(self.file) if self.file else None,
-            bench.unfinished,
-            people=self.people,
-            of=f"{bench.config.name}.{bench.step.name}",
-            address=next(iter(bench.servers.get("feedback", ())), ""),
-            tls=bench.listening.tls,
-            say=bench.progress.say,
-        )
+        asked = Asked.by(bench, self.people, Path(self.file) if self.file else None)
         answers = _labellers()[self.by](asked).label(questions, bench.progress.advance)
         splits = split_families((row.prompt for row in answers), self.held_out_fraction, seed)
         blank = sum(not reply["text"].strip() for row in samples for reply in row["replies"])

@@ -185,6 +185,8 @@ REFUSED = [
     ({"data": {}, "sft": {}, "rounds": {"n": 1, "stages": {"sample": {}, "label": {"choose": "uncertain"}, "reward": {}, "ppo": {}}}}, r"stages\.r1\.label\.choose: uncertain needs scores"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "sample": {}, "label": {}}, r"by: panel exists for data\.source synthetic only"),
     ({"data": {}, "sft": {}, "reward": {}, "ppo": {}, "evaluate": {"previous": True}}, r"evaluate\.previous: ppo/policy is of no round"),
+    ({"data": {}, "sft": {}, "reward": {}, "evaluate": {"people": {}}}, r"stages\.evaluate\.people: compare two models, and there is one"),
+    ({"data": {}, "sft": {}, "reward": {}, "ppo": {}, "evaluate": {"people": {"form": "ranking"}}}, r"people\.form must be pair"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "reward": {}, "evaluate": {"judge": "gold"}}, r"gold exists for data\.source synthetic only"),
 ]  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Two rounds of feedback in which the reward ensemble of the first says what people are asked in the second.
+"""Two rounds of feedback in which the reward ensemble of the first says what people are asked in the second, and people
+who judge what came of it.
 
 The first round and the second's samples are made once by real services; each chooser goes on from there.
 The choosers' own mathematics is in tests/unit/labelling/test_active_pairs.py and tests/unit/preference/test_active.py.
@@ -6,12 +7,16 @@ The choosers' own mathematics is in tests/unit/labelling/test_active_pairs.py an
 
 from __future__ import annotations
 
+import re
 import shutil
+import threading
+import time
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from lodestar.config import RunConfig
@@ -20,6 +25,7 @@ from lodestar.data.files import read_feedback
 from lodestar.files import read_json, read_jsonl
 from lodestar.labelling.choose import ActivePairs, UncertainPairs
 from lodestar.recipe.conduct import Wanted
+from tests.services.feedback.processes import answer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,6 +45,10 @@ def config(**last: Any) -> RunConfig:
         "data": DATA, "sft": BRIEF, "sample": SAMPLE, "label": {"budget": 48}, "reward": reward, "ppo": PPO,
         "sample-2": {"kind": "sample", **SAMPLE}, "label-2": {"kind": "label", "budget": BUDGET, **last},
         "reward-2": {"kind": "reward", **reward}, "ppo-2": {"kind": "ppo", **PPO},
+        "evaluate": {
+            "use": {"policy": "ppo/policy", "reward": "reward/reward"}, "prompts": 16, "best_of": [],
+            "temperatures": [], "max_tokens": 16, "people": {}, "people_prompts": 6,
+        },
     }  # fmt: skip
     return RunConfig.model_validate({"name": "t", "seed": 3, "model": MODEL, "stages": stages, "services": ENSEMBLE})
 
@@ -127,3 +137,54 @@ def test_of_rounds_the_first_chooses_at_random_and_says_so(begun: Path, tmp_path
     assert "r1.label chooses at random: no reward model has scored r1.sample's replies yet" in said
     samples = read_jsonl(root / "r2.sample" / "samples" / "samples.jsonl")
     assert {len(reply["members"]) for row in samples for reply in row["replies"]} == {2}
+
+
+class Person(threading.Thread):
+    """Comes in when the run's page is there, and likes the longer reply."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self.shown: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        while not (self._folder / "lead.link").exists():
+            time.sleep(0.1)
+        link = (self._folder / "lead.link").read_text().strip()
+        base, _, token = link.rpartition("/join/")
+        with httpx.Client(base_url=base, timeout=30, follow_redirects=True) as lead:
+            while True:
+                try:
+                    lead.post("/join", data={"token": token})
+                except httpx.TransportError:  # not listening yet
+                    time.sleep(0.1)
+                    continue
+                break
+            while not (found := re.search(r'href="/c/([^"/]+)"', lead.get("/").text)):
+                time.sleep(0.2)
+            self._judge(lead, found[1])
+
+    def _judge(self, client: httpx.Client, campaign: str) -> None:
+        while "Nothing more for you" not in (html := client.get(f"/c/{campaign}").text):
+            texts = [part.partition("</div>")[0] for part in html.split('class="text" dir="auto">')[2:4]]
+            self.shown.append((texts[0], texts[1]))
+            first, second = (len(text.split()) for text in texts)
+            answer(client, campaign, "tie" if first == second else "a2" if first > second else "b2")
+
+
+def test_people_judge_whether_the_policy_became_better(begun: Path, tmp_path: Path) -> None:
+    root = tmp_path / "t"
+    shutil.copytree(begun, root)
+    person = Person(root / "feedback")
+    person.start()
+    run_inline(config(), root=root, wanted=Wanted(only="evaluate"))
+    person.join(10)
+    found = read_json(root / "evaluate" / "figures" / "evaluation.json")
+    rows = read_jsonl(root / "evaluate" / "figures" / "samples.jsonl")[:6]
+    lengths = [(len(row["after"]["text"].split()), len(row["before"]["text"].split())) for row in rows]
+    outcomes = [0.5 if ours == theirs else float(ours > theirs) for ours, theirs in lengths]
+    assert found["people"]["value"] == pytest.approx(fmean(outcomes))
+    alike = sum(row["after"]["text"] == row["before"]["text"] for row in rows)
+    assert (found["people"]["n"], found["people"]["alike"], found["people"]["annotators"]) == (6, alike, 1)
+    assert len(person.shown) == 6 - alike
+    assert found["win_rate"]["n"] == 16, "the judge's rate is of all prompts, as ever"
