@@ -7,10 +7,11 @@ The choosers' own mathematics is in tests/unit/labelling/test_active_pairs.py an
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import threading
-import time
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -140,45 +141,48 @@ def test_of_rounds_the_first_chooses_at_random_and_says_so(begun: Path, tmp_path
 
 
 class Person(threading.Thread):
-    """Comes in when the run's page is there, and likes the longer reply."""
+    """Comes in when the run's page is there, and says of every pair that the longer reply is better."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
         self._folder = folder
-        self.shown: list[tuple[str, str]] = []
+        self.over = threading.Event()
+        self.answered: dict[str, int] = {}
+        """By campaign."""
 
     def run(self) -> None:
         while not (self._folder / "lead.link").exists():
-            time.sleep(0.1)
-        link = (self._folder / "lead.link").read_text().strip()
-        base, _, token = link.rpartition("/join/")
-        with httpx.Client(base_url=base, timeout=30, follow_redirects=True) as lead:
-            while True:
-                try:
-                    lead.post("/join", data={"token": token})
-                except httpx.TransportError:  # not listening yet
-                    time.sleep(0.1)
-                    continue
-                break
-            while not (found := re.search(r'href="/c/([^"/]+)"', lead.get("/").text)):
-                time.sleep(0.2)
-            self._judge(lead, found[1])
+            if self.over.wait(0.1):
+                return
+        base, _, token = (self._folder / "lead.link").read_text().strip().rpartition("/join/")
+        with httpx.Client(base_url=base, timeout=30, follow_redirects=True) as client:
+            while not self.over.wait(0.2):
+                with contextlib.suppress(httpx.TransportError):  # not listening yet, or between two stages
+                    if not client.cookies:
+                        client.post("/join", data={"token": token})
+                    for campaign in re.findall(r'href="/c/([^"/]+)"', client.get("/").text):
+                        self._judge(client, campaign)
 
     def _judge(self, client: httpx.Client, campaign: str) -> None:
-        while "Nothing more for you" not in (html := client.get(f"/c/{campaign}").text):
-            texts = [part.partition("</div>")[0] for part in html.split('class="text" dir="auto">')[2:4]]
-            self.shown.append((texts[0], texts[1]))
-            first, second = (len(text.split()) for text in texts)
+        while len(parts := client.get(f"/c/{campaign}").text.split('class="text" dir="auto">')) == 4:
+            first, second = (len(part.partition("</div>")[0].split()) for part in parts[2:])
             answer(client, campaign, "tie" if first == second else "a2" if first > second else "b2")
+            self.answered[campaign] = self.answered.get(campaign, 0) + 1
 
 
-def test_people_judge_whether_the_policy_became_better(begun: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Person]:
+    made = Person(tmp_path / "t" / "feedback")
+    made.start()
+    yield made
+    made.over.set()
+    made.join(30)
+
+
+def test_people_judge_whether_the_policy_became_better(begun: Path, tmp_path: Path, person: Person) -> None:
     root = tmp_path / "t"
     shutil.copytree(begun, root)
-    person = Person(root / "feedback")
-    person.start()
     run_inline(config(), root=root, wanted=Wanted(only="evaluate"))
-    person.join(10)
     found = read_json(root / "evaluate" / "figures" / "evaluation.json")
     rows = read_jsonl(root / "evaluate" / "figures" / "samples.jsonl")[:6]
     lengths = [(len(row["after"]["text"].split()), len(row["before"]["text"].split())) for row in rows]
@@ -186,5 +190,34 @@ def test_people_judge_whether_the_policy_became_better(begun: Path, tmp_path: Pa
     assert found["people"]["value"] == pytest.approx(fmean(outcomes))
     alike = sum(row["after"]["text"] == row["before"]["text"] for row in rows)
     assert (found["people"]["n"], found["people"]["alike"], found["people"]["annotators"]) == (6, alike, 1)
-    assert len(person.shown) == 6 - alike
+    assert list(person.answered.values()) == [6 - alike]
     assert found["win_rate"]["n"] == 16, "the judge's rate is of all prompts, as ever"
+
+
+def test_the_recipe_people_goes_round_and_round_to_its_end(begun: Path, tmp_path: Path, person: Person) -> None:
+    judged = {"prompts": 16, "best_of": [], "temperatures": [], "max_tokens": 16}
+    inner = {
+        "sample": SAMPLE, "label": {"budget": BUDGET}, "reward": BRIEF,
+        "ppo": {**PPO, "critic": {"init": "reward"}}, "evaluate": judged,
+    }  # fmt: skip
+    stages = {"data": DATA, "sft": BRIEF, "rounds": {"stages": inner}, "evaluate": judged}
+    run = RunConfig.model_validate({"name": "t", "seed": 3, "recipe": "people", "model": MODEL, "stages": stages})
+    root = tmp_path / "t"
+    for name in ("data", "sft"):
+        shutil.copytree(begun / name, root / name)
+    folder = run_inline(run, root=root)
+    assert sorted(person.answered.values()) == [BUDGET, BUDGET]
+    assert [name.rpartition(".")[0] for name in sorted(person.answered)] == ["t.r1.label", "t.r2.label"]
+    steps = {step.name: step.inputs for step in folder.plan.steps}
+    assert steps["r2.sample"]["policy"] == ("r1.ppo/policy",)
+    assert steps["r2.reward"]["feedback"] == ("data/feedback", "r1.label/feedback", "r2.label/feedback")
+    for number in (1, 2):
+        rows = asked(root, f"r{number}.label")
+        texts = {
+            (row["prompt"], one["text"])
+            for row in read_jsonl(folder.store.path(f"r{number}.sample/samples") / "samples.jsonl")
+            for one in row["replies"]
+        }
+        assert len(rows) == BUDGET
+        assert {(prompt, text) for prompt, pair in rows for text in pair} <= texts
+    assert (root / "report.html").exists()

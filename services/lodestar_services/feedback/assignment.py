@@ -125,7 +125,11 @@ def submit(
 ) -> Outcome:
     """Writes the answer down. ``form`` was read in this transaction."""
     reason = _too_late(connection, form)
-    connection.execute(
+    if reason is None:
+        connection.execute(
+            sa.update(assignments).where(assignments.c.id == form.assignment_id).values(state="answered", draft=draft)
+        )
+    connection.execute(  # last: its position is held against others until the transaction's end
         sa.insert(answers).values(
             form=form.id,
             assignment_id=form.assignment_id,
@@ -142,12 +146,7 @@ def submit(
             set_aside=reason,
         )
     )
-    if reason is not None:
-        return "late"
-    connection.execute(
-        sa.update(assignments).where(assignments.c.id == form.assignment_id).values(state="answered", draft=draft)
-    )
-    return "counted"
+    return "counted" if reason is None else "late"
 
 
 def skip(connection: sa.Connection, form: Form) -> None:
