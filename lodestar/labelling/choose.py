@@ -9,6 +9,7 @@ from typing import Any
 
 from lodestar.errors import FailedPrecondition
 from lodestar.labelling.port import Question
+from lodestar.records import ChatMessage
 
 Reply = dict[str, Any]
 Pair = tuple[Reply, Reply]
@@ -94,4 +95,5 @@ def _different(row: dict[str, Any]) -> list[Reply]:
 
 def _question(row: dict[str, Any], number: int, shown: Sequence[Reply]) -> Question:
     texts, scores = tuple(reply["text"] for reply in shown), tuple(reply["score"] for reply in shown)
-    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores)
+    messages = tuple(ChatMessage(**message) for message in row.get("messages", ()))
+    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores, messages)

@@ -80,7 +80,7 @@ class Store:
             "model": model,
         }
         if any(call.role == "reward" for call in step.stage.calls.values()):
-            asked["sources"] = [source.model_dump(mode="json") for source in run.services.reward.sources]
+            asked["sources"] = [source.model_dump(mode="json") for source in step.stage.sources(run)]
         return asked
 
     def took(self, step: Step) -> dict[str, list[str]]:
