@@ -14,6 +14,19 @@ from lodestar.errors import ConfigError
 
 KEY = "OPENAI_API_KEY"
 """Variable that SDKs of OpenAI's API read; ours too, for https alone."""
+MANNER = frozenset(
+    {
+        "tls",
+        "token_file",
+        "in_flight",
+        "requests_per_minute",
+        "timeout_seconds",
+        "retries",
+        "input_price",
+        "output_price",
+    }
+)
+"""Options that change no answer."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -73,6 +73,9 @@ class Stage(Section):
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 
+    manner: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Section → options of it that decide nothing of what the stage makes, such as how long it waits for somebody: they
+    may be changed in a run that has begun."""
     grows: ClassVar[str] = ""
     """A whole-number option that may be raised in a run that has begun: the stage goes on from where it is."""
     keeps: ClassVar[tuple[str, ...]] = ()

@@ -73,7 +73,7 @@ class Store:
         model = {key: value for key, value in run.model.model_dump(mode="json").items() if key not in _PLACES}
         asked = {
             "stage": step.kind,
-            "options": step.stage.model_dump(mode="json", exclude={"use"}),
+            "options": step.stage.model_dump(mode="json", exclude={"use": True, **step.stage.manner}),
             "inputs": {port: list(artifacts) for port, artifacts in step.inputs.items()},
             "seed": run.seed,
             "deterministic": run.deterministic,

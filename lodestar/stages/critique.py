@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from lodestar.config.run import RunConfig
 from lodestar.constitution import Aspect, principles
-from lodestar.llm.options import ReachOptions
+from lodestar.llm.options import MANNER, ReachOptions
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.stages.ppo import check_room
@@ -39,6 +39,7 @@ class Critique(Stage):
     takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {"policy": "model", "prompts": "prompts"}
     makes: ClassVar[Mapping[str, Kind]] = {"demonstrations": "demonstrations", "figures": "figures"}
     calls: ClassVar[Mapping[str, Call]] = {"policy": Call("policy", "policy")}
+    manner: ClassVar[Mapping[str, frozenset[str]]] = {"critic": MANNER}
 
     prompts: int = Field(default=512, ge=1)
     """Prompts, the first of those kept for training."""

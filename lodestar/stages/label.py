@@ -13,6 +13,7 @@ from lodestar.config.rewards import SourceConfig
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import Form, JudgeOptions, PeopleOptions
+from lodestar.llm.options import MANNER
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 
@@ -39,6 +40,7 @@ class Label(Stage):
         "reward": Call("reward", "scorer"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"people"})
+    manner: ClassVar[Mapping[str, frozenset[str]]] = {"judge": MANNER}
 
     by: By = "panel"
     """panel: the synthetic world's noisy annotators; gold: its hidden reward; file: rows that somebody writes;

@@ -154,9 +154,7 @@ def test_an_endpoint_that_is_away_or_slow_is_told_apart(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        with pytest.raises(
-            Unavailable, match=rf"{away} cannot be reached: .*refused|{away} cannot be reached: .*ttempts"
-        ):
+        with pytest.raises(Unavailable, match=rf"{away} cannot be reached: .*onnect.*--resume goes on"):
             judge(tmp_path, away).label(QUESTIONS, nobody)
 
     def slow(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -85,7 +86,7 @@ def planned(label: dict[str, object], **stages: object) -> tuple[RunConfig, Plan
     return run, plan(run)
 
 
-def test_the_newest_reward_model_judges_unless_another_judge_is_named(tmp_path: object) -> None:
+def test_the_newest_reward_model_judges_unless_another_judge_is_named() -> None:
     _, made = planned({"judge": {}}, first={"kind": "reward"})
     step = made.step("label")
     assert step.inputs["scorer"] == ("first/reward",)
@@ -103,13 +104,11 @@ def test_the_newest_reward_model_judges_unless_another_judge_is_named(tmp_path: 
             planned(label)
 
 
-def test_a_judge_in_a_folder_is_served_alone_whatever_the_runs_reward_is(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_a_judge_in_a_folder_is_served_alone_whatever_the_runs_reward_is(tmp_path: Path) -> None:
     run, made = planned({"judge": {"reward": "there", "heads": {"kind": 2.0}}})
     rule = {"name": "and", "kind": "rule", "rule": "pattern", "pattern": "and"}
     run = run.model_copy(update={"services": run.services.model_validate({"reward": {"sources": [rule]}})})
-    store = Store(Path(str(tmp_path)), run)
+    store = Store(tmp_path, run)
     task = server_task(run, made, store, made.step("label"), "reward", folder=store.root)
     assert task.model == "there"  # type: ignore[attr-defined]
     sources = task.section.sources  # type: ignore[attr-defined]
@@ -117,6 +116,16 @@ def test_a_judge_in_a_folder_is_served_alone_whatever_the_runs_reward_is(tmp_pat
     run, made = planned({"judge": {"model": "there"}})
     task = server_task(run, made, Store(store.root, run), made.step("label"), "policy", folder=store.root)
     assert task.model == "there"  # type: ignore[attr-defined]
+
+
+def test_how_a_judge_is_reached_may_change_in_a_run_that_has_begun_and_what_it_is_asked_may_not(tmp_path: Path) -> None:
+    def asked(**judge: object) -> dict[str, object]:
+        run, made = planned({"judge": {"url": "http://x/v1", "name": "m", **judge}})
+        return Store(tmp_path, run).asked(made.step("label"))
+
+    assert asked() == asked(timeout_seconds=5, in_flight=2, retries=0, requests_per_minute=3, output_price=1)
+    assert asked() != asked(labels="choice")
+    assert asked() != asked(url="http://y/v1")
 
 
 def test_a_judge_is_held_against_people_and_not_against_judges() -> None:
