@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 def front(points: Mapping[str, Point]) -> list[str]:
     """Names of the points that no other beats, from the least of the first aspect to the most."""
-    best, kept = -float("inf"), []
+    best, kept = -float("inf"), list[str]()
     for name, (_, y) in sorted(points.items(), key=lambda one: (-one[1][0], -one[1][1])):
         if y > best or any(points[name] == points[other] for other in kept):
             kept.append(name)

@@ -10,6 +10,7 @@ from lodestar.config.base import Section
 from lodestar.constitution import Aspect
 from lodestar.llm.options import ReachOptions
 
+QUESTION = "Which of the two replies is the better answer?"
 Form = Literal["pair", "rating", "ranking", "aspects"]
 """Of lodestar.feedback.campaign, those that judge replies."""
 
@@ -68,7 +69,7 @@ class JudgeOptions(ReachOptions):
     """Of a reward model with several labels: the weight of each by its name, or ensemble."""
     labels: Literal["soft", "choice"] = "soft"
     """soft: the judge's probability that the first is better; choice: 1 or 0 by that, 0.5 where it is even."""
-    question: str = Field(default="Which of the two replies is the better answer?", min_length=1, max_length=4096)
+    question: str = Field(default=QUESTION, min_length=1, max_length=4096)
     """What a language model is asked, after prompt and replies."""
     aspect: Aspect | None = None
     """Ask by principles of this part of the constitution instead, one drawn for each question."""
@@ -100,6 +101,6 @@ class JudgeOptions(ReachOptions):
             raise ValueError("heads are a reward model's; a language model has none")
         if self.constitution is not None and self.aspect is None:
             raise ValueError("constitution goes with aspect: harmless or helpful, whose principles judge")
-        if self.aspect is not None and "question" in self.model_fields_set:
+        if self.aspect is not None and self.question != QUESTION:
             raise ValueError("question and aspect both say what is asked: set one of them")
         return self

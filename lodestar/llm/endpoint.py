@@ -6,6 +6,7 @@ The SDK waits and tries again on 408, 409, 429, 5xx and lost connections, and ho
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,8 @@ def _client(options: ReachOptions, key: str) -> AsyncOpenAI:
         from openai import AsyncOpenAI
     except ImportError:
         raise ConfigError(f"{key}.url", "needs OpenAI's SDK: pip install 'lodestar-rlhf[openai]'") from None
+    for transport in ("httpx", "httpx2"):  # which one depends on the SDK's version; each tells of every request
+        logging.getLogger(transport).setLevel(logging.WARNING)
     return AsyncOpenAI(
         base_url=options.url,
         api_key=options.token(key) or "none",

@@ -71,9 +71,10 @@ class Store:
         """All that decides what a stage makes and is known before anything runs."""
         run = self.run
         model = {key: value for key, value in run.model.model_dump(mode="json").items() if key not in _PLACES}
+        unasked: Any = {"use": True, **step.stage.manner}
         asked = {
             "stage": step.kind,
-            "options": step.stage.model_dump(mode="json", exclude={"use": True, **step.stage.manner}),
+            "options": step.stage.model_dump(mode="json", exclude=unasked),
             "inputs": {port: list(artifacts) for port, artifacts in step.inputs.items()},
             "seed": run.seed,
             "deterministic": run.deterministic,

@@ -62,7 +62,7 @@ class Critique(Stage):
 
     @model_validator(mode="after")
     def _the_critic_says_its_form(self) -> Critique:
-        if self.critic is not None and "form" in self.model_fields_set:
+        if self.critic is not None and self.form == "text":
             raise ValueError("form is the policy's as a critic; write critic.form")
         return self
 

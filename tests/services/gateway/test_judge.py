@@ -22,9 +22,9 @@ from lodestar.records import ChatMessage, Scored
 
 WORDS = ["<pad>", "<end>", "<unk>", "A", "B", "red", "blue", "green", "sky", "what", "color", "is", "it", "Reply"]
 QUESTIONS = [
-    Question("q0", "what color is it", ("red", "blue sky")),
-    Question("q1", "is it blue", ("it is green", "it is red red")),
-    Question("q2", "sky", ("sky", "what")),
+    Question("q0", "what color is it", ("red " * 14, "blue sky " * 7)),
+    Question("q1", "is it blue", ("it is green " * 5, "B what " * 8)),
+    Question("q2", "sky", ("sky " * 12, "what color " * 7)),
 ]
 
 
@@ -37,9 +37,12 @@ def judge_service(start_service: Any, tmp_path_factory: pytest.TempPathFactory) 
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     model = llama(hidden=32, layers=2, vocab=len(WORDS), eos_bias=2.0, seed=5)
     with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight *= 6 if "proj" in name else 1
+        model.model.embed_tokens.weight[:, 1:] *= 10
         for name in ("A", "B"):
             model.lm_head.weight[WORDS.index(name)] *= 20
-            model.lm_head.weight[WORDS.index(name), 0] = 5 * model.lm_head.weight[1, 0]
+            model.lm_head.weight[WORDS.index(name), 0] = 20 * model.lm_head.weight[1, 0].abs()
     folder = tmp_path_factory.mktemp("judge") / "model"
     save_model(model, tokenizer, folder)
     return start_service("policy", model=str(folder))
