@@ -18,7 +18,7 @@ from lodestar.recipe.folder import RunFolder
 from lodestar.rewards.models import ScoringModel
 from lodestar.rewards.rules import Exchange
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 DATA = {"demonstration_rows": 400, "comparison_rows": 200, "prompt_rows": 100, "max_prompt_tokens": 32}
 MODEL = {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "context_tokens": 160}}
 BRIEF = {"epochs": 2, "batch_tokens": 512, "evaluations_per_epoch": 1, "learning_rate": 5e-3}

@@ -104,6 +104,12 @@ def test_the_newest_reward_model_judges_unless_another_judge_is_named() -> None:
             planned(label)
 
 
+def test_a_reward_model_that_nobody_asks_is_no_fault_of_a_label_stage_without_a_judge() -> None:
+    stages = {"data": {}, "sft": {}, "sample": {"n": 2}, "label": {}, "reward": {}}
+    made = plan(RunConfig.model_validate({"name": "t", "stages": stages}))
+    assert made.step("reward").inputs["feedback"] == ("data/feedback", "label/feedback")
+
+
 def test_a_judge_in_a_folder_is_served_alone_whatever_the_runs_reward_is(tmp_path: Path) -> None:
     run, made = planned({"judge": {"reward": "there", "heads": {"kind": 2.0}}})
     rule = {"name": "and", "kind": "rule", "rule": "pattern", "pattern": "and"}
