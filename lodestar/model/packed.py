@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lodestar_kernels.attention import PackedLayout, PrefixLayout, attention, prefixed_attention
@@ -23,9 +23,9 @@ from lodestar.model.heads import scalar_head, score_head
 from lodestar.model.logits import head_parameters, lm_head, logit_rule
 from lodestar.model.lora import plain
 from lodestar.preference.losses import segment_sums
+from lodestar.records import Scored
 
 __all__ = [
-    "Packed",
     "PackedAttention",
     "PackedBatch",
     "head_divergence",
@@ -123,6 +123,13 @@ class PackedBatch:
             per_sequence=per_sequence,
         )
 
+    @staticmethod
+    def of(rows: Sequence[Scored], *, device: torch.device | str, share: bool = False) -> PackedBatch:
+        """Pack rows that know where their prompts end; see :meth:`pack`."""
+        return PackedBatch.pack(
+            [row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device, share=share
+        )
+
     def alone(self) -> list[PackedBatch]:
         """The same sequences as batches of one."""
         lengths = self.layout.lengths
@@ -163,22 +170,6 @@ def _lay_out(
             tokens += sequences[i][prompt:]
             positions += range(prompt, len(sequences[i]))
     return tokens, positions, rows
-
-
-class Packed(Protocol):
-    """Tokens of one forward call, one after another."""
-
-    @property
-    def tokens_T(self) -> Tensor:
-        """int64 [T]."""
-
-    @property
-    def positions_T(self) -> Tensor:
-        """int64 [T]."""
-
-    @property
-    def layout(self) -> PackedLayout:
-        """Boundaries of the whole sequences."""
 
 
 class PackedAttention:
@@ -228,7 +219,7 @@ def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
     return trunk_states(model, batch, PackedAttention(batch.layout, prefixes=batch.prefixes))
 
 
-def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor:
+def trunk_states(model: Any, batch: PackedBatch, context: AttentionContext) -> Tensor:
     """One forward call of the trunk over the whole batch, with the attention given.
 
     Raises:
