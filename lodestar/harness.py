@@ -48,12 +48,13 @@ class ServedPolicy(LM):  # type: ignore[misc]  # the harness has no types
         *,
         seed: int = 0,
         tls: Path | None = None,
+        in_flight: int = SAMPLES_IN_FLIGHT,
         progress: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """``progress`` hears how many more requests are answered."""
+        """``in_flight``: generations asked for at once. ``progress`` hears how many more requests are answered."""
         super().__init__()
         self._servers, self._tokenizer = servers, tokenizer
-        self._seed, self._tls, self._progress = seed, tls, progress
+        self._seed, self._tls, self._in_flight, self._progress = seed, tls, in_flight, progress
         self._format = ChatFormat(tokenizer)
         self.cut = 0
         """Contexts that lost tokens at their beginning, since they were too long for the model."""
@@ -120,7 +121,7 @@ class ServedPolicy(LM):  # type: ignore[misc]  # the harness has no types
         return totals
 
     async def _generations(self, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-        admitted = asyncio.Semaphore(SAMPLES_IN_FLIGHT)
+        admitted = asyncio.Semaphore(self._in_flight)
         async with self._client() as policy:
             context = await _context(policy)
             lengths = map(len, encode_prompts(self._tokenizer, [prompt for prompt, _ in asked]))

@@ -78,6 +78,7 @@ class Tasks(Stage):
 
     def _answers(self, bench: Bench, port: str) -> tuple[dict[str, dict[str, Measured]], int]:
         """What the servers of a port's model say to every question, and how many contexts were cut."""
+        from lodestar.asking import admitted
         from lodestar.harness import ServedPolicy, answers
         from lodestar.model.tokenizers import load_tokenizer
 
@@ -86,6 +87,7 @@ class Tasks(Stage):
             load_tokenizer(bench.tokenizer(port)),
             seed=bench.seed_of(bench.step.name),
             tls=bench.listening.tls,
+            in_flight=admitted(bench.config.services.policy, picks=port == "policy"),
             progress=bench.progress.advance,
         )
         include = None if self.include is None else Path(self.include)
