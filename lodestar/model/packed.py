@@ -16,7 +16,7 @@ from lodestar_kernels.logprob import TokenLoss, kl_divergence, logprobs, token_l
 from torch import Tensor
 
 from lodestar.errors import InvalidArgument
-from lodestar.model.attention import AttentionContext, attending
+from lodestar.model.attention import AttentionContext, LayerRule, attending
 from lodestar.model.context import context_tokens, ends_hard
 from lodestar.model.fused import selects_rows
 from lodestar.model.heads import scalar_head, score_head
@@ -189,27 +189,11 @@ class PackedAttention:
         self._per_sequence = per_sequence
         self.rows = rows
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
         """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
         if self._prefixes is not None:
-            return prefixed_attention(
-                q_TND, k_TMD, v_TMD, self._prefixes, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N
-            )
-        return attention(
-            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N,
-            per_sequence=self._per_sequence,
-        )  # fmt: skip
+            return prefixed_attention(q_TND, k_TMD, v_TMD, self._prefixes, **rule)
+        return attention(q_TND, k_TMD, v_TMD, layout=self._layout, per_sequence=self._per_sequence, **rule)
 
 
 def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
