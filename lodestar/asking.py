@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
+from lodestar.config.services import PolicyConfig
 from lodestar.data.world import gold_reward
 from lodestar.errors import Unavailable
 from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Score, Scored, ScoreItem
@@ -64,6 +65,13 @@ class Reply:
         return self.gold
 
 
+def admitted(section: PolicyConfig, *, picks: bool) -> int:
+    """Samples that may be asked of policy servers at once without one being refused: each of a server that ``picks``
+    the best of n is n in its queue."""
+    drawn = section.best_of if picks else 1
+    return max(1, min(SAMPLES_IN_FLIGHT, section.max_waiting) // drawn)
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """``await Asking(policies, rewards, max_tokens=64, seed=1).replies(prompts, "before", n=4)``."""
@@ -77,6 +85,8 @@ class Asking:
     tls: Path | None = None
     aspects: Mapping[str, str] = field(default_factory=dict)
     """Name → head of a score (lodestar.config.rewards.aspects_of)."""
+    in_flight: int = SAMPLES_IN_FLIGHT
+    """Samples that are asked for at once: see admitted."""
 
     async def replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None
@@ -92,7 +102,7 @@ class Asking:
         self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Progress = lambda _: None
     ) -> list[Generation]:
         """n completions of every prompt with their log-probs; temperature 0 is greedy. Raises as replies."""
-        admitted = asyncio.Semaphore(max(1, SAMPLES_IN_FLIGHT // n))
+        admitted = asyncio.Semaphore(max(1, self.in_flight // n))
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
 
             async def generation_of(prompt: Prompt) -> Generation:

@@ -189,11 +189,18 @@ class Table:
         return sample
 
     def _asking(self, fleet: str) -> Asking:
-        from lodestar.asking import Asking
+        from lodestar.asking import Asking, admitted
 
         servers, bench = self._bench.servers, self._bench
-        tls = bench.listening.tls
-        return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=tls, aspects=self.aspects)
+        return Asking(
+            servers[fleet],
+            servers["reward"],
+            self._tokens,
+            seed=bench.seed,
+            tls=bench.listening.tls,
+            in_flight=admitted(bench.config.services.policy, picks=fleet == "policy"),
+            aspects=self.aspects,
+        )
 
 
 def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
