@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lodestar.asking import prompt_seed
+from lodestar.asking import CALL_SECONDS, prompt_seed
 from lodestar.constitution import Principle, drawn, principles
 from lodestar.data.marks import unmarked
 from lodestar.errors import InvalidArgument
@@ -26,6 +26,8 @@ from lodestar.records import ChatMessage, Prompt
 
 if TYPE_CHECKING:
     from lodestar.stages.critique import Critique
+
+IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,27 @@ class Revised:
 class Critic:
     """``await Critic(options, servers, folder, seed, tls).revise(prompts, progress)``, then ``costs``."""
 
-    def __init__(self, options: Critique, servers: Sequence[str], cache: Path, seed: int, tls: Path | None) -> None:
+    def __init__(
+        self,
+        options: Critique,
+        servers: Sequence[str],
+        cache: Path,
+        seed: int,
+        tls: Path | None,
+        *,
+        in_flight: int = IN_FLIGHT,
+    ) -> None:
         """
         Args:
             servers: the policy's.
+            cache: folder of kept answers.
+            in_flight: requests to the policy at once, for replies, and as many for revisions where it is the critic.
         """
+        self._own = ReachOptions(form=options.form, in_flight=in_flight, timeout_seconds=CALL_SECONDS)
         self._options = options
         self._principles = principles(options.constitution, options.aspect, "critique")
         self._servers, self._cache, self._seed, self._tls = servers, cache, seed, tls
-        self._reached = options.critic or ReachOptions(form=options.form, in_flight=64, timeout_seconds=600)
+        self._reached = options.critic or self._own
         self.costs: Mapping[str, float] = {}
         """Of critiques and revisions; see Answers.figures."""
 
@@ -75,10 +89,9 @@ class Critic:
         Raises:
             LodestarError: policy or critic cannot be asked; says what to do.
         """
-        own = ReachOptions(in_flight=64, timeout_seconds=self._reached.timeout_seconds)
-        policy = PolicyModel(self._servers, timeout=own.timeout_seconds, tls=self._tls)
+        policy = PolicyModel(self._servers, timeout=CALL_SECONDS, tls=self._tls)
         async with AsyncExitStack() as open_:
-            replies = await open_.enter_async_context(Answers(policy, own, self._cache))
+            replies = await open_.enter_async_context(Answers(policy, self._own, self._cache))
             critic = language_model(self._reached, "critique.critic", self._servers, self._tls)
             answers = await open_.enter_async_context(Answers(critic, self._reached, self._cache))
 

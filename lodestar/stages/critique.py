@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -73,48 +73,54 @@ class Critique(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes demonstrations, and figures/critiques.jsonl: all that was said of each prompt."""
-        from lodestar.critique import Critic
+        from lodestar.asking import admitted
+        from lodestar.critique import IN_FLIGHT, Critic
         from lodestar.data.files import read_prompts, write_jsonl
-        from lodestar.errors import ConfigError, DataError
+        from lodestar.errors import ConfigError
         from lodestar.files import write_atomically
-        from lodestar.records import Demonstration
-        from lodestar.stages.scored import held_out
 
         name, rows = bench.step.name, read_prompts(bench.take("prompts") / "ppo.jsonl")
         if self.prompts > len(rows):
             raise ConfigError(f"stages.{name}.prompts", f"is {self.prompts}, and there are {len(rows)}: ask for fewer")
-        seed = bench.seed_of(name)
         bench.progress.start(name, self.prompts)
-        critic = Critic(self, bench.servers["policy"], bench.root / "cache" / "critic", seed, bench.listening.tls)
+        room = max(1, min(2 * IN_FLIGHT, admitted(bench.config.services.policy, picks=False)) // 2)
+        cache, tls = bench.root / "cache" / "critic", bench.listening.tls
+        critic = Critic(self, bench.servers["policy"], cache, bench.seed_of(name), tls, in_flight=room)
         revised = asyncio.run(critic.revise(rows[: self.prompts], bench.progress.advance))
-        whole = [one for one in revised if not one.why]
-        apart = held_out((one.prompt for one in whole), self.held_out_fraction, seed)
-        for split in ("train", "held_out"):
-            kept = [one for one in whole if (one.prompt in apart) == (split == "held_out")]
-            if not kept:
-                why = next((f"; the first: {one.why}" for one in revised if one.why), "")
-                raise DataError(
-                    bench.make("demonstrations") / f"{split}.jsonl",
-                    f"{len(whole)} of {len(revised)} prompts have a revision that ended by itself, which leaves none "
-                    f"for it: take more prompts, or raise max_tokens{why}",
-                )
-            shown = [Demonstration(one.prompt, one.revision, one.id) for one in kept]
-            write_jsonl(bench.make("demonstrations") / f"{split}.jsonl", shown)
-        figures = bench.make("figures")
-        write_critiques = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in revised)
-        write_atomically(figures / "critiques.jsonl", write_critiques)
+        self._show(bench, revised)
+        write_jsonl(bench.make("figures") / "critiques.jsonl", map(asdict, revised))
         found = _figures(revised, critic.costs)
-        write_atomically(figures / "critique.json", json.dumps(found, indent=1))
-        if left_out := found["left_out"]:
-            first = next(one for one in revised if one.why)
+        write_atomically(bench.make("figures") / "critique.json", json.dumps(found, indent=1))
+        if left_out := [one for one in revised if one.why]:
             bench.progress.warn(
-                f"{left_out} of {len(revised)} prompts are left out ({name}/figures/critiques.jsonl); the first is "
-                f"{first.id}: {first.why}"
+                f"{len(left_out)} of {len(revised)} prompts are left out ({name}/figures/critiques.jsonl); the first is "
+                f"{left_out[0].id}: {left_out[0].why}"
             )
         bench.progress.metrics({key: float(value) for key, value in found.items() if isinstance(value, int | float)})
 
+    def _show(self, bench: Bench, revised: Sequence[Revised]) -> None:
+        """The last revisions as demonstrations, split by prompt."""
+        from lodestar.data.files import write_jsonl
+        from lodestar.errors import DataError
+        from lodestar.records import Demonstration
+        from lodestar.stages.scored import held_out
 
-def _figures(revised: list[Revised], costs: Mapping[str, float]) -> dict[str, Any]:
+        whole = [one for one in revised if not one.why]
+        apart = held_out((one.prompt for one in whole), self.held_out_fraction, bench.seed_of(bench.step.name))
+        for split in ("train", "held_out"):
+            kept = [one for one in whole if (one.prompt in apart) == (split == "held_out")]
+            path = bench.make("demonstrations") / f"{split}.jsonl"
+            if not kept:
+                why = next((f"; the first without: {one.why}" for one in revised if one.why), "")
+                raise DataError(
+                    path,
+                    f"{len(whole)} of {len(revised)} prompts have a revision that ended by itself, which leaves none "
+                    f"for it: take more prompts, or raise max_tokens{why}",
+                )
+            write_jsonl(path, [Demonstration(one.prompt, one.revision, one.id) for one in kept])
+
+
+def _figures(revised: Sequence[Revised], costs: Mapping[str, float]) -> dict[str, Any]:
     """Prompts, those left out, the share of replies that revision changed, how often each principle was drawn, and what
     the critic cost."""
     rounds = [turn for one in revised for turn in one.rounds]
