@@ -93,8 +93,8 @@ class Critique(Stage):
         write_atomically(bench.make("figures") / "critique.json", json.dumps(found, indent=1))
         if left_out := [one for one in revised if one.why]:
             bench.progress.warn(
-                f"{len(left_out)} of {len(revised)} prompts are left out ({name}/figures/critiques.jsonl); the first is "
-                f"{left_out[0].id}: {left_out[0].why}"
+                f"{len(left_out)} of {len(revised)} prompts are left out ({name}/figures/critiques.jsonl); the first "
+                f"is {left_out[0].id}: {left_out[0].why}"
             )
         bench.progress.metrics({key: float(value) for key, value in found.items() if isinstance(value, int | float)})
 
