@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from lodestar.local.tiny import llama
 from lodestar.model.weights import save_model
 from lodestar.records import ChatMessage, Scored
 
+importlib.import_module("openai")  # takes seconds, which are no test's
 WORDS = ["<pad>", "<end>", "<unk>", "A", "B", "red", "blue", "green", "sky", "what", "color", "is", "it", "Reply"]
 QUESTIONS = [
     Question("q0", "what color is it", ("red " * 14, "blue sky " * 7)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+importlib.import_module("openai")  # takes seconds, which are no test's
 Script = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 
 
