@@ -52,7 +52,7 @@ class LanguageJudge:
         )
         self._chances: list[tuple[float, float]] = []
         self._unread: list[dict[str, str]] = []
-        self._costs: Mapping[str, float] = {}
+        self._costs: dict[str, float] = {}
 
     def label(self, questions: Sequence[Question], progress: Progress) -> list[Feedback]:
         """See Labeller. A question whose answer names neither A nor B, or that is too long, has no label: it is among
@@ -70,7 +70,7 @@ class LanguageJudge:
         - position_bias: mean of P(A) less ½ over both orders; 0 where position does not count.
         - turned: share of pairs whose choice turns with the order.
         """
-        found: dict[str, Any] = {"unread": self._unread, **self._costs}
+        found: dict[str, Any] = {"unread": sorted(self._unread, key=lambda row: row["id"]), **self._costs}
         if pairs := self._chances:
             found["position_bias"] = fmean((first + 1 - second) / 2 - 0.5 for first, second in pairs)
             found["turned"] = fmean(float((first - 0.5) * (second - 0.5) < 0) for first, second in pairs)
@@ -87,7 +87,8 @@ class LanguageJudge:
                 return row
 
             rows = await each(one, questions)
-            self._costs = {name: self._costs.get(name, 0) + value for name, value in answers.figures().items()}
+            for name, value in answers.figures().items():
+                self._costs[name] = self._costs.get(name, 0) + value
         if questions and not any(rows):
             raise FailedPrecondition(
                 f"{KEY}: none of {len(questions)} questions got a label; {why(self._unread[before])}. Set form or "
