@@ -24,7 +24,7 @@ MODEL = {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 
 BRIEF = {"epochs": 2, "batch_tokens": 512, "evaluations_per_epoch": 1, "learning_rate": 5e-3}
 JUDGED = {"prompts": 16, "best_of": [], "temperatures": [], "max_tokens": 16}
 PPO = {"steps": 2, "batch": 16, "max_tokens": 16, "epochs": 1, "running": {"every": 0}}
-LAW = "helpful: [{name: end, critique: what is wrong ?, revision: so it is}]"
+LAW = "helpful: [{name: end, critique: what is wrong, revision: so it is}]"
 
 
 def config(recipe: str, **more: Any) -> RunConfig:
