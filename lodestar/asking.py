@@ -10,16 +10,16 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
 from lodestar.config.services import PolicyConfig
 from lodestar.data.world import gold_reward
-from lodestar.errors import Unavailable
+from lodestar.errors import Unavailable, first_of
 from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Score, Scored, ScoreItem
 from lodestar.rivals import Take
 
@@ -113,9 +113,7 @@ class Asking:
                 progress(1)
                 return made
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(generation_of(prompt)) for prompt in prompts]
-            return [task.result() for task in tasks]
+            return await together(map(generation_of, prompts))
 
     async def judged(self, prompts: Sequence[Prompt], made: Sequence[Generation]) -> list[list[Reply]]:
         """Completions with what is thought of them. Raises as replies."""
@@ -206,6 +204,16 @@ class Asking:
         """PPO step of the weights that the first policy server to answer serves now."""
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
             return (await patiently(policy.describe)).model.version.step
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each call returns, all of them at work at once; the first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from failed
+    return [task.result() for task in tasks]
 
 
 def gold_of(prompt: str, reply: str) -> float | None:

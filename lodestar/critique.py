@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lodestar.asking import CALL_SECONDS, prompt_seed
+from lodestar.asking import CALL_SECONDS, prompt_seed, together
 from lodestar.constitution import Principle, drawn, principles
 from lodestar.data.marks import unmarked
 from lodestar.errors import InvalidArgument
@@ -21,7 +21,7 @@ from lodestar.llm.answers import Answers, Row
 from lodestar.llm.options import ReachOptions
 from lodestar.llm.policy import PolicyModel
 from lodestar.llm.port import Ask
-from lodestar.llm.reach import each, language_model
+from lodestar.llm.reach import language_model
 from lodestar.records import ChatMessage, Prompt
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Critic:
                 progress(1)
                 return found
 
-            revised: list[Revised] = await each(one, prompts)
+            revised = await together(one(prompt) for prompt in prompts)
             self.costs = answers.figures()
         return revised
 

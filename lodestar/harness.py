@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
-from lodestar.asking import CALL_SECONDS, ROWS_PER_CALL, SAMPLES_IN_FLIGHT, patiently, prompt_seed
+from lodestar.asking import CALL_SECONDS, ROWS_PER_CALL, SAMPLES_IN_FLIGHT, patiently, prompt_seed, together
 from lodestar.client import AsyncPolicyClient
 from lodestar.data.chat import ChatFormat
 from lodestar.data.rows import encode_completions, encode_prompts
@@ -136,10 +136,7 @@ class ServedPolicy(LM):  # type: ignore[misc]  # the harness has no types
                 self._progress(1)
                 return made.completions[0].text
 
-            async with asyncio.TaskGroup() as group:
-                prompts = (prompt for prompt, _ in asked)
-                tasks = [group.create_task(generated(*one)) for one in zip(prompts, told, strict=True)]
-            return [task.result() for task in tasks]
+            return await together(generated(prompt, how) for (prompt, _), how in zip(asked, told, strict=True))
 
     def _client(self) -> AsyncPolicyClient:
         return AsyncPolicyClient(self._servers, timeout=CALL_SECONDS, tls=self._tls)

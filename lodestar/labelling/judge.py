@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from lodestar.asking import ROWS_PER_CALL, Asking, gold_of
+from lodestar.asking import ROWS_PER_CALL, Asking, gold_of, together
 from lodestar.constitution import drawn, principles
 from lodestar.data.marks import unmarked
 from lodestar.errors import FailedPrecondition, InvalidArgument
@@ -24,7 +24,7 @@ from lodestar.labelling.port import NONE, Asked, Question
 from lodestar.labelling.reading import chance_of_a
 from lodestar.llm.answers import Answers, Row
 from lodestar.llm.port import Answer, Ask
-from lodestar.llm.reach import each, language_model
+from lodestar.llm.reach import language_model
 from lodestar.records import ChatMessage, Choice, Feedback, ScoreItem
 
 JUDGE = "judge"
@@ -86,7 +86,7 @@ class LanguageJudge:
                 progress(1)
                 return row
 
-            rows = await each(one, questions)
+            rows = await together(one(question) for question in questions)
             for name, value in answers.figures().items():
                 self._costs[name] = self._costs.get(name, 0) + value
         if questions and not any(rows):
