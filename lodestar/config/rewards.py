@@ -90,6 +90,19 @@ def served_sources(sources: tuple[SourceConfig, ...], *, synthetic: bool) -> tup
     return served
 
 
+def aspects_of(sources: tuple[SourceConfig, ...]) -> dict[str, str]:
+    """What a score of several parts is made of (helpful, harmless …): name → head of a Score. A part of weight 0
+    counts: it is measured. Empty where the score has one part."""
+    parts: list[tuple[str, str]] = []
+    for source in (one for one in sources if not one.watched):
+        if isinstance(source.heads, dict):
+            parts += [(label, f"{source.name}.{label}") for label in source.heads]
+        else:
+            parts.append((source.name, source.name))
+    names = [name for name, _ in parts]
+    return {head if names.count(name) > 1 else name: head for name, head in parts} if len(parts) > 1 else {}
+
+
 def watched_source(sources: tuple[SourceConfig, ...]) -> str | None:
     """Name of the source that is watched."""
     return next((source.name for source in sources if source.watched), None)

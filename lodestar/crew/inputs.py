@@ -144,6 +144,7 @@ def _of_stage(step: Step) -> Iterator[tuple[str, str]]:
         return
     options: list[tuple[str, Any]] = [(option, getattr(stage, option, None)) for option in ("path", "start")]
     options.append(("critic.path", getattr(getattr(stage, "critic", None), "path", None)))
+    options += [(f"judge.{one}", getattr(getattr(stage, "judge", None), one, None)) for one in ("model", "reward")]
     for option, path in options:
         if isinstance(path, str):
             yield from _model(f"{key}.{option}", path)

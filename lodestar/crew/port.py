@@ -72,7 +72,7 @@ def service_main(role: str) -> Callable[[Any], int]:
 
 def calls_of(step: Step) -> dict[str, Call]:
     """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
-    nothing feeds, are left out.
+    nothing feeds and no folder outside the run stands in for, are left out.
 
     A reward that is made of other things than the run's own model is served without a port.
     """
@@ -83,6 +83,7 @@ def calls_of(step: Step) -> dict[str, Call]:
         and (
             not call.port
             or call.port in step.inputs
+            or step.stage.outside(name) is not None
             or (call.role == "reward" and call.port not in step.stage.optional)
         )
     }
@@ -120,7 +121,7 @@ def server_task(
         "dtype": run.model.dtype,
         "listening": listening,
     }
-    model = None if artifact is None else place(artifact)
+    model = step.stage.outside(fleet) if artifact is None else place(artifact)
     if call.role != "reward" and artifact == f"{GIVEN}/model" and "tokenizer" in step.inputs:
         told["tokenizer"] = place(step.inputs["tokenizer"][0])
     match call.role:
@@ -134,7 +135,7 @@ def server_task(
         case "reference":
             return ReferenceTask(section=services.reference, model=str(model), **told)
         case "reward":
-            sources = served_sources(services.reward.sources, synthetic=plan.is_synthetic)
+            sources = served_sources(step.stage.sources(run), synthetic=plan.is_synthetic)
             scoring = services.reward.model_copy(update={"sources": sources})
             return RewardTask(section=scoring, model=model if needs_own_model(sources) else None, **told)
 

@@ -74,3 +74,6 @@ def _paths(run: RunConfig, plan: Plan) -> Iterator[tuple[str, str]]:
         for option in ("root", "path"):
             if path := getattr(step.stage, option, None):
                 yield f"stages.{step.name}.{option}", str(path)
+        yield from (
+            (f"stages.{step.name}.{fleet}", path) for fleet in step.stage.calls if (path := step.stage.outside(fleet))
+        )

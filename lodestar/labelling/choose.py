@@ -14,6 +14,7 @@ from lodestar.errors import FailedPrecondition
 from lodestar.labelling.port import Question
 from lodestar.preference.active import CHOOSERS, best, diverse_batch
 from lodestar.preference.active.choosers import Floats, probabilities
+from lodestar.records import ChatMessage
 
 Reply = dict[str, Any]
 
@@ -160,4 +161,5 @@ def _different(row: dict[str, Any]) -> list[Reply]:
 
 def _question(row: dict[str, Any], number: int, shown: Sequence[Reply]) -> Question:
     texts, scores = tuple(reply["text"] for reply in shown), tuple(reply["score"] for reply in shown)
-    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores)
+    messages = tuple(ChatMessage(**message) for message in row.get("messages", ()))
+    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores, messages)

@@ -279,7 +279,8 @@ def _refuse_needless_rewards(run: RunConfig, made: Plan) -> None:
     taken = {artifact for step in users for artifacts in step.inputs.values() for artifact in artifacts}
     for step in made.steps:
         makes = {port for port, kind in step.makes.items() if kind == "reward_model"}
-        served = any(call.role == "reward" for other in made.steps for call in other.stage.calls.values())
+        calls = [(other.stage.wants(name), call) for other in made.steps for name, call in other.stage.calls.items()]
+        served = any(wanted and call.role == "reward" for wanted, call in calls)
         if makes and served and not any(f"{step.name}/{port}" in taken for port in makes):
             raise ConfigError(
                 f"stages.{step.name}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lodestar.config.rewards import aspects_of
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import PeopleOptions
@@ -132,6 +133,11 @@ class Evaluate(Stage):
         if self.people is not None:
             found["people"] = self._by_people(bench, self.people, table.prompts, own, before)
         found["reward_before"] = fmean(reply.score for reply in before)
+        if table.aspects:
+            found["aspects"] = {
+                name: {side: fmean(one.aspects[name] for one in replies) for side, replies in shown.items()}
+                for name in table.aspects
+            }
         if self.previous:
             last = table.replies("previous", "previous") if bench.takes("previous") else before
             found["win_rate_previous"] = table.rate(own, last)
@@ -175,6 +181,7 @@ class Table:
         rows = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
         # Their ids are for the reference, which may lack the policy's control tokens; everybody else gets text.
         self.prompts: list[Prompt] = encoded(bench, rows, "against" if bench.takes("against") else "policy")
+        self.aspects = aspects_of(bench.config.services.reward.sources)
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
         self._picked_of = bench.config.services.policy.best_of
@@ -225,10 +232,18 @@ class Table:
         return sample
 
     def _asking(self, fleet: str) -> Asking:
-        from lodestar.asking import Asking
+        from lodestar.asking import Asking, admitted
 
         servers, bench = self._bench.servers, self._bench
-        return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
+        return Asking(
+            servers[fleet],
+            servers["reward"],
+            self._tokens,
+            seed=bench.seed,
+            tls=bench.listening.tls,
+            in_flight=admitted(bench.config.services.policy, picks=fleet == "policy"),
+            aspects=self.aspects,
+        )
 
 
 def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
@@ -238,8 +253,8 @@ def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
         return picked or "the policy"
     maker = plan.maker(policy)
     shown = plan.maker(maker.inputs["demonstrations"][0]) if maker and "demonstrations" in maker.inputs else None
-    expert = "expert iteration" if shown is not None and shown.kind == "best_of_n" else ""
-    name = (maker.stage.method if maker else "") or expert or "the policy"
+    by_data = {"best_of_n": "expert iteration", "critique": "constitutional AI"}.get(shown.kind if shown else "", "")
+    name = (maker.stage.method if maker else "") or by_data or "the policy"
     return f"{name}, {picked}" if picked else name
 
 

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lodestar.config.rewards import ensemble_source
+from lodestar.config.rewards import SourceConfig, ensemble_source
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
-from lodestar.labelling.options import Form, PeopleOptions
+from lodestar.labelling.options import Form, JudgeOptions, PeopleOptions
+from lodestar.llm.options import MANNER
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 
 if TYPE_CHECKING:
     from lodestar.labelling.port import Asked, Labeller, Question
+    from lodestar.records import Comparison
 
-By = Literal["panel", "gold", "file", "people"]
+By = Literal["panel", "gold", "file", "people", "judge"]
 ENSEMBLE = ("disagreement", "bald", "volume_removal")
 """Choosers that compare the members of the reward's ensemble (lodestar.preference.active)."""
 
@@ -27,13 +29,24 @@ ENSEMBLE = ("disagreement", "bald", "volume_removal")
 class Label(Stage):
     """Feedback on samples, split by prompt like any other."""
 
-    takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {"samples": "samples"}
+    takes: ClassVar[Mapping[str, Kind | tuple[Kind, ...]]] = {
+        "samples": "samples",
+        "judge": "model",
+        "scorer": "reward_model",
+        "people": "feedback",
+    }
     makes: ClassVar[Mapping[str, Kind]] = {"feedback": "feedback", "figures": "figures"}
-    calls: ClassVar[Mapping[str, Call]] = {"feedback": Call("feedback")}
+    calls: ClassVar[Mapping[str, Call]] = {
+        "feedback": Call("feedback"),
+        "policy": Call("policy", "judge"),
+        "reward": Call("reward", "scorer"),
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"people"})
+    manner: ClassVar[Mapping[str, frozenset[str]]] = {"judge": MANNER}
 
     by: By = "panel"
     """panel: the synthetic world's noisy annotators; gold: its hidden reward; file: rows that somebody writes;
-    people: at the page of a feedback service, for whom the stage waits."""
+    people: at the page of a feedback service, for whom the stage waits; judge: a language or a reward model."""
     budget: int | None = Field(default=None, ge=1)
     """Comparisons to ask for at most, K(K − 1)/2 where K replies are rated or ranked at once; unset: one question per
     prompt."""
@@ -47,6 +60,8 @@ class Label(Stage):
     """by: file — feedback on these samples; while it is not there, the stage writes the questions and stops."""
     people: PeopleOptions | None = None
     """by: people — where and how they are asked; ``{}`` is a page that the run starts itself."""
+    judge: JudgeOptions | None = None
+    """by: judge — who judges and how it is asked; ``{}`` is the newest reward model of the run."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of prompts kept apart for held-out accuracy, and as much again for the reward model's card."""
 
@@ -60,6 +75,10 @@ class Label(Stage):
             raise ValueError(f"choose: {self.choose} chooses pairs, and goes with people.form: pair alone")
         if self.diverse and self.choose not in ENSEMBLE:
             raise ValueError(f"diverse goes with choose: {', '.join(ENSEMBLE)}, and only with one of them")
+        if (self.by == "judge") != (self.judge is not None):
+            raise ValueError("judge goes with by: judge, and only with it; judge: {} is the newest reward model")
+        if self.judge is not None and "judge" in self.use and (self.judge.is_elsewhere or self.judge.has_a_folder):
+            raise ValueError("use.judge is a judge already: leave address, url, model and reward out")
         return self
 
     @property
@@ -67,9 +86,41 @@ class Label(Stage):
         """What is asked."""
         return "pair" if self.people is None else self.people.form
 
+    @property
+    def _scored(self) -> bool:
+        """Whether a reward model judges."""
+        return self.judge is not None and self.judge.scores and "judge" not in self.use
+
+    def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
+        """A judge of the run's own, and what people said for it to be held against."""
+        wanted = {"samples"}
+        if self.judge is not None:
+            wanted |= {"judge"} & set(self.use)
+            wanted |= {"people"} if self.judge.shared else set()
+            wanted |= {"scorer"} if self._scored and self.judge.reward is None else set()
+        return {port: kinds for port, kinds in super().ports(run).items() if port in wanted}
+
+    def tie(self, port: str, plan: Plan, inputs: Mapping[str, tuple[str, ...]]) -> str | None:
+        """A judge is held against people, and not against a judge of an earlier round."""
+        if port != "people":
+            return None
+        return next((one for one in reversed(plan.all("feedback")) if not _of_a_judge(plan, one)), "")
+
     def wants(self, fleet: str) -> bool:
-        """A page of the run's own, where people are asked and have none."""
-        return self.people is not None and self.people.address is None
+        """A page of the run's own, where people are asked and have none; the judge's servers."""
+        if fleet == "feedback":
+            return self.people is not None and self.people.address is None
+        if fleet == "reward":
+            return self._scored
+        return self.judge is not None and not self._scored and not self.judge.is_elsewhere
+
+    def outside(self, fleet: str) -> str | None:
+        """A judge in a folder."""
+        return None if self.judge is None else self.judge.reward if fleet == "reward" else self.judge.model
+
+    def sources(self, run: RunConfig) -> tuple[SourceConfig, ...]:
+        """The judge alone, whatever the run's reward is made of."""
+        return (SourceConfig(name="judge", heads=None if self.judge is None else self.judge.heads),)
 
     def check(self, run: RunConfig, step: Step, plan: Plan) -> None:
         """The panel and gold know the synthetic world alone; uncertainty needs scores; a form holds so many replies."""
@@ -77,6 +128,10 @@ class Label(Stage):
             raise ConfigError(
                 f"stages.{step.name}.by", f"{self.by} exists for data.source synthetic only; set by: file or people"
             )
+        if self.judge is not None and self.judge.aspect is not None:
+            from lodestar.constitution import principles
+
+            principles(self.judge.constitution, self.judge.aspect, f"stages.{step.name}.judge", choosing=True)
         made = plan.step(step.inputs["samples"][0].partition("/")[0])
         if made.kind != "sample":
             return
@@ -109,17 +164,25 @@ class Label(Stage):
         from lodestar.errors import DataError
         from lodestar.files import read_jsonl, write_atomically
         from lodestar.labelling.port import Asked
+        from lodestar.labelling.shared import agreement_with, asked_of
 
         samples = read_jsonl(bench.take("samples") / "samples.jsonl")
         seed = bench.seed_of(bench.step.name)
         choose = self._chooser(bench)
         questions = self._chosen(choose, samples, seed)
-        bench.progress.start(bench.step.name, len(questions) * self._answers_each())
-        asked = Asked.by(bench, self.people, Path(self.file) if self.file else None)
-        answers = _labellers()[self.by](asked).label(questions, bench.progress.advance)
+        shared = self._shared(bench, seed)
+        bench.progress.start(bench.step.name, len(questions) * self._answers_each() + len(shared))
+        labeller = _labellers()[self.by](
+            Asked.by(bench, self.people, self.judge, Path(self.file) if self.file else None)
+        )
+        # First of all: a judge that cannot answer is found out before thousands of questions are paid for.
+        held = agreement_with(shared, labeller.label(asked_of(shared), bench.progress.advance)) if shared else {}
+        answers = labeller.label(questions, bench.progress.advance)
         splits = split_families((row.prompt for row in answers), self.held_out_fraction, seed)
         blank = sum(not reply["text"].strip() for row in samples for reply in row["replies"])
         counts = {"questions": len(questions), "answers": len(answers), "blank_replies": blank}
+        told = dict(labeller.figures)
+        counts |= self._kept_unread(bench, told.pop("unread", None))
         for split in ("train", "held_out", "evaluation"):
             rows = [row for row in answers if splits[row.prompt] == split]
             if not rows:
@@ -129,10 +192,35 @@ class Label(Stage):
                 )
             write_feedback(bench.make("feedback") / f"{split}.jsonl", rows)
             counts[f"feedback.{split}"] = len(rows)
-        write_atomically(
-            bench.make("figures") / "label.json", json.dumps({"by": self.by, "choose": choose, **counts}, indent=1)
-        )
-        bench.progress.metrics({name: float(count) for name, count in counts.items()})
+        found = {"by": self.by, "choose": choose, **counts, **told} | ({"shared": held} if held else {})
+        write_atomically(bench.make("figures") / "label.json", json.dumps(found, indent=1, allow_nan=False))
+        numbers = counts | told | {name: held[name]["value"] for name in ("agreement", "kappa") if held}
+        bench.progress.metrics({name: float(value) for name, value in numbers.items()})
+
+    def _shared(self, bench: Bench, seed: int) -> dict[str, Comparison]:
+        """Pairs that people have judged and no stage trains on, for a judge."""
+        from lodestar.data.files import read_feedback
+        from lodestar.labelling.shared import shared_pairs
+
+        if self.judge is None or not bench.takes("people"):
+            return {}
+        rows = bench.take("people") / "evaluation.jsonl"
+        return shared_pairs(read_feedback(rows), self.judge.shared, seed) if rows.exists() else {}
+
+    def _kept_unread(self, bench: Bench, unread: Sequence[Mapping[str, str]] | None) -> dict[str, int]:
+        """Writes figures/unread.jsonl: questions to which a judge had no answer."""
+        from lodestar.files import write_jsonl
+        from lodestar.labelling.judge import why
+
+        if unread is None:
+            return {}
+        if unread:
+            write_jsonl(bench.make("figures") / "unread.jsonl", unread)
+            bench.progress.warn(
+                f"{len(unread)} questions have no label of the judge ({bench.step.name}/figures/unread.jsonl); the "
+                f"first is {why(unread[0])}"
+            )
+        return {"unread": len(unread)}
 
     def _chosen(self, choose: str, samples: Sequence[dict[str, Any]], seed: int) -> list[Question]:
         from lodestar.labelling.choose import ActivePairs, AllReplies, RandomPairs, UncertainPairs
@@ -175,7 +263,13 @@ def _first_of_several(run: RunConfig, step: Step) -> bool:
 
 def _labellers() -> Mapping[str, Callable[[Asked], Labeller]]:
     from lodestar.labelling.file import AnswerFile
+    from lodestar.labelling.judge import judge
     from lodestar.labelling.panel import Gold, Panel
     from lodestar.labelling.people import People
 
-    return {"panel": Panel, "gold": Gold, "file": AnswerFile, "people": People}
+    return {"panel": Panel, "gold": Gold, "file": AnswerFile, "people": People, "judge": judge}
+
+
+def _of_a_judge(plan: Plan, feedback: str) -> bool:
+    maker = plan.maker(feedback)
+    return maker is not None and getattr(maker.stage, "by", "") == "judge"
