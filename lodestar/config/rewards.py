@@ -34,7 +34,8 @@ class SourceConfig(Section):
     paths: tuple[str, ...] = ()
     """model: folders or hub ids; several are an ensemble; empty is the run's own reward model."""
     heads: dict[str, float] | Literal["ensemble"] | None = None
-    """model with several labels: the weight of each label by its name, or ensemble: labels are members of one."""
+    """model with several labels: the weight of each label by its name, or ensemble: labels are members of one; of the
+    run's own ensemble_of models, the models are."""
     function: str | None = None
     """function: module:name or file.py:name, called as name(prompts, completions) and returning one number each."""
     rule: RuleName | None = None
@@ -114,3 +115,9 @@ def critic_source(sources: tuple[SourceConfig, ...]) -> SourceConfig | None:
         return None
     (source,) = scoring
     return source if source.weight == 1 and source.offset == 0 and source.heads is None else None
+
+
+def ensemble_source(sources: tuple[SourceConfig, ...]) -> SourceConfig | None:
+    """The one source of the score that has members; None where no source has, or several have."""
+    found = [one for one in sources if not one.watched and (one.heads == "ensemble" or len(one.paths) > 1)]
+    return found[0] if len(found) == 1 else None

@@ -12,6 +12,7 @@ from lodestar.records import ChatMessage, Feedback
 
 if TYPE_CHECKING:
     from lodestar.labelling.options import JudgeOptions, PeopleOptions
+    from lodestar.recipe.stage import Bench
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 """Figures of a labeller that has none."""
@@ -79,3 +80,21 @@ class Asked:
     """Who asks: the run and its stage."""
     say: Callable[[str], object] = lambda _text: None
     """Tells the person at the terminal."""
+
+    @staticmethod
+    def by(
+        bench: Bench, *, people: PeopleOptions | None, file: str | None = None, judge: JudgeOptions | None = None
+    ) -> Asked:
+        """By a stage, of its options."""
+        return Asked(
+            bench.seed_of(bench.step.name),
+            None if file is None else Path(file),
+            bench.unfinished,
+            people=people,
+            judge=judge,
+            servers=bench.servers,
+            tls=bench.listening.tls,
+            cache=bench.root / "cache" / "judge",
+            of=f"{bench.config.name}.{bench.step.name}",
+            say=bench.progress.say,
+        )

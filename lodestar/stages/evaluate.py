@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lodestar.config.rewards import aspects_of
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.labelling.options import PeopleOptions
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler, Take
@@ -47,6 +48,7 @@ class Evaluate(Stage):
         "filtered": Call("policy", "filtered"),
         "previous": Call("policy", "previous"),
         "reward": Call("reward", "reward"),
+        "feedback": Call("feedback"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered", "previous", "tokenizer"})
 
@@ -63,6 +65,22 @@ class Evaluate(Stage):
     """Response tokens at most; unset: as many as the stage that samples the longest."""
     previous: bool = False
     """Compare with the policy of the round before too; with the model that rounds began from in the first."""
+
+    people: PeopleOptions | None = None
+    """Ask people too which reply is better, the policy's or that of the model compared against: where and how; ``{}``
+    is a page that the run starts itself. The stage waits for them."""
+    people_prompts: int = Field(default=50, ge=1)
+    """Held-out prompts that people see, the first ones."""
+
+    @model_validator(mode="after")
+    def _people_compare(self) -> Evaluate:
+        if self.people is not None and self.people.form != "pair":
+            raise ValueError("people.form must be pair: a win rate is of comparisons")
+        return self
+
+    def wants(self, fleet: str) -> bool:
+        """A page of the run's own, where people are asked and have none."""
+        return fleet != "feedback" or (self.people is not None and self.people.address is None)
 
     def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
         """The round before's policy only where it is asked for."""
@@ -86,6 +104,10 @@ class Evaluate(Stage):
                 f"stages.{step.name}.previous",
                 f"{step.inputs['policy'][0]} is of no round, or nothing made a model before it; leave previous out",
             )
+        if self.people is not None and "against" not in step.inputs:
+            raise ConfigError(
+                f"stages.{step.name}.people", "compare two models, and there is one; set use: {against: STAGE/policy}"
+            )
         if self.judge == "gold" and not plan.is_synthetic:
             raise ConfigError(
                 f"stages.{step.name}.judge", "gold exists for data.source synthetic only; leave it out, or set reward"
@@ -108,6 +130,8 @@ class Evaluate(Stage):
         else:
             before = own = table.replies("policy", "before")
             shown = {"before": before}
+        if self.people is not None:
+            found["people"] = self._by_people(bench, self.people, table.prompts, own, before)
         found["reward_before"] = fmean(reply.score for reply in before)
         if table.aspects:
             found["aspects"] = {
@@ -125,6 +149,25 @@ class Evaluate(Stage):
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
         write_atomically(figures / "evaluation.json", json.dumps(found, indent=1, allow_nan=False))
+
+    def _by_people(
+        self,
+        bench: Bench,
+        options: PeopleOptions,
+        prompts: Sequence[Prompt],
+        own: Sequence[Reply],
+        other: Sequence[Reply],
+    ) -> dict[str, Any]:
+        """The win rate by people's judgement."""
+        from lodestar.labelling.people import People
+        from lodestar.labelling.port import Asked
+        from lodestar.labelling.versus import pairs_of, versus
+
+        sides = [[row.text for row in rows][: self.people_prompts] for rows in (prompts, own, other)]
+        questions = pairs_of(bench.unfinished / "compared.json", *sides)
+        asked = Asked.by(bench, people=options)
+        bench.progress.start(f"{bench.step.name}: people", len(questions) * options.overlap)
+        return versus(questions, People(asked), bench.progress.advance)
 
 
 class Table:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lodestar.config.rewards import SourceConfig
+from lodestar.config.rewards import SourceConfig, ensemble_source
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import Form, JudgeOptions, PeopleOptions
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from lodestar.records import Comparison
 
 By = Literal["panel", "gold", "file", "people", "judge"]
+ENSEMBLE = ("disagreement", "bald", "volume_removal")
+"""Choosers that compare the members of the reward's ensemble (lodestar.preference.active)."""
 
 
 class Label(Stage):
@@ -48,9 +49,12 @@ class Label(Stage):
     budget: int | None = Field(default=None, ge=1)
     """Comparisons to ask for at most, K(K − 1)/2 where K replies are rated or ranked at once; unset: one question per
     prompt."""
-    choose: Literal["random", "uncertain"] = "random"
+    choose: Literal["random", "uncertain", "disagreement", "bald", "volume_removal"] = "random"
     """Which pairs to ask about; every prompt gets one before any gets a second. uncertain: those whose scores by the
-    reward are nearest."""
+    reward are nearest; the others: those of which the members of the reward's ensemble think differently. Of rounds,
+    the first chooses at random where no reward model scores its samples."""
+    diverse: bool = False
+    """disagreement, bald, volume_removal: of the best pairs those that the members do not answer alike."""
     file: str | None = None
     """by: file — feedback on these samples; while it is not there, the stage writes the questions and stops."""
     people: PeopleOptions | None = None
@@ -70,8 +74,10 @@ class Label(Stage):
             raise ValueError("judge goes with by: judge, and only with it; judge: {} is the newest reward model")
         if self.judge is not None and "judge" in self.use and (self.judge.is_elsewhere or self.judge.has_a_folder):
             raise ValueError("use.judge is a judge already: leave address, url, model and reward out")
-        if self.choose == "uncertain" and self.form != "pair":
-            raise ValueError("choose: uncertain chooses pairs, and goes with people.form: pair alone")
+        if self.choose != "random" and self.form != "pair":
+            raise ValueError(f"choose: {self.choose} chooses pairs, and goes with people.form: pair alone")
+        if self.diverse and self.choose not in ENSEMBLE:
+            raise ValueError(f"diverse goes with choose: {', '.join(ENSEMBLE)}, and only with one of them")
         return self
 
     @property
@@ -128,11 +134,17 @@ class Label(Stage):
         made = plan.step(step.inputs["samples"][0].partition("/")[0])
         if made.kind != "sample":
             return
-        if self.choose == "uncertain" and "reward" not in made.inputs:
+        if self.choose != "random" and "reward" not in made.inputs and not _first_of_several(run, step):
             raise ConfigError(
                 f"stages.{step.name}.choose",
-                f"uncertain needs scores, and no reward model scores what {made.name} samples: put a reward stage "
+                f"{self.choose} needs scores, and no reward model scores what {made.name} samples: put a reward stage "
                 "before it, or set random",
+            )
+        if self.choose in ENSEMBLE and ensemble_source(run.services.reward.sources) is None:
+            raise ConfigError(
+                f"stages.{step.name}.choose",
+                f"{self.choose} compares the members of an ensemble, and services.reward.sources must hold one: set "
+                "reward.ensemble to 4 and sources to [{name: reward, heads: ensemble}], or choose random",
             )
         if self.form != "pair":
             from lodestar.feedback.campaign import COMPLETIONS
@@ -154,10 +166,11 @@ class Label(Stage):
 
         samples = read_jsonl(bench.take("samples") / "samples.jsonl")
         seed = bench.seed_of(bench.step.name)
-        questions = self._chosen(samples, seed)
+        choose = self._chooser(bench)
+        questions = self._chosen(choose, samples, seed)
         shared = self._shared(bench, seed)
         bench.progress.start(bench.step.name, len(questions) * self._answers_each() + len(shared))
-        labeller = _labellers()[self.by](self._asked(bench, seed))
+        labeller = _labellers()[self.by](Asked.by(bench, people=self.people, file=self.file, judge=self.judge))
         # First of all: a judge that cannot answer is found out before thousands of questions are paid for.
         held = agreement_with(shared, labeller.label(asked_of(shared), bench.progress.advance)) if shared else {}
         answers = labeller.label(questions, bench.progress.advance)
@@ -175,26 +188,10 @@ class Label(Stage):
                 )
             write_feedback(bench.make("feedback") / f"{split}.jsonl", rows)
             counts[f"feedback.{split}"] = len(rows)
-        found = {"by": self.by, **counts, **told} | ({"shared": held} if held else {})
+        found = {"by": self.by, "choose": choose, **counts, **told} | ({"shared": held} if held else {})
         write_atomically(bench.make("figures") / "label.json", json.dumps(found, indent=1, allow_nan=False))
         numbers = counts | told | {name: held[name]["value"] for name in ("agreement", "kappa") if held}
         bench.progress.metrics({name: float(value) for name, value in numbers.items()})
-
-    def _asked(self, bench: Bench, seed: int) -> Asked:
-        from lodestar.labelling.port import Asked
-
-        return Asked(
-            seed,
-            Path(self.file) if self.file else None,
-            bench.unfinished,
-            people=self.people,
-            judge=self.judge,
-            servers=bench.servers,
-            of=f"{bench.config.name}.{bench.step.name}",
-            tls=bench.listening.tls,
-            cache=bench.root / "cache" / "judge",
-            say=bench.progress.say,
-        )
 
     def _shared(self, bench: Bench, seed: int) -> dict[str, Comparison]:
         """Pairs that people have judged and no stage trains on, for a judge."""
@@ -221,14 +218,29 @@ class Label(Stage):
             )
         return {"unread": len(unread)}
 
-    def _chosen(self, samples: Sequence[dict[str, Any]], seed: int) -> list[Question]:
-        from lodestar.labelling.choose import AllReplies, RandomPairs, UncertainPairs
+    def _chosen(self, choose: str, samples: Sequence[dict[str, Any]], seed: int) -> list[Question]:
+        from lodestar.labelling.choose import ActivePairs, AllReplies, RandomPairs, UncertainPairs
 
         if self.form != "pair":
             everything = sum(len(row["replies"]) ** 2 for row in samples)
             return AllReplies().choose(samples, self.budget or everything, seed)
-        chooser = UncertainPairs() if self.choose == "uncertain" else RandomPairs()
+        match choose:
+            case "random":
+                chooser = RandomPairs()
+            case "uncertain":
+                chooser = UncertainPairs()
+            case _:
+                chooser = ActivePairs(choose, diverse=self.diverse)
         return chooser.choose(samples, self.budget or len(samples), seed)
+
+    def _chooser(self, bench: Bench) -> str:
+        """Random while no reward model scores the samples, which is said."""
+        (samples,) = bench.step.inputs["samples"]
+        made = bench.plan.maker(samples)
+        if self.choose == "random" or made is None or made.kind != "sample" or "reward" in made.inputs:
+            return self.choose
+        bench.progress.say(f"{bench.step.name} chooses at random: no reward model has scored {made.name}'s replies yet")
+        return "random"
 
     def _answers_each(self) -> int:
         """Answers to a question when all is judged."""
@@ -238,6 +250,11 @@ class Label(Stage):
 
         aspects = len(Campaign(name="x", form="aspects").aspects) if self.form == "aspects" else 1
         return self.people.overlap * aspects
+
+
+def _first_of_several(run: RunConfig, step: Step) -> bool:
+    """Whether later rounds choose by a reward model that this one makes."""
+    return step.round == 1 and run.stages["rounds"]["n"] > 1
 
 
 def _labellers() -> Mapping[str, Callable[[Asked], Labeller]]:
