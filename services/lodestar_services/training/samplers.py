@@ -62,6 +62,10 @@ class Samplers:
             async with self._changed:
                 self._changed.notify_all()
 
+    def hold(self, key: str) -> bool:
+        """Whether an engine holds these weights now."""
+        return any(slot.key == key for slot in self._slots)
+
     def stop(self) -> None:
         """For after the event loop's end."""
         for slot in self._slots:

@@ -328,10 +328,11 @@ class Training:
         return self._start_source()
 
     def _present(self, model_id: str) -> Source:
-        """A model's weights as they stand now, copied here, before the next call may change them."""
+        """A model's weights as they stand now, copied before the next call changes them, unless a sampler has them."""
         model = self._model(model_id)
-        tensors = model.tensors()
-        return Source(f"{model_id}#{id(model)}.{model.version}", self._info(model), lambda: tensors)
+        key = f"{model_id}#{id(model)}.{model.version}"
+        tensors = None if self._samplers.hold(key) else model.tensors()
+        return Source(key, self._info(model), lambda: model.tensors() if tensors is None else tensors)
 
     def _start_source(self) -> Source:
         return Source("start", self._ours, lambda: named_tensors(self._start))

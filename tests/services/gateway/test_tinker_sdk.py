@@ -188,3 +188,24 @@ def test_a_session_that_ends_frees_its_models(gateway: Any, training_service: An
         pytest.raises(InvalidArgument, match="there is no model"),
     ):
         training.describe_model(name)
+
+
+def test_a_batch_that_the_sdk_cuts_for_the_bodys_bound_is_one_batch(
+    start_service: Any, training_service: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = start_service(
+        "gateway",
+        endpoints={"training": training_service.address},
+        section={"name": NAME, "max_body_bytes": 2048},
+        replica=1,
+    )
+    data = [datum((4, 5, word), (5, word, 1), weights=[1.0, 1.0, 1.0]) for word in range(2, 32)]
+    found = []
+    for port in (service.holder._base_url, f"http://127.0.0.1:{small.state.http_port}"):
+        monkeypatch.setenv("TINKER_BASE_URL", port)
+        with tinker.ServiceClient() as one:
+            client = one.create_lora_training_client(base_model=NAME, rank=4, seed=1).result()
+            done = client.forward_backward(data, "cross_entropy")
+            norm = client.optim_step(types.AdamParams()).result().metrics["gradient_norm"]
+            found.append((done.result().metrics["loss:sum"], len(done.result().loss_fn_outputs), norm))
+    assert found[0] == (pytest.approx(found[1][0], rel=1e-6), 30, pytest.approx(found[1][2], rel=1e-5))
