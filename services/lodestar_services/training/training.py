@@ -1,18 +1,16 @@
 """What the training service does: models come and go, calls for them are done one after another on one thread.
 
 Consumes   checked calls, in the order in which they arrive.
-Produces   losses, steps, saved weights; samples, by engines of their own (samplers.py).
+Produces   losses, steps, saved weights; samples, by engines of their own (sampling.py).
 Waits for  the compute thread; a sampler for the weights that it is to hold.
 Unblocked  by the end of the call before.
 """
 
 from __future__ import annotations
 
-import copy
+import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +18,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from lodestar import metrics
-from lodestar.config import PolicyConfig, TrainingTask
+from lodestar.config import TrainingTask
 from lodestar.data.control import Control
-from lodestar.engine.engine import Engine
 from lodestar.engine.limits import MAX_TOP_LOGPROBS
 from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, ResourceExhausted
 from lodestar.model.loading import (
@@ -40,16 +37,12 @@ from lodestar.model.logits import ids_without_text, sampled_ids
 from lodestar.model.warm_up import warm_up_kernels
 from lodestar.records import (
     Datum,
-    GenerationChunk,
     Lora,
     LossResult,
     ModelInfo,
     OptimParams,
-    Purpose,
     Sampled,
     SamplingParams,
-    Scored,
-    TokenLogProbs,
     TrainingModel,
     WeightVersion,
 )
@@ -57,21 +50,11 @@ from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.checks import check_count, check_tokenizer_hash, check_tokens
 from lodestar_services.learner.checkpoint import load_checkpoint, write_checkpoint
 from lodestar_services.training import losses
-from lodestar_services.training.model import STATE_FORMAT, ModelInTraining, lm_head_name, untie
-from lodestar_services.training.samplers import Samplers
+from lodestar_services.training.model import STATE_FORMAT, ModelInTraining
+from lodestar_services.training.sampling import Sampling, Source
 from lodestar_services.training.store import SAMPLER, STATE, Store, check_model_id
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Whose weights are sampled from."""
-
-    key: str
-    """Another one for other weights."""
-    model: ModelInfo
-    load: Callable[[], Mapping[str, Tensor]]
 
 
 class Training:
@@ -86,7 +69,9 @@ class Training:
         self._models: dict[str, ModelInTraining] = {}
         """Of the compute thread."""
         self._queued = 0
-        self._samplers = Samplers(self._make_engine, task.section.samplers, threads=task.section.threads)
+        self._turned_away: dict[str, str] = {}
+        """Why a part of a model's batch never came to the compute thread, until the step that must not be made."""
+        self._sampling: Sampling
 
     async def load(self) -> None:
         """Loads the start model and samples one token.
@@ -95,13 +80,14 @@ class Training:
             ModelError: the folder holds no model that can be trained and sampled from.
         """
         await self._compute.run(self._load)
-        async with self._sampler(self._start_source()) as engine:
-            async for _ in engine.generate([self._eos], SamplingParams(max_tokens=1, seed=0)):
-                pass
+        self._sampling = Sampling(self._task, self._compute, self._start, self._tokenizer)
+        once = SamplingParams(max_tokens=1, seed=0)
+        await self._sampling.sample(self._start_source(), [int(self._tokenizer.eos_token_id)], once, top_prompt=None)
 
     def stop(self) -> None:
         """Ends the threads; nothing is answered afterwards."""
-        self._samplers.stop()
+        if hasattr(self, "_sampling"):
+            self._sampling.stop()
         self._compute.close()
 
     def _load(self) -> None:
@@ -118,7 +104,6 @@ class Training:
         self._vocab_size = sampled_ids(self._start)
         self._without_text = frozenset(ids_without_text(self._start))
         self._context_tokens = context_tokens(path) or self._section.kv_cache_tokens
-        self._eos = int(self._tokenizer.eos_token_id)
         self._ours = ModelInfo(path, WeightVersion(self._incarnation, 0, self._base), self._tokenizer_hash)
         metrics.MODEL_INFO.labels(path, self._tokenizer_hash, self._incarnation).set(1)
 
@@ -177,6 +162,7 @@ class Training:
     def _delete(self, model_id: str) -> None:
         self._model(model_id)
         del self._models[model_id]
+        self._turned_away.pop(model_id, None)
         self._store.sweep(model_id, keep=0)
         metrics.TRAINING_MODELS.set(len(self._models))
 
@@ -212,7 +198,12 @@ class Training:
             metrics.TRAINING_TOKENS.labels(loss).inc(sum(map(len, rows)))
             return LossResult(self._info(model), value, tuple(map(tuple, rows)), figures)
 
-        return await self._run(work)
+        try:
+            return await self._run(work)
+        except ResourceExhausted as error:
+            if not forward_only:
+                self._turned_away[model_id] = str(error)
+            raise
 
     async def optim_step(self, model_id: str, params: OptimParams) -> tuple[ModelInfo, float]:
         """One step; the model after it, and the gradient's norm.
@@ -223,9 +214,12 @@ class Training:
             NonFinite: the gradient is NaN or infinite.
         """
         _check_params(params)
+        turned_away = self._turned_away.pop(model_id, "")
 
         def work() -> tuple[ModelInfo, float]:
             model = self._model(model_id)
+            if turned_away:
+                model.spoil(turned_away)
             norm = model.optim_step(params)
             metrics.TRAINING_STEPS.inc()
             return self._info(model), norm
@@ -306,15 +300,8 @@ class Training:
         if not sampling.max_tokens and not prompt_logprobs:
             raise InvalidArgument("sampling.max_tokens", "is 0: nothing is asked for")
         source = await self._source(model_id, path)
-        samples: dict[int, GenerationChunk] = {}
-        async with self._sampler(source) as engine:
-            known = await _prompt_logprobs(engine, prompt, top_prompt_logprobs) if prompt_logprobs else None
-            if sampling.max_tokens:
-                engine.engine.check(prompt, sampling, Purpose.SERVING)
-                async with aclosing(engine.generate(prompt, sampling, stream=False)) as chunks:
-                    async for chunk in chunks:
-                        samples[chunk.sample_index] = chunk
-        return Sampled(source.model, tuple(samples[i] for i in sorted(samples)), known)
+        top = top_prompt_logprobs if prompt_logprobs else None
+        return await self._sampling.sample(source, prompt, sampling, top_prompt=top)
 
     async def _source(self, model_id: str, path: str) -> Source:
         if model_id and path:
@@ -331,51 +318,30 @@ class Training:
         """A model's weights as they stand now, copied before the next call changes them, unless a sampler has them."""
         model = self._model(model_id)
         key = f"{model_id}#{id(model)}.{model.version}"
-        tensors = None if self._samplers.hold(key) else model.tensors()
+        tensors = None if self._sampling.holds(key) else model.tensors()
         return Source(key, self._info(model), lambda: model.tensors() if tensors is None else tensors)
 
     def _start_source(self) -> Source:
         return Source("start", self._ours, lambda: named_tensors(self._start))
 
-    @asynccontextmanager
-    async def _sampler(self, source: Source) -> AsyncIterator[Any]:
-        async def load() -> Mapping[str, Tensor]:
-            return await self._compute.run(self._for_engine, source)
-
-        async with self._samplers.lease(source.key, load) as engine:
-            yield engine
-
-    def _for_engine(self, source: Source) -> Mapping[str, Tensor]:
-        """Engines have a head of their own: some adapters give one to a model whose head was its embedding."""
-        tensors = dict(source.load())
-        head = f"{lm_head_name(self._start)}.weight"
-        if head not in tensors:
-            (shared,) = (
-                name
-                for name, parameter in self._start.named_parameters()
-                if parameter is self._start.get_input_embeddings().weight
-            )
-            tensors[head] = tensors[shared]
-        return tensors
-
-    def _make_engine(self) -> Engine:
-        skeleton = copy.deepcopy(self._start)
-        untie(skeleton)
-        config = PolicyConfig(kv_cache_tokens=self._section.kv_cache_tokens, swap="drain")
-        device = resolve_device(self._task.device)
-        return Engine(skeleton, self._tokenizer, config, deterministic=self._task.deterministic, device=device)
-
     # --- the compute thread ------------------------------------------------------------------------------------
     async def _run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """What was taken is done, though its caller leave: others may count on it, a step on its gradient, say."""
         if self._queued >= self._section.max_queued:
             raise ResourceExhausted(f"{self._queued} calls wait, and at most {self._section.max_queued} may: ask later")
-        self._queued += 1
+        self._count(1)
+        task = asyncio.ensure_future(self._compute.run(function, *args))
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        self._count(-1)
+        if not task.cancelled():
+            task.exception()  # somebody looked at it, though its caller may have left
+
+    def _count(self, calls: int) -> None:
+        self._queued += calls
         metrics.TRAINING_QUEUED.set(self._queued)
-        try:
-            return await self._compute.run(function, *args)
-        finally:
-            self._queued -= 1
-            metrics.TRAINING_QUEUED.set(self._queued)
 
     def _model(self, model_id: str) -> ModelInTraining:
         if model_id not in self._models:
@@ -404,13 +370,6 @@ class Training:
             check_tokens(datum.targets, f"data[{i}].targets", **bounds)
             if self._without_text and (wrong := self._without_text.intersection(datum.targets)):
                 raise InvalidArgument(f"data[{i}].targets", f"holds id {min(wrong)}, which has no text")
-
-
-async def _prompt_logprobs(engine: Any, prompt: Sequence[int], top: int) -> TokenLogProbs:
-    if len(prompt) == 1:
-        return TokenLogProbs(())
-    (answer,) = await engine.logprobs([Scored(tuple(prompt), 1)], top=top)
-    return TokenLogProbs(answer.logprobs, (), answer.top_logprobs)
 
 
 def _saved(place: Path) -> Mapping[str, Tensor]:

@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from lodestar_services.gateway.endpoint import Outgoing
 from lodestar_services.gateway.errors import ApiError
 from lodestar_services.gateway.tinker import requests, wire
 from lodestar_services.gateway.tinker.futures import Futures, Result
+from lodestar_services.gateway.tinker.sessions import Sessions, session_of
 
 log = logging.getLogger(__name__)
 FETCH_SECONDS = 20.0
@@ -37,24 +36,13 @@ CHUNK_SHARE = 4
 Work = Callable[[], Coroutine[Any, Any, Result]]
 
 
-@dataclass(eq=False)
-class Session:
-    """One SDK client's."""
-
-    heard: float = field(default_factory=time.monotonic)
-    models: dict[str, asyncio.Lock] = field(default_factory=dict)
-    """By model_id: who holds the lock is doing a request of it."""
-    samplers: dict[str, str] = field(default_factory=dict)
-    """By sampling_session_id: path of the weights; "" is the start model."""
-
-
 class Tinker:
     """Made inside the event loop; every public coroutine but ``close`` answers a route."""
 
     def __init__(self, section: GatewayConfig, address: str, *, tls: Path | None) -> None:
         self._section = section
         self._training = AsyncTrainingClient(address, timeout=section.deadline_seconds, tls=tls)
-        self._sessions: dict[str, Session] = {}
+        self._sessions = Sessions()
         self._futures = Futures()
         self._start: TrainingModel | None = None
         self._sweeper = asyncio.create_task(self._sweep())
@@ -79,7 +67,7 @@ class Tinker:
         """POST create_session."""
         request = requests.read(requests.Session, body)
         name = f"session-{secrets.token_hex(16)}"
-        self._sessions[name] = Session()
+        self._sessions.open(name)
         warning = f"{', '.join(request.not_kept)}: not kept by this server" if request.not_kept else None
         await out.whole({"type": "create_session", "session_id": name, "warning_message": warning})
 
@@ -88,7 +76,7 @@ class Tinker:
         name = requests.read(requests.Heartbeat, body).session_id
         if name not in self._sessions:
             raise ApiError(410, f"session_id: {name} is over")
-        self._sessions[name].heard = time.monotonic()
+        self._sessions.of(name)
         await out.whole({"type": "session_heartbeat"})
 
     async def finish(self, body: Any, out: Outgoing) -> None:
@@ -115,7 +103,7 @@ class Tinker:
         """POST create_model."""
         request = requests.read(requests.CreateModel, body)
         requests.refuse(user_metadata=request.user_metadata)
-        session = self._session(request.session_id)
+        session = self._sessions.of(request.session_id)
         await self._check_base(request.base_model)
         model_id = f"{request.session_id}:train:{request.model_seq_id}"
         adapters = request.lora_config
@@ -150,20 +138,18 @@ class Tinker:
 
         async def work() -> Result:
             try:
-                options, data = wire.options_of(message), wire.datums_of(message)
-            except ApiError:
-                if not message.forward_only:  # a part of a batch failed: the service refuses this one, and the step
-                    with contextlib.suppress(LodestarError):
-                        await self._training.forward_backward(message.model_id, [], message.loss)
+                result = await self._training.forward_backward(
+                    message.model_id,
+                    wire.datums_of(message),
+                    message.loss,
+                    wire.options_of(message),
+                    forward_only=message.forward_only,
+                    timeout=self._section.deadline_seconds,
+                )
+            except (ApiError, LodestarError):
+                if not message.forward_only:
+                    self._sessions.of(session_of(message.model_id)).spoiled.add(message.model_id)
                 raise
-            result = await self._training.forward_backward(
-                message.model_id,
-                data,
-                message.loss,
-                options,
-                forward_only=message.forward_only,
-                timeout=self._section.deadline_seconds,
-            )
             return wire.losses_to(result)
 
         await self._ordered(message.model_id, message.seq_id, work, out)
@@ -173,6 +159,11 @@ class Tinker:
         request = requests.read(requests.OptimStep, body)
 
         async def work() -> Result:
+            spoiled = self._sessions.of(session_of(request.model_id)).spoiled
+            if request.model_id in spoiled:  # the service may not know of it: a call without data is one that fails
+                with contextlib.suppress(InvalidArgument):
+                    await self._training.forward_backward(request.model_id, [], "cross_entropy")
+                spoiled.discard(request.model_id)
             _, norm = await self._training.optim_step(request.model_id, request.adam_params.params)
             return {"metrics": {"gradient_norm": norm}}
 
@@ -196,8 +187,8 @@ class Tinker:
         """POST save_weights_for_sampler: under a name, or for a sampler that begins at once."""
         request = requests.read(requests.Save, body)
         requests.refuse(ttl_seconds=request.ttl_seconds, user_metadata=request.user_metadata)
-        session_id = _session_of(request.model_id)
-        session = self._session(session_id)
+        session_id = session_of(request.model_id)
+        session = self._sessions.of(session_id)
 
         async def work() -> Result:
             path = await self._training.save_weights(
@@ -223,7 +214,7 @@ class Tinker:
             model_id, sequence = request.model_id, request.seq_id
         else:
             model_id, sequence = f"{request.session_id}:train:{request.model_seq_id}", 0
-            self._session(request.session_id or "").models.setdefault(model_id, asyncio.Lock())
+            self._sessions.of(request.session_id or "").models.setdefault(model_id, asyncio.Lock())
 
         async def work() -> Result:
             if request.model_id is None:
@@ -238,7 +229,7 @@ class Tinker:
     async def create_sampler(self, body: Any, out: Outgoing) -> None:
         """POST create_sampling_session."""
         request = requests.read(requests.CreateSampler, body)
-        session = self._session(request.session_id)
+        session = self._sessions.of(request.session_id)
         if request.model_path is None:
             await self._check_base(request.base_model or "")
         name = f"{request.session_id}:sample:{request.sampling_session_seq_id}"
@@ -248,14 +239,14 @@ class Tinker:
     async def sampler(self, body: Any, out: Outgoing) -> None:
         """GET samplers/ID."""
         name = out.path["sampler"]
-        path = self._weights(name)
+        path = self._sessions.weights(name)
         base = self._name(await self._base())
         await out.whole({"sampler_id": name, "base_model": base, "model_path": SCHEME + path if path else None})
 
     async def sample(self, body: Any, out: Outgoing) -> None:
         """POST asample."""
         request = requests.read(requests.Sample, body)
-        path = self._weights(request.sampling_session_id)
+        path = self._sessions.weights(request.sampling_session_id)
         start = await self._base()
         prompt, sampling = request.prompt.token_ids, request.sampling(start.context_tokens)
         if any(token < 0 for token in prompt):
@@ -275,7 +266,7 @@ class Tinker:
             )
 
         request_id = f"{request.sampling_session_id}:{request.seq_id}"
-        self._futures.start(request_id, _session_of(request.sampling_session_id), work())
+        self._futures.start(request_id, session_of(request.sampling_session_id), work())
         ids = [f"{request_id}:{i}" for i in range(request.num_samples)]
         await out.whole({"request_id": request_id, "sample_sequence_ids": ids})
 
@@ -298,8 +289,8 @@ class Tinker:
     # --- pieces ------------------------------------------------------------------------------------------------
     async def _ordered(self, model_id: str, sequence: int, work: Work, out: Outgoing) -> None:
         """Begins a model's request, after those that came before it, and answers with its number."""
-        session_id = _session_of(model_id)
-        lock = self._session(session_id).models.get(model_id)
+        session_id = session_of(model_id)
+        lock = self._sessions.of(session_id).models.get(model_id)
         if lock is None:
             raise ApiError(404, f"model_id: there is no model {model_id} here", param="model_id")
 
@@ -310,19 +301,6 @@ class Tinker:
         request_id = f"{model_id}:{sequence}"
         self._futures.start(request_id, session_id, in_turn())
         await out.whole({"request_id": request_id, "model_id": model_id})
-
-    def _session(self, name: str) -> Session:
-        session = self._sessions.get(name)
-        if session is None:
-            raise ApiError(404, f"session_id: {name} is not known here, or over", param="session_id")
-        session.heard = time.monotonic()
-        return session
-
-    def _weights(self, sampler: str) -> str:
-        weights = self._session(_session_of(sampler)).samplers.get(sampler)
-        if weights is None:
-            raise ApiError(404, f"sampling_session_id: {sampler} is not known here", param="sampling_session_id")
-        return weights
 
     async def _base(self) -> TrainingModel:
         self._start = self._start or await self._training.describe_model()
@@ -339,7 +317,7 @@ class Tinker:
             )
 
     async def _end(self, name: str) -> None:
-        session = self._sessions.pop(name, None)
+        session = self._sessions.end(name)
         if session is None:
             return
         await self._futures.end(name)
@@ -351,18 +329,12 @@ class Tinker:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._futures.sweep()
-            since = time.monotonic() - self._section.session_seconds
-            for name in [name for name, session in self._sessions.items() if session.heard < since]:
+            for name in self._sessions.silent(self._section.session_seconds):
                 log.info("%s was silent for %g s and is over", name, self._section.session_seconds)
                 try:
                     await self._end(name)
                 except LodestarError as error:
                     log.warning("the models of %s could not be freed: %s", name, error)
-
-
-def _session_of(name: str) -> str:
-    """Of a model or a sampler: what stands before its kind."""
-    return name.partition(":")[0]
 
 
 def _path_of(path: str) -> str:
