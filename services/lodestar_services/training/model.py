@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from lodestar_services.learner.ranks import Ranks
 from lodestar_services.training import losses
 
 STATE_FORMAT = "lodestar training state 1"
+_VERSIONS = count(1)
 
 
 class ModelInTraining:
@@ -45,8 +46,8 @@ class ModelInTraining:
         self.lora = lora
         self.steps = 0
         """Optimizer steps that made the present weights."""
-        self.version = 0
-        """Changes with the weights, and never comes back."""
+        self.version = next(_VERSIONS)
+        """Of the weights: no other weights in this process have it."""
         self.accumulated = 0
         """Sequences whose gradients wait for a step."""
         self._failed = ""
@@ -116,7 +117,7 @@ class ModelInTraining:
         self._optimizer.step(params.learning_rate, norm)
         self.accumulated = 0
         self.steps += 1
-        self.version += 1
+        self.version = next(_VERSIONS)
         return norm
 
     def spoil(self, why: str) -> None:
@@ -200,7 +201,7 @@ class ModelInTraining:
         if optimizer:
             self._optimizer.load_state_dict(state["optimizer"])
         self.steps = int(state["steps"]) if optimizer else 0
-        self.version += 1
+        self.version = next(_VERSIONS)
 
     def _new_optimizer(self) -> MasterAdamW:
         plain = OptimParams(0.0)

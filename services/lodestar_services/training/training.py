@@ -317,7 +317,7 @@ class Training:
     def _present(self, model_id: str) -> Source:
         """A model's weights as they stand now, copied before the next call changes them, unless a sampler has them."""
         model = self._model(model_id)
-        key = f"{model_id}#{id(model)}.{model.version}"
+        key = f"{model_id}#{model.version}"
         tensors = None if self._sampling.holds(key) else model.tensors()
         return Source(key, self._info(model), lambda: model.tensors() if tensors is None else tensors)
 

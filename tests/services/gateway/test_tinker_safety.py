@@ -43,7 +43,7 @@ def test_a_gateway_stands_before_policy_servers_or_a_training_server() -> None:
             {"model_id": "m", "seq_id": 1, "adam_params": {"learning_rate": 1e-4, "momentum": 0.9}},
             "adam_params.momentum",
         ),
-        ({"model_id": "m", "seq_id": 1, "optimizer_params": {"type": "dimuon"}}, "adam_params"),
+        ({"model_id": "m", "seq_id": 1, "optimizer_params": {"type": "dimuon"}}, "optimizer_params"),
         ({"seq_id": 1, "adam_params": {}}, "model_id"),
         ([], None),
     ],

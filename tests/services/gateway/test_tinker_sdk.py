@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 import random
 import warnings
@@ -15,13 +17,35 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what its dependencies say when they are imported
     import tinker
     from tinker import types
+    from tinker.lib import internal_client_holder
 
 from lodestar.config import ArchitectureConfig
 from lodestar.local.tiny import tokenizer
 from lodestar.model.loading import new_causal_lm, save_model
 
+# The SDK asks for its configuration on a connection that it never closes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 NAME = "tiny"
 KINDS = pytest.mark.parametrize("rank", [8, 0], ids=["LoRA", "full weights"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_socket_is_left() -> Iterator[None]:
+    """Closes what the SDK leaves open on its loop, before another test's collection finds it."""
+    yield
+    loop = internal_client_holder._internal_client_holder_thread_singleton.get_loop()
+
+    async def close() -> None:
+        for one in gc.get_objects():
+            if type(one).__name__ == "_SelectorSocketTransport" and one._loop is loop:
+                one.close()
+        await asyncio.sleep(0.1)
+
+    asyncio.run_coroutine_threadsafe(close(), loop).result(30)
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,20 @@ def test_sampled_log_probs_are_the_trainers(training: TrainingClient) -> None:
     training.delete_model(name)
 
 
+def test_a_model_made_again_under_a_name_has_its_own_weights(training: TrainingClient) -> None:
+    found = []
+    for _ in range(2):
+        name = training.create_model("again").model.name
+        for _ in range(3):
+            asked = training.sample((4, 5), model_id=name, max_tokens=0, prompt_logprobs=True)
+            assert asked.prompt is not None
+            found.append(asked.prompt.logprobs[0])
+            step(training, name)
+        training.delete_model(name)
+    assert found[:3] == found[3:]
+    assert len(set(found)) == 3
+
+
 def test_nameless_weights_are_kept_for_a_while(training: TrainingClient) -> None:
     name = training.create_model("passing").model.name
     paths = [training.save_weights(name, kind="sampler") for _ in range(6)]
