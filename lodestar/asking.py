@@ -10,15 +10,16 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
+from lodestar.config.services import PolicyConfig
 from lodestar.data.world import gold_reward
-from lodestar.errors import Unavailable
+from lodestar.errors import Unavailable, first_of
 from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Scored, ScoreItem
 from lodestar.rivals import Take
 
@@ -62,6 +63,13 @@ class Reply:
         return self.gold
 
 
+def admitted(section: PolicyConfig, *, picks: bool) -> int:
+    """Samples that may be asked of policy servers at once without one being refused: each of a server that ``picks``
+    the best of n is n in its queue."""
+    drawn = section.best_of if picks else 1
+    return max(1, min(SAMPLES_IN_FLIGHT, section.max_waiting) // drawn)
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """``await Asking(policies, rewards, max_tokens=64, seed=1).replies(prompts, "before", n=4)``."""
@@ -73,6 +81,8 @@ class Asking:
     seed: int = 0
     """The run's: with the purpose and the prompt's id it makes each prompt's seed."""
     tls: Path | None = None
+    in_flight: int = SAMPLES_IN_FLIGHT
+    """Samples that are asked for at once: see admitted."""
 
     async def replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None
@@ -88,7 +98,7 @@ class Asking:
         self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Progress = lambda _: None
     ) -> list[Generation]:
         """n completions of every prompt with their log-probs; temperature 0 is greedy. Raises as replies."""
-        admitted = asyncio.Semaphore(max(1, SAMPLES_IN_FLIGHT // n))
+        admitted = asyncio.Semaphore(max(1, self.in_flight // n))
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
 
             async def generation_of(prompt: Prompt) -> Generation:
@@ -99,9 +109,7 @@ class Asking:
                 progress(1)
                 return made
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(generation_of(prompt)) for prompt in prompts]
-            return [task.result() for task in tasks]
+            return await together(map(generation_of, prompts))
 
     async def judged(self, prompts: Sequence[Prompt], made: Sequence[Generation]) -> list[list[Reply]]:
         """Completions with what is thought of them. Raises as replies."""
@@ -188,6 +196,16 @@ class Asking:
         """PPO step of the weights that the first policy server to answer serves now."""
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
             return (await patiently(policy.describe)).model.version.step
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each call returns, all of them at work at once; the first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from failed
+    return [task.result() for task in tasks]
 
 
 def gold_of(prompt: str, reply: str) -> float | None:

@@ -10,7 +10,7 @@ from lodestar.cautions import cautions
 from lodestar.files import write_atomically
 from lodestar.numerals import fixed
 from lodestar.report import figures
-from lodestar.report.breakdown import behind_the_rate, policy_reliability
+from lodestar.report.breakdown import alignment_tax, behind_the_rate, policy_reliability
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, read_facts
@@ -60,7 +60,7 @@ def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     """Section → its pictures, in order."""
     better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.over_optimisation(facts)]
     better += [figures.disagreement(facts), figures.score_against_kl(facts)]
-    better += [behind_the_rate(facts), policy_reliability(facts)]
+    better += [behind_the_rate(facts), policy_reliability(facts), alignment_tax(facts)]
     card = facts.card
     reward_model = card_pictures(card) if card else []
     seconds = facts.summary.get("seconds", {})

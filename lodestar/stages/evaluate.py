@@ -182,10 +182,17 @@ class Table:
         return sample
 
     def _asking(self, fleet: str) -> Asking:
-        from lodestar.asking import Asking
+        from lodestar.asking import Asking, admitted
 
         servers, bench = self._bench.servers, self._bench
-        return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
+        return Asking(
+            servers[fleet],
+            servers["reward"],
+            self._tokens,
+            seed=bench.seed,
+            tls=bench.listening.tls,
+            in_flight=admitted(bench.config.services.policy, picks=fleet == "policy"),
+        )
 
 
 def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
