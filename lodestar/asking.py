@@ -83,10 +83,10 @@ class Asking:
     seed: int = 0
     """The run's: with the purpose and the prompt's id it makes each prompt's seed."""
     tls: Path | None = None
-    aspects: Mapping[str, str] = field(default_factory=dict)
-    """Name → head of a score (lodestar.config.rewards.aspects_of)."""
     in_flight: int = SAMPLES_IN_FLIGHT
     """Samples that are asked for at once: see admitted."""
+    aspects: Mapping[str, str] = field(default_factory=dict)
+    """Name → head of a score (lodestar.config.rewards.aspects_of)."""
 
     async def replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None

@@ -22,7 +22,7 @@ from lodestar.config.serve import (
 from lodestar.errors import LodestarError
 from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
-from lodestar.recipe.stage import Call, needs_own_model
+from lodestar.recipe.stage import needs_own_model
 from lodestar.recipe.store import Store
 
 SERVICES = "lodestar.services"
@@ -68,25 +68,6 @@ def service_main(role: str) -> Callable[[Any], int]:
         raise LodestarError(f"no service {role} is installed; reinstall lodestar-rlhf")
     main: Callable[[Any], int] = found[0].load()
     return main
-
-
-def calls_of(step: Step) -> dict[str, Call]:
-    """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
-    nothing feeds and no folder outside the run stands in for, are left out.
-
-    A reward that is made of other things than the run's own model is served without a port.
-    """
-    return {
-        name: call
-        for name, call in step.stage.calls.items()
-        if step.stage.wants(name)
-        and (
-            not call.port
-            or call.port in step.inputs
-            or step.stage.outside(name) is not None
-            or (call.role == "reward" and call.port not in step.stage.optional)
-        )
-    }
 
 
 def server_task(

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.config import RunConfig
-from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError
-from lodestar.recipe.plan import Plan
+from lodestar.recipe.plan import Plan, calls_of
 
 RUNS = "/lodestar/runs"
 """Where pods have the runs volume: the one folder that outlives them, and the only one that all see."""

@@ -83,12 +83,12 @@ class Asked:
 
     @staticmethod
     def by(
-        bench: Bench, people: PeopleOptions | None, judge: JudgeOptions | None = None, file: Path | None = None
+        bench: Bench, *, people: PeopleOptions | None, file: str | None = None, judge: JudgeOptions | None = None
     ) -> Asked:
         """By a stage, of its options."""
         return Asked(
             bench.seed_of(bench.step.name),
-            file,
+            None if file is None else Path(file),
             bench.unfinished,
             people=people,
             judge=judge,

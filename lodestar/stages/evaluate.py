@@ -165,7 +165,7 @@ class Evaluate(Stage):
 
         sides = [[row.text for row in rows][: self.people_prompts] for rows in (prompts, own, other)]
         questions = pairs_of(bench.unfinished / "compared.json", *sides)
-        asked = Asked.by(bench, options)
+        asked = Asked.by(bench, people=options)
         bench.progress.start(f"{bench.step.name}: people", len(questions) * options.overlap)
         return versus(questions, People(asked), bench.progress.advance)
 

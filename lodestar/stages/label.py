@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -71,14 +70,14 @@ class Label(Stage):
             raise ValueError("file goes with by: file, and only with it")
         if (self.by == "people") != (self.people is not None):
             raise ValueError("people goes with by: people, and only with it; people: {} takes its defaults")
-        if self.choose != "random" and self.form != "pair":
-            raise ValueError(f"choose: {self.choose} chooses pairs, and goes with people.form: pair alone")
-        if self.diverse and self.choose not in ENSEMBLE:
-            raise ValueError(f"diverse goes with choose: {', '.join(ENSEMBLE)}, and only with one of them")
         if (self.by == "judge") != (self.judge is not None):
             raise ValueError("judge goes with by: judge, and only with it; judge: {} is the newest reward model")
         if self.judge is not None and "judge" in self.use and (self.judge.is_elsewhere or self.judge.has_a_folder):
             raise ValueError("use.judge is a judge already: leave address, url, model and reward out")
+        if self.choose != "random" and self.form != "pair":
+            raise ValueError(f"choose: {self.choose} chooses pairs, and goes with people.form: pair alone")
+        if self.diverse and self.choose not in ENSEMBLE:
+            raise ValueError(f"diverse goes with choose: {', '.join(ENSEMBLE)}, and only with one of them")
         return self
 
     @property
@@ -163,7 +162,6 @@ class Label(Stage):
         from lodestar.data.files import write_feedback
         from lodestar.errors import DataError
         from lodestar.files import read_jsonl, write_atomically
-        from lodestar.labelling.port import Asked
         from lodestar.labelling.shared import agreement_with, asked_of
 
         samples = read_jsonl(bench.take("samples") / "samples.jsonl")
@@ -172,9 +170,7 @@ class Label(Stage):
         questions = self._chosen(choose, samples, seed)
         shared = self._shared(bench, seed)
         bench.progress.start(bench.step.name, len(questions) * self._answers_each() + len(shared))
-        labeller = _labellers()[self.by](
-            Asked.by(bench, self.people, self.judge, Path(self.file) if self.file else None)
-        )
+        labeller = _labellers()[self.by](Asked.by(bench, people=self.people, file=self.file, judge=self.judge))
         # First of all: a judge that cannot answer is found out before thousands of questions are paid for.
         held = agreement_with(shared, labeller.label(asked_of(shared), bench.progress.advance)) if shared else {}
         answers = labeller.label(questions, bench.progress.advance)

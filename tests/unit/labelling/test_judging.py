@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from sklearn.metrics import cohen_kappa_score
 
 from lodestar.config import RunConfig
-from lodestar.crew.port import calls_of, server_task
+from lodestar.crew.port import server_task
 from lodestar.errors import ConfigError
 from lodestar.labelling.options import JudgeOptions
 from lodestar.labelling.reading import chance_of_a, letter_of
 from lodestar.labelling.shared import agreement_with, asked_of, shared_pairs
 from lodestar.llm.port import Answer, Token
-from lodestar.recipe.plan import Plan, plan
+from lodestar.recipe.plan import Plan, calls_of, plan
 from lodestar.recipe.store import Store
 from lodestar.records import Choice, Feedback
 
