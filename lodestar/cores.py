@@ -122,18 +122,8 @@ class Books:
             quota, lost = _quota(group)
             if quota < cores:
                 cores, throttled = quota, lost
-        ran, waited = self._own()
+        ran, waited = ran_and_waited(self._proc / "self")
         return Look(time.monotonic(), ran, max(0.0, waited - throttled), self._idle(cpus), cores)
-
-    def _own(self) -> tuple[float, float]:
-        ran = waited = 0
-        for task in (self._proc / "self" / "task").iterdir():
-            try:
-                run_ns, wait_ns, _ = (task / "schedstat").read_text().split()
-            except OSError:  # it ended meanwhile
-                continue
-            ran, waited = ran + int(run_ns), waited + int(wait_ns)
-        return ran / 1e9, waited / 1e9
 
     def _idle(self, cpus: set[int]) -> float:
         gives_way = os.getpriority(os.PRIO_PROCESS, 0) <= 0
@@ -144,6 +134,22 @@ class Books:
                 nice, idle, iowait = int(figures[1]), int(figures[3]), int(figures[4])
                 ticks += idle + iowait + (nice if gives_way else 0)
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ran_and_waited(process: Path) -> tuple[float, float]:
+    """CPU seconds that the threads of a process (``/proc/PID``) ran, and that they were ready and were not run.
+
+    Raises:
+        OSError: it is gone, or this system keeps no such books.
+    """
+    ran = waited = 0
+    for task in (process / "task").iterdir():
+        try:
+            run_ns, wait_ns, _ = (task / "schedstat").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+            continue
+        ran, waited = ran + int(run_ns), waited + int(wait_ns)
+    return ran / 1e9, waited / 1e9
 
 
 def _groups_of(proc: Path, cgroups: Path) -> list[Path]:

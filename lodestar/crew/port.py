@@ -20,6 +20,7 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.errors import LodestarError
+from lodestar.liveness import watch
 from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
 from lodestar.recipe.stage import Call, needs_own_model
@@ -70,6 +71,16 @@ def service_main(role: str) -> Callable[[Any], int]:
     return main
 
 
+def serve_task(task: Task) -> int:
+    """Runs a task's service until it ends, and ends it when one of its threads hangs; the exit code.
+
+    Raises:
+        LodestarError: no installed distribution brings such a service, or its own.
+    """
+    watch(task.hang_seconds)
+    return service_main(str(getattr(task, "role", "")))(task)
+
+
 def calls_of(step: Step) -> dict[str, Call]:
     """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
     nothing feeds, are left out.
@@ -118,6 +129,7 @@ def server_task(
         "deterministic": run.deterministic,
         "device": run.model.device,
         "dtype": run.model.dtype,
+        "hang_seconds": services.hang_seconds,
         "listening": listening,
     }
     model = None if artifact is None else place(artifact)
@@ -148,6 +160,7 @@ def rollout_task(run: RunConfig, endpoints: Endpoints, *, folder: Path, listenin
         section=services.rollout,
         queue=services.queue,
         call_tokens=min(services.reward.batch_tokens, services.reference.batch_tokens),
+        hang_seconds=services.hang_seconds,
         endpoints=endpoints,
         listening=listening,
     )

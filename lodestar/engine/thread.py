@@ -11,6 +11,7 @@ from lodestar.cores import compute_threads, follow
 from lodestar.engine.engine import Engine
 from lodestar.engine.messages import Command
 from lodestar.engine.sequence import Sequence
+from lodestar.liveness import working
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class EngineThread:
     def _run(self) -> None:
         compute_threads(self._threads)
         try:
-            engine = self.engine = self._make_engine()
+            with working("engine"):
+                engine = self.engine = self._make_engine()
         except BaseException as error:  # whoever started the thread gets it
             self._on_loaded(error)
             return
@@ -81,10 +83,12 @@ class EngineThread:
         while self._take_commands(idle=self.paused or not engine.scheduler):
             if self._swap_when_drained is not None and engine.drained:
                 swap, self._swap_when_drained = self._swap_when_drained, None
-                swap.run()
+                with working("engine"):
+                    swap.run()
                 engine.scheduler.draining = False
             if not self.paused:
-                self._step()
+                with working("engine"):
+                    self._step()
 
     def _take_commands(self, *, idle: bool) -> bool:
         """Run what was asked, waiting for something when idle; False at the end."""
@@ -93,7 +97,8 @@ class EngineThread:
             command = self._commands.get()
             if command is None:
                 return False
-            command.run()
+            with working("engine"):
+                command.run()
             idle = False
         return True
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from typing import Generic, ParamSpec, TypeVar
 from lodestar import metrics
 from lodestar.cores import compute_threads
 from lodestar.errors import LodestarError, ResourceExhausted
+from lodestar.liveness import working
 
 Parameters = ParamSpec("Parameters")
 Item = TypeVar("Item")
@@ -27,9 +29,13 @@ Result = TypeVar("Result")
 class ComputeThread:
     """The one thread that may touch a model: ``await compute.run(forward, batch)``."""
 
-    def __init__(self, name: str, threads: int | None = None) -> None:
-        """``threads`` is how many of torch's own the model's operations may spread over; None leaves torch alone."""
-
+    def __init__(self, name: str, threads: int | None = None, *, waits: bool = False) -> None:
+        """
+        Args:
+            threads: how many of torch's own the model's operations may spread over; None leaves torch alone.
+            waits: whether what it runs may sleep for long by right, waiting for others (lodestar.liveness).
+        """
+        self._name = "" if waits else name
         begins = None if threads is None else partial(compute_threads, threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begins)
 
@@ -41,7 +47,13 @@ class ComputeThread:
     ) -> Result:
         """The function's result, computed on the thread after what was asked for before it."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        return await loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
+
+    def _work(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        with working(self._name) if self._name else nullcontext():
+            return function(*args, **kwargs)
 
     def close(self) -> None:
         """Waits for the computation in progress and drops what is queued."""

@@ -40,7 +40,7 @@ class Reward:
         section = task.section
         self._compute = ComputeThread("reward", threads=1 if task.deterministic else section.threads)
         self._tokenizing = ComputeThread("tokenizer")  # beside a forward pass, and never in two threads at once
-        self._python_thread = ComputeThread("reward-python")
+        self._python_thread = ComputeThread("reward-python", waits=True)  # for a judge elsewhere, say
         self._batcher = TokenBatcher[Work, dict[str, Judgement]](
             self._compute,
             self._answer,
