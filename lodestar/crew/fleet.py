@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config.serve import Task
 from lodestar.crew.hangs import HangWatch
-from lodestar.errors import Hung, LodestarError, Terminated
+from lodestar.errors import DataError, Hung, LodestarError, Terminated
 from lodestar.files import read_json
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.processes import OWN_ERRORS, Child, Processes
@@ -261,7 +261,7 @@ class Fleet:
     def _bound(self, member: Member) -> bool:
         """Whether the present process has bound its port."""
         state = self._states / f"{member.name}.json"
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(DataError):  # not bound yet, or leaving
             return bool(read_json(state)["pid"] == member.child.pid)
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -93,11 +94,11 @@ class HangWatch:
             if (signs is None or signs.pid != pid) and (look := look_at(pid)) is not None:
                 self._forget(name)
                 port = member.row.port if member.row else None
-                self._signs[name] = Signs(pid, port, look, lambda member=member: bound(member))
-        signs = [*self._signs.values()]
-        for one in signs:
+                self._signs[name] = Signs(pid, port, look, partial(bound, member))
+        watched = [*self._signs.values()]
+        for one in watched:
             one.ask()
-        for one in signs:
+        for one in watched:
             one.hear()
 
     def silent(self, name: str) -> bool:
