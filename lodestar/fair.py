@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil, floor, inf
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -85,6 +85,10 @@ class Shares:
         """Whether a side was there within LENT_SECONDS."""
         return now - self._seen[training][1] < LENT_SECONDS
 
+    def share(self, training: bool) -> float:
+        """A side's part while both want more than there is."""
+        return self._weights[training]
+
     def entitled(self, training: bool, places: int) -> int:
         """A side's part of so many places."""
         return max(1, ceil(self._weights[training] * places - 1e-9))
@@ -115,9 +119,14 @@ class Shares:
 
         What it takes is whole sequences, so that the last may go beyond its part: that is paid back.
         """
-        for side, part in self.parts(wanted, now).items():
+        parts = self.parts(wanted, now)
+        for side, part in parts.items():
             debt = min(0.0, self._left[side]) if wanted[not side] and part < inf else 0.0
             self._left[side] = part + debt
+        if all(wanted.values()) and max(self._left.values()) <= 0:  # as many steps later one of them has paid
+            steps = min(floor(-self._left[side] / part) + 1 for side, part in parts.items())
+            for side, part in parts.items():
+                self._left[side] += steps * part
 
     def may_take(self, training: bool) -> bool:
         """Whether anything is left of a side's part."""

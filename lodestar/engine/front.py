@@ -22,6 +22,7 @@ from lodestar.engine.messages import CLOSED, Command, News, Stream
 from lodestar.engine.sequence import Request, Sequence
 from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
+from lodestar.fair import Flow
 from lodestar.packing import batches_of
 from lodestar.records import (
     GenerationChunk,
@@ -49,7 +50,7 @@ class AsyncEngine:
             make_engine, threads, on_loaded=self._on_loaded, on_progress=self._on_progress, on_failure=self._on_failure
         )
         self._streams: dict[int, Stream] = {}
-        self._unfinished = 0
+        self._unfinished = {True: 0, False: 0}
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Event()
         self.closed = False
@@ -98,6 +99,7 @@ class AsyncEngine:
         *,
         priority: float = 0.0,
         purpose: Purpose = Purpose.SERVING,
+        flow: Flow | None = None,
         stream: bool = True,
     ) -> AsyncGenerator[GenerationChunk, None]:
         """Chunks of the n samples as they come, each sample's last one with its finish_reason.
@@ -107,16 +109,17 @@ class AsyncEngine:
 
         Raises:
             InvalidArgument: a field is out of range.
-            ResourceExhausted: the line is full.
+            ResourceExhausted: the line of training, or of all callers, is full.
             Unavailable: the engine is stopping.
             LodestarError: a step failed.
         """
         self._check_open()
-        request = self.engine.request(prompt_ids, sampling, priority=priority, purpose=purpose)
+        request = self.engine.request(prompt_ids, sampling, priority=priority, purpose=purpose, flow=flow)
         config = self.engine.config
-        check_room(max(0, self._unfinished - config.max_sequences), sampling.n, config.max_waiting)
+        side = request.flow.training
+        check_room(max(0, self._unfinished[side] - config.max_sequences), sampling.n, config.max_waiting)
         reader = self._streams[request.id] = Stream(request, stream, self.engine.tokenizer)
-        self._unfinished += sampling.n
+        self._unfinished[side] += sampling.n
         try:
             self._thread.put(Command(lambda: self._add(request, reader)))
             while reader.open:
@@ -124,7 +127,7 @@ class AsyncEngine:
                     yield self._chunk(reader, sequence, end, last)
         finally:
             del self._streams[request.id]
-            self._unfinished -= sampling.n
+            self._unfinished[side] -= sampling.n
             if reader.open:
                 self._thread.put(Command(lambda: self.engine.abort(request.id)))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -19,8 +18,13 @@ from typing import Generic, ParamSpec, TypeVar
 from lodestar import metrics
 from lodestar.cores import compute_threads
 from lodestar.errors import LodestarError, ResourceExhausted
+from lodestar.fair import FairLine, Shares
 from lodestar.liveness import working
+from lodestar.rpc import flows
 
+AWAY = 0.25
+"""What a side's short absence leaves to the other of a batch, of what its presence would: nothing interrupts a batch,
+and the side that comes back waits for its end."""
 Parameters = ParamSpec("Parameters")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,7 +73,8 @@ class _Queued(Generic[Item, Result]):
 
 
 class TokenBatcher(Generic[Item, Result]):
-    """Dynamic batches of at most ``batch_tokens`` tokens, in order of arrival.
+    """Dynamic batches of at most ``batch_tokens`` tokens: training's and callers' in their shares, among callers the
+    one served least first, each one's own in order of arrival (lodestar.fair).
 
     Items of one call may share a batch with other calls' and may be spread over several. A cancelled call's
     queued items are dropped. ``compute_batch`` runs on the compute thread and returns, per item, a result or the
@@ -85,6 +90,7 @@ class TokenBatcher(Generic[Item, Result]):
         batch_tokens: int,
         wait_seconds: float,
         max_queued_tokens: int,
+        training_share: float = 0.5,
     ) -> None:
         self._compute = compute
         self._compute_batch = compute_batch
@@ -92,8 +98,8 @@ class TokenBatcher(Generic[Item, Result]):
         self._batch_tokens = batch_tokens
         self._wait_seconds = wait_seconds
         self._max_queued_tokens = max_queued_tokens
-        self._queue: deque[_Queued[Item, Result]] = deque()
-        self._queued_tokens = 0
+        self._queue: FairLine[_Queued[Item, Result]] = FairLine(lambda entry: entry.tokens)
+        self._shares = Shares(training_share, AWAY)
         self._full = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -101,7 +107,7 @@ class TokenBatcher(Generic[Item, Result]):
         """One result per item, in order.
 
         Raises:
-            ResourceExhausted: the queue has no room for all of them.
+            ResourceExhausted: the queue of training, or of all callers, has no room for all of them.
             LodestarError: the first of the items' own errors.
         """
         queued = self._admit(items)
@@ -121,13 +127,16 @@ class TokenBatcher(Generic[Item, Result]):
                 f"the call holds {tokens} tokens, more than this server ever queues "
                 f"({self._max_queued_tokens}): split it"
             )
-        if self._queued_tokens + tokens > self._max_queued_tokens:
+        flow = flows.present()
+        held = self._queue.tokens[flow.training]
+        if held + tokens > self._max_queued_tokens:
             raise ResourceExhausted(
-                f"{self._queued_tokens} tokens are queued and at most {self._max_queued_tokens} may be: "
+                f"{held} tokens are queued and at most {self._max_queued_tokens} may be: "
                 "ask again later or add replicas"
             )
-        self._queue.extend(queued)
-        self._count(tokens)
+        for entry in queued:
+            self._queue.push(flow, entry)
+        self._count()
         if self._queue and self._worker is None:
             self._worker = loop.create_task(self._work())
         return queued
@@ -157,6 +166,7 @@ class TokenBatcher(Generic[Item, Result]):
         try:
             outcomes: Sequence[Result | LodestarError | Exception]
             outcomes = await self._compute.run(self._compute_batch, [entry.item for entry in batch])
+            self._shares.costs.observe(sum(entry.tokens for entry in batch), time.monotonic() - now)
         except Exception as error:  # every caller of the batch gets it; the interceptor logs it
             outcomes = [error] * len(batch)
         for entry, outcome in zip(batch, outcomes, strict=True):
@@ -168,24 +178,31 @@ class TokenBatcher(Generic[Item, Result]):
                 entry.future.set_result(outcome)
 
     def _take(self) -> list[_Queued[Item, Result]]:
+        """The next batch: the smaller side first, which is never cut, then what the other may have beside it."""
         batch: list[_Queued[Item, Result]] = []
+        waiting = self._queue.tokens
+        wanted = {side: min(waiting[side], self._batch_tokens) for side in waiting}
+        self._shares.begin(wanted, time.monotonic())
         tokens = 0
-        while self._queue and (not batch or tokens + self._queue[0].tokens <= self._batch_tokens):
-            batch.append(self._queue.popleft())
-            tokens += batch[-1].tokens
-        self._count(-tokens)
+        for side in sorted(wanted, key=lambda side: wanted[side]):
+            while self._shares.may_take(side) and (entry := self._queue.next(side)) is not None:
+                if batch and tokens + entry.tokens > self._batch_tokens:
+                    break
+                batch.append(self._queue.pop(side))
+                tokens += entry.tokens
+                self._shares.take(side, entry.tokens)
+        self._count()
         return batch
 
     def _forget_cancelled(self) -> None:
-        gone = sum(entry.tokens for entry in self._queue if entry.future.cancelled())
-        if gone:
-            self._queue = deque(entry for entry in self._queue if not entry.future.cancelled())
-            self._count(-gone)
+        if any(entry.future.cancelled() for entry in self._queue):
+            self._queue.forget(lambda entry: entry.future.cancelled())
+            self._count()
 
-    def _count(self, tokens: int) -> None:
-        self._queued_tokens += tokens
-        metrics.QUEUED_TOKENS.set(self._queued_tokens)
-        if self._queued_tokens >= self._batch_tokens:
+    def _count(self) -> None:
+        tokens = sum(self._queue.tokens.values())
+        metrics.QUEUED_TOKENS.set(tokens)
+        if tokens >= self._batch_tokens:
             self._full.set()
         else:
             self._full.clear()

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from lodestar import metrics
 from lodestar.errors import InvalidArgument, LodestarError, PermissionDenied, Unauthenticated, Unavailable
 from lodestar.rpc.access import Gate
+from lodestar.rpc.flows import begin, flow_of
 from lodestar.rpc.status import abort
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            self._gate.admit(method, context.auth_context(), context.invocation_metadata() or ())
+            metadata = context.invocation_metadata() or ()
+            identity = self._gate.admit(method, context.auth_context(), metadata)
+            begin(flow_of(identity, metadata, context.peer()))
         except (Unauthenticated, PermissionDenied) as error:
             log.warning("refused %s from %s: %s", method, context.peer(), error)
             raise

@@ -56,6 +56,16 @@ def test_parts_below_one_sequence_add_up_over_steps(share: float, fixed: float, 
         assert abs(taken[side] / steps - min(parts[side], wanted[side])) <= size
 
 
+def test_somebody_may_always_take_however_much_both_owe() -> None:
+    shares = Shares(0.3)
+    shares.begin({True: 5, False: 5}, 0.0)
+    shares.take(True, 1000)
+    shares.take(False, 5000)
+    shares.begin({True: 5, False: 5}, 0.1)
+    assert shares.may_take(True)
+    assert not shares.may_take(False), "it owes more"
+
+
 def test_a_side_that_is_alone_always_goes_on_whatever_it_owes() -> None:
     shares = Shares(0.5)
     shares.begin({True: 5, False: 5}, 0.0)

@@ -48,6 +48,7 @@ class Reward:
             batch_tokens=section.batch_tokens,
             wait_seconds=section.batch_wait_ms / 1000,
             max_queued_tokens=section.max_queued_tokens,
+            training_share=section.training_share,
         )
         self._models: list[ModelSource] = []
         self._python: list[PythonSource] = []
