@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 from lodestar import metrics
 from lodestar.config import Endpoints, LearnerTask
 from lodestar.errors import LodestarError
-from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at
+from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at, waiting
 from lodestar.model.weights import named_tensors
 from lodestar.records import ModelInfo, WeightManifest
 from lodestar.weights.directory import WeightDirectory
@@ -69,7 +70,7 @@ class WeightPublisher:
         for _ in range(STARTS):
             server = self._start(told)
             assert server.stdout is not None
-            line = server.stdout.readline()
+            line = self._first_line(server, server.stdout, task.hang_seconds)
             if line:
                 break
             code = server.wait()
@@ -90,6 +91,17 @@ class WeightPublisher:
         self._listener = threading.Thread(target=self._count, args=(server.stdout,), name="weights", daemon=True)
         self._listener.start()
         return port
+
+    def _first_line(self, server: subprocess.Popen[str], said: IO[str], limit_seconds: float) -> str:
+        """What a server says once it listens; empty when it died first, or was stopped for too long and killed."""
+        signs = _silence_of(server.pid)
+        with waiting():
+            while not select.select([said], [], [], LOOK_SECONDS)[0]:
+                look = look_at(server.pid)
+                if signs and look and signs.see(look, alive=look.state != "stopped") >= limit_seconds:
+                    log.warning("the weights server was stopped while it started; it is killed")
+                    server.kill()
+        return said.readline()
 
     def _start(self, told: LearnerTask) -> subprocess.Popen[str]:
         self.server = subprocess.Popen(
