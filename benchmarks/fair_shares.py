@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import math
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -97,7 +98,9 @@ async def clocked(role: str, address: str, count: int, training: bool, window: A
 
 
 def crowd(role: str, address: str, count: int, training: bool, window: Any, ready: Any, told: Any) -> None:
-    """:func:`clocked` in a process of its own."""
+    """:func:`clocked` in a process of its own; a crowd leaves the cores to the server, as one elsewhere would."""
+    if count > 1:
+        os.nice(10)
     told.put(asyncio.run(clocked(role, address, count, training, window, ready)))
 
 

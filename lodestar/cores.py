@@ -15,6 +15,7 @@ books (other systems than Linux) the number stays what was asked for, at most th
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ PROVEN_SECONDS = 1.0
 FIRST_HOLD_SECONDS = 0.25
 LONGEST_HOLD_SECONDS = 8.0
 """Between a fall and the next rise: the first after every fall, doubled while rises do not last."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread of Python must give way to another that wants to run. After every operation of torch a compute
+thread may have to wait that long for the event loop's, a hundred times a step: with Python's own 5 ms it stands."""
 SPINS = "100000"
 """How long an idle OpenMP thread spins: about 0.1 ms. Sleeping at once costs a two-thread update half its speed, and
 spinning for ever takes the cores from the other processes (docs/log.md)."""
@@ -199,6 +203,7 @@ def compute_threads(limit: int, *, fixed: bool = False) -> None:
     """
     import torch  # a process without a model has no need of it
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     _HERE.follower = None
     if not fixed:
         limit = min(limit, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -215,7 +215,7 @@ class AsyncEngine:
         for sequence, end, last in news:
             stream = self._streams.get(sequence.request.id)
             if stream is not None:
-                stream.put(sequence, end, last)
+                stream.put(sequence, end, last, len(self._streams))
 
     def _fail(self, request_ids: list[int], error: LodestarError) -> None:
         for request_id in request_ids:
