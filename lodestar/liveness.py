@@ -1,10 +1,12 @@
 """Whether a process hangs or is merely slow: what the kernel's books say of it while it gives no sign of life.
 
 Wall time alone says nothing: on a machine whose cores others keep busy an honest process is silent for minutes. So
-silence counts only while the process could have spoken and did not. Two clocks, both pure:
+silence counts only while the process could have spoken and did not: while it slept, or for as long as it was run.
+Two clocks, both pure:
 
-- :class:`Silence`, of a process seen from outside. A server gives a sign of life when its health answers. Time in which
-  its threads stood ready and were not run, in which it waited for a disk, or a debugger held it, is not counted.
+- :class:`Silence`, of a process seen from outside. A server gives a sign of life when its health answers. Of the
+  time in which a thread of it is ready only what it was run counts, none of that in which it waits for a disk or a
+  debugger holds it.
   A process stopped by SIGSTOP is run by nobody and waits for nothing: all its time counts.
 - :class:`Sleep`, of one thread that works on something for which it needs nobody else, seen from inside. It hangs when
   it has slept for long without having been run once, while the process's other threads did nothing for it either.
@@ -41,19 +43,21 @@ HELPED = 0.25
 """Cores that the process's other threads use or wait for, from which they are taken to work for the one that sleeps."""
 PROC = Path("/proc")
 
-State = Literal["runs", "stopped", "debugged", "disk"]
+State = Literal["asleep", "ready", "stopped", "debugged", "disk"]
+"""ready: a thread runs, or would if it were let. stopped: by SIGSTOP. disk: in a wait that nothing interrupts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A process at one moment: ``Look(at=12.5, waited=3.1, state="runs")``."""
+    """A process at one moment: ``Look(at=12.5, ran=0.4, waited=3.1, state="asleep")``."""
 
     at: float
     """Seconds of a steady clock."""
+    ran: float
+    """CPU seconds of its threads."""
     waited: float
-    """Seconds that its threads were ready and were not run, summed."""
+    """Seconds that its threads were ready and were not run, summed; of each up to when it was run last."""
     state: State
-    """stopped: by SIGSTOP. debugged: held by a debugger. disk: in an uninterruptible wait."""
 
 
 class Silence:
@@ -65,40 +69,62 @@ class Silence:
 
     def see(self, look: Look, *, alive: bool) -> float:
         """The seconds so far; a sign of life since the last look ends the silence."""
-        elapsed = min(look.at - self._before.at, LONGEST_LOOK_SECONDS)
-        waited = max(0.0, look.waited - self._before.waited)
-        self._before = look
+        before, self._before = self._before, look
+        elapsed = min(look.at - before.at, LONGEST_LOOK_SECONDS)
         if alive:
             self.seconds = 0.0
-        elif look.state in ("runs", "stopped"):
-            self.seconds += max(0.0, elapsed - waited)
+        elif look.state == "ready":
+            self.seconds += min(elapsed, max(0.0, look.ran - before.ran))
+        elif look.state in ("asleep", "stopped"):
+            self.seconds += max(0.0, elapsed - max(0.0, look.waited - before.waited))
         return self.seconds
 
 
 def look_at(pid: int) -> Look | None:
     """A process of this machine now; None for one that is gone, or where no books are kept."""
     try:
-        _, waited = ran_and_waited(PROC / str(pid))
-        return Look(time.monotonic(), waited, _state(PROC / str(pid)))
+        folder = PROC / str(pid)
+        return Look(time.monotonic(), *ran_and_waited(folder), _state_of_all(folder))
     except OSError:
         return None
 
 
 def _state(folder: Path) -> State:
+    """Of a process's first thread, or of one thread.
+
+    Raises:
+        OSError: it is gone.
+    """
     letter = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-    states: dict[str, State] = {"T": "stopped", "t": "debugged", "D": "disk"}
-    return states.get(letter, "runs")
+    states: dict[str, State] = {"R": "ready", "T": "stopped", "t": "debugged", "D": "disk"}
+    return states.get(letter, "asleep")
+
+
+def _state_of_all(process: Path) -> State:
+    first = _state(process)
+    return "ready" if first == "asleep" and _ready(process) else first
+
+
+def _ready(process: Path, but: int = 0) -> bool:
+    """Whether any thread runs, or would if it were let; the one ``but`` is left out."""
+    for task in (process / "task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            if int(task.name) != but and _state(task) == "ready":
+                return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadLook:
-    """A working thread at one moment: ``ThreadLook(at=12.5, turns=311, others=4.2, state="runs")``."""
+    """A working thread at one moment: ``ThreadLook(at=12.5, turns=311, others=4.2, ready=False, state="asleep")``."""
 
     at: float
     turns: int
     """How often the kernel has run it."""
     others: float
     """CPU seconds that the process's other threads ran or stood ready."""
+    ready: bool
+    """Whether another thread does now."""
     state: State
 
 
@@ -113,8 +139,8 @@ class Sleep:
         """The seconds so far; one turn, help of other threads, a disk or a debugger ends the sleep."""
         before, self._before = self._before, look
         elapsed = min(look.at - before.at, LONGEST_LOOK_SECONDS)
-        helped = look.others - before.others > HELPED * (look.at - before.at)
-        slept = look.turns == before.turns and look.state == "runs" and not helped
+        helped = look.ready or look.others - before.others > HELPED * (look.at - before.at)
+        slept = look.turns == before.turns and look.state == "asleep" and not helped
         self.seconds = self.seconds + elapsed if slept else 0.0
         return self.seconds
 
@@ -179,7 +205,9 @@ def asleep() -> tuple[str, float]:
         try:
             ran, waited, turns = (int(figure) for figure in (thread / "schedstat").read_text().split())
             everybody = sum(ran_and_waited(own))
-            look = ThreadLook(time.monotonic(), turns, everybody - (ran + waited) / 1e9, _state(thread))
+            others = everybody - (ran + waited) / 1e9
+            ready = _ready(own, but=threading.get_native_id())
+            look = ThreadLook(time.monotonic(), turns, others, ready, _state(thread))
         except OSError:  # it ended, or no books are kept
             continue
         if work.waiting or (work.children and psutil.Process().children()):

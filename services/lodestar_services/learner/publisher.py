@@ -156,13 +156,14 @@ class WeightPublisher:
         self._next_look = look.at + LOOK_SECONDS
         silent = self._signs.see(look, alive=self._heard.is_set())
         self._heard.clear()
-        if silent >= min(SAID_SECONDS, limit_seconds / 2) and not self._told:
+        hangs = silent >= min(SAID_SECONDS, limit_seconds / 2)
+        if hangs and not self._told:
             log.warning(
                 "the weights server hangs (process %d is silent); after %g s it is started again",
                 server.pid,
                 limit_seconds,
             )
-        self._told = silent > 0
+        self._told = hangs
         return silent >= limit_seconds
 
     def _count(self, lines: IO[str]) -> None:
