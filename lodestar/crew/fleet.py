@@ -35,7 +35,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
 NICENESS = {"reward": 19, "reference": 19}
 """Scoring leaves the cores to generation, each of whose steps would wait for a thread that was put aside; what arrives
-meanwhile is scored in one larger batch (docs/log.md)."""
+meanwhile is scored in one larger batch (docs/log.md). To other programs nobody is polite (lodestar.manners)."""
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from typing import Any
 
 from lodestar.errors import LodestarError
 from lodestar.local.lifeline import die_with_parent
+from lodestar.manners import be_polite
 
 PRELOAD = (
     "torch",
@@ -172,7 +173,7 @@ def run(request: dict[str, Any]) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    os.nice(request["nice"])
+    be_polite(request["nice"])
     module, _, function = request["target"].partition(":")
     try:
         status = getattr(importlib.import_module(module), function)(request["argument"])

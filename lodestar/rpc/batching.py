@@ -7,15 +7,15 @@ short wait matters to an idle server only.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Generic, ParamSpec, TypeVar
 
-from lodestar import metrics
+from lodestar import manners, metrics
 from lodestar.cores import compute_threads
 from lodestar.errors import LodestarError, ResourceExhausted
 from lodestar.fair import FairLine, Shares
@@ -31,7 +31,8 @@ Result = TypeVar("Result")
 
 
 class ComputeThread:
-    """The one thread that may touch a model: ``await compute.run(forward, batch)``."""
+    """The one thread that may touch a model: ``await compute.run(forward, batch)``; a polite one may stand in for it,
+    and never works beside it (lodestar.manners)."""
 
     def __init__(self, name: str, threads: int | None = None, *, waits: bool = False) -> None:
         """
@@ -40,8 +41,18 @@ class ComputeThread:
             waits: whether what it runs may sleep for long by right, waiting for others (lodestar.liveness).
         """
         self._name = "" if waits else name
-        begins = None if threads is None else partial(compute_threads, threads)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begins)
+        self._turn = threading.Lock()
+        polite = manners.niceness() if threads is not None else 0
+        self._others = manners.Others() if polite else None
+
+        def begin(niceness: int) -> None:
+            if niceness:
+                manners.nice_thread(niceness)
+            if threads is not None:
+                compute_threads(threads)
+
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begin, initargs=(0,))
+        self._polite = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-polite", initializer=begin, initargs=(polite,))
 
     async def run(
         self,
@@ -51,17 +62,20 @@ class ComputeThread:
     ) -> Result:
         """The function's result, computed on the thread after what was asked for before it."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
+        polite = self._others is not None and self._others.cores() < manners.OTHERS
+        thread = self._polite if polite else self._executor
+        return await loop.run_in_executor(thread, lambda: self._work(function, *args, **kwargs))
 
     def _work(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        with working(self._name) if self._name else nullcontext():
+        with self._turn, working(self._name) if self._name else nullcontext():
             return function(*args, **kwargs)
 
     def close(self) -> None:
         """Waits for the computation in progress and drops what is queued."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._executor, self._polite):
+            thread.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(slots=True, eq=False)

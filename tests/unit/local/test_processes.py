@@ -25,7 +25,10 @@ def crash_noisily(argument):
     atexit.register(lambda: print("nanobind: leaked 3!\\nSee https://nanobind.invalid/refleaks", file=sys.stderr))
     raise KeyError("missing")
 def sleep(argument): time.sleep(100)
-def niceness(argument): return os.nice(0)
+def niceness(argument):
+    from lodestar.manners import niceness
+    assert os.nice(0) == argument["own"]
+    return niceness()
 def imports(argument): return 0 if argument["module"] in sys.modules else 9
 def grandchild(argument):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
@@ -62,9 +65,9 @@ def test_children_find_the_heavy_imports_done_and_start_at_once(processes: Proce
     assert child.wait(10) == 0
 
 
-def test_a_child_can_yield_its_cores_to_others(processes: Processes) -> None:
-    polite = processes.start("polite", "jobs_for_tests:niceness", {}, nice=5)
-    assert polite.wait(30) == min(os.nice(0) + 5, 19)
+def test_a_child_is_told_how_polite_its_compute_threads_are_and_is_no_nicer_itself(processes: Processes) -> None:
+    polite = processes.start("polite", "jobs_for_tests:niceness", {"own": os.nice(0)}, nice=5)
+    assert polite.wait(30) == 5, polite.tail(20)
 
 
 def test_exit_codes_and_signals_arrive(processes: Processes) -> None:
