@@ -65,8 +65,9 @@ def test_whatever_hangs_is_named_and_started_again_and_the_run_is_bit_equal(tmp_
     assert restarts == dict.fromkeys([*services, "redis"], 1)
     said = [message.text for message in broken.crew.board.messages if message.level == "warning"]
     for name in services:
-        assert any(line.startswith(f"{name} hangs: it is stopped (SIGSTOP)") for line in said), said
-        assert any(line.startswith(f"{name} hung (it is stopped (SIGSTOP) for") for line in said), said
+        own = [line for line in said if line.startswith(name)]
+        assert any(line.startswith(f"{name} hangs: it is stopped (SIGSTOP)") for line in own), "\n".join(said)
+        assert any(line.startswith(f"{name} hung (it is stopped (SIGSTOP) for") for line in own), "\n".join(said)
     assert "redis is stopped (SIGSTOP); after 4 s it is started again" in said
     assert "the weights server hangs" in (broken.root / "logs" / "learner-0.log").read_text()
     assert verify_ledger(broken.figures("ledger.jsonl"), tickets=BATCH, steps=STEPS) == []
