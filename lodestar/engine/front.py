@@ -51,6 +51,8 @@ class AsyncEngine:
         )
         self._streams: dict[int, Stream] = {}
         self._unfinished = {True: 0, False: 0}
+        self._scoring = 0
+        """Sequences of LogProbs calls that are not answered."""
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Event()
         self.closed = False
@@ -132,13 +134,32 @@ class AsyncEngine:
                 self._thread.put(Command(lambda: self.engine.abort(request.id)))
 
     async def logprobs(
-        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False, top: int = 0
+        self,
+        sequences: Tokens[Scored],
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        top: int = 0,
+        flow: Flow | None = None,
     ) -> list[TokenLogProbs]:
-        """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens."""
+        """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens; while there are
+        steps, these have as much time, and callers (``flow``) take turns.
+
+        Raises:
+            ResourceExhausted: too many wait.
+        """
+        self._check_open()
+        check_room(self._scoring, len(sequences), self.engine.config.max_waiting)
         asked = partial(self.engine.logprobs, temperature=temperature, entropy=entropy, top=top)
         results: list[TokenLogProbs] = []
-        for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
-            results += await self.call(partial(asked, batch))
+        self._scoring += len(sequences)
+        try:
+            for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
+                work = Command(partial(asked, batch))
+                self._thread.put_aside(flow or Flow(), work, sum(len(one.token_ids) for one in batch))
+                results += await asyncio.wrap_future(work.done)
+        finally:
+            self._scoring -= len(sequences)
         return results
 
     # --- weights and control -----------------------------------------------------------------------------------

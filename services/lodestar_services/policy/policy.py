@@ -232,7 +232,9 @@ class Policy:
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
         limits, visible = self.engine.engine.limits, [*map(self._control.without_scored, sequences)]
         check_scored(visible, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
-        return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy, top=top_logprobs)
+        return await self.engine.logprobs(
+            sequences, temperature=temperature, entropy=entropy, top=top_logprobs, flow=flows.present()
+        )
 
     # --- weights -----------------------------------------------------------------------------------------------
     async def attach(self, source: WeightSource, cache: Path) -> None:
