@@ -141,7 +141,7 @@ def served(role: str, folder: Path) -> Iterator[str]:
 
 def main(arguments: argparse.Namespace) -> None:
     """The four phases on each server, ``--runs`` times in turn."""
-    seconds = 2.0 if arguments.small else 8.0
+    seconds = 2.0 if arguments.small else 6.0
     runs = 1 if arguments.small else arguments.runs
     rows: list[dict[str, Any]] = []
     phases = {
