@@ -140,7 +140,7 @@ class Processes:
         }
         with (self._logs / "forkserver.log").open("ab") as log, theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
+                [sys.executable, "-P", "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

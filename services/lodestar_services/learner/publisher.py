@@ -105,7 +105,7 @@ class WeightPublisher:
 
     def _start(self, told: LearnerTask) -> subprocess.Popen[str]:
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "lodestar_services.learner.weights_server"],
+            [sys.executable, "-P", "-m", "lodestar_services.learner.weights_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -151,3 +151,13 @@ def _gone(pid: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} is still there")
+
+
+def test_files_of_the_current_folder_shadow_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "redis.py").write_text("raise SystemExit('a file of the current folder was imported')")
+    monkeypatch.chdir(tmp_path)
+    with Processes(tmp_path / "logs", ["redis"]) as processes:
+        assert processes.wait_ready(60), (tmp_path / "logs" / "forkserver.log").read_text()
+        child = processes.start("child", "lodestar.local.lifeline:missing", {})
+        assert child.wait(30) == 1
+        assert "missing" in child.last_error()
