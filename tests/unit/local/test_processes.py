@@ -24,6 +24,9 @@ def crash_noisily(argument):
     import atexit
     atexit.register(lambda: print("nanobind: leaked 3!\\nSee https://nanobind.invalid/refleaks", file=sys.stderr))
     raise KeyError("missing")
+def fill(argument):
+    with open("/dev/full", "w") as file:
+        file.write("x")
 def sleep(argument): time.sleep(100)
 def niceness(argument):
     from lodestar.manners import niceness
@@ -161,3 +164,11 @@ def test_files_of_the_current_folder_shadow_no_module(tmp_path: Path, monkeypatc
         child = processes.start("child", "lodestar.local.lifeline:missing", {})
         assert child.wait(30) == 1
         assert "missing" in child.last_error()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_a_sentence_wherever_it_comes_up(processes: Processes) -> None:
+    child = processes.start("fill", "jobs_for_tests:fill", {})
+    assert child.wait(30) == 1
+    assert child.last_error().startswith("the disk is full")
+    assert "--resume goes on" in str(child.error())
