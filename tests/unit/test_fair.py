@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lodestar.fair import LENT_SECONDS, Costs, FairLine, Flow, Served, Shares
+from lodestar.fair import ITS_OWN, LENT_SECONDS, Costs, FairLine, Flow, Served, Shares
 
 TRAINING = Flow(training=True)
 
@@ -95,7 +95,7 @@ def test_the_fixed_part_of_a_step_is_learned_from_steps_of_different_sizes(fixed
     for _ in range(300):
         tokens = dice.randint(1, 200)
         costs.observe(tokens, (fixed + per_token * tokens) * dice.uniform(0.98, 1.02))
-    assert costs.fixed == pytest.approx(fixed / per_token, rel=0.15, abs=5)
+    assert costs.fixed == pytest.approx(ITS_OWN * fixed / per_token, rel=0.15, abs=5)
 
 
 def test_steps_of_one_size_and_steps_that_do_not_grow_are_understood() -> None:
