@@ -32,7 +32,7 @@ MEMORY = 0.98
 """Weight of a step in what is known of the steps' costs, relative to the step after it."""
 ITS_OWN = 0.5
 """Of what is measured as the fixed part of a step. The rest is waiting for the event loop, which the other side's calls
-keep busy: taken whole, training kept 0.88 of its share beside 300 callers, and a lone caller took 2.2 × its own time."""
+keep busy: taken whole, training kept 0.88 of its share beside 300 callers, and a lone caller took 2.2 times its own."""
 MOST_FIXED = 65_536.0
 """Tokens that the fixed part of a step may be worth: no measurement bounds it where steps do not grow at all."""
 

@@ -62,8 +62,8 @@ def test_somebody_may_always_take_however_much_both_owe() -> None:
     shares.take(True, 1000)
     shares.take(False, 5000)
     shares.begin({True: 5, False: 5}, 0.1)
-    assert shares.may_take(True)
-    assert not shares.may_take(False), "it owes more"
+    assert shares.may_take(False), "5,000 at 11.7 a step are paid before 1,000 at 2.1"
+    assert not shares.may_take(True)
 
 
 def test_a_side_that_is_alone_always_goes_on_whatever_it_owes() -> None:
