@@ -20,6 +20,7 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.errors import LodestarError
+from lodestar.liveness import watch
 from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
 from lodestar.recipe.stage import needs_own_model
@@ -70,6 +71,16 @@ def service_main(role: str) -> Callable[[Any], int]:
     return main
 
 
+def serve_task(task: Task) -> int:
+    """Runs a task's service until it ends, and ends it when one of its threads hangs; the exit code.
+
+    Raises:
+        LodestarError: no installed distribution brings such a service, or its own.
+    """
+    watch(task.hang_seconds)
+    return service_main(str(getattr(task, "role", "")))(task)
+
+
 def server_task(
     run: RunConfig,
     plan: Plan,
@@ -100,6 +111,7 @@ def server_task(
         "deterministic": run.deterministic,
         "device": run.model.device,
         "dtype": run.model.dtype,
+        "hang_seconds": services.hang_seconds,
         "listening": listening,
     }
     model = step.stage.outside(fleet) if artifact is None else place(artifact)
@@ -130,6 +142,7 @@ def rollout_task(run: RunConfig, endpoints: Endpoints, *, folder: Path, listenin
         section=services.rollout,
         queue=services.queue,
         call_tokens=min(services.reward.batch_tokens, services.reference.batch_tokens),
+        hang_seconds=services.hang_seconds,
         endpoints=endpoints,
         listening=listening,
     )

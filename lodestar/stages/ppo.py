@@ -98,6 +98,7 @@ class Ppo(Stage, PpoConfig):
             deterministic=config.deterministic,
             device=config.model.device,
             dtype=config.model.dtype,
+            hang_seconds=config.services.hang_seconds,
             endpoints=bench.endpoints,
             listening=bench.listening,
             section=config.services.learner,
