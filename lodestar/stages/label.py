@@ -162,6 +162,7 @@ class Label(Stage):
         from lodestar.data.files import write_feedback
         from lodestar.errors import DataError
         from lodestar.files import read_jsonl, write_atomically
+        from lodestar.labelling.port import Asked
         from lodestar.labelling.shared import agreement_with, asked_of
 
         samples = read_jsonl(bench.take("samples") / "samples.jsonl")
