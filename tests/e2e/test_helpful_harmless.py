@@ -20,8 +20,11 @@ from lodestar.data.files import write_feedback
 from lodestar.data.world import AVERAGE, CARELESS, every_request, gold_parts, write
 from lodestar.local.view import view_for
 from lodestar.records import Feedback, Ratings
-from tests.e2e.test_methods import BRIEF, DATA, JUDGED, MODEL
 
+DATA = {"demonstration_rows": 400, "comparison_rows": 60, "prompt_rows": 60, "max_prompt_tokens": 32}
+MODEL = {"architecture": {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "context_tokens": 96}}
+BRIEF = {"epochs": 2, "batch_tokens": 512, "evaluations_per_epoch": 1, "learning_rate": 5e-3}
+JUDGED = {"prompts": 16, "best_of": [], "temperatures": [], "max_tokens": 24}
 WEIGHTS = {"harmless": 0.0, "half": 0.5, "helpful": 1.0}
 SCALES = {"helpful": (-2.0, 4.0), "harmless": (-4.0, 0.0)}
 
