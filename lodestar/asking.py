@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,7 @@ from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncReward
 from lodestar.config.services import PolicyConfig
 from lodestar.data.world import gold_reward
 from lodestar.errors import Unavailable, first_of
-from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Scored, ScoreItem
+from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Score, Scored, ScoreItem
 from lodestar.rivals import Take
 
 T = TypeVar("T")
@@ -49,6 +49,8 @@ class Reply:
     """The reward's."""
     gold: float | None = None
     """The synthetic world's hidden reward."""
+    aspects: Mapping[str, float] = field(default_factory=dict)
+    """What a score of several parts is made of, before weights: helpful, harmless …"""
 
     def judged_by(self, judge: Judge) -> float:
         """The number by which it is compared.
@@ -83,6 +85,8 @@ class Asking:
     tls: Path | None = None
     in_flight: int = SAMPLES_IN_FLIGHT
     """Samples that are asked for at once: see admitted."""
+    aspects: Mapping[str, str] = field(default_factory=dict)
+    """Name → head of a score (lodestar.config.rewards.aspects_of)."""
 
     async def replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None
@@ -118,7 +122,7 @@ class Asking:
             for prompt, generation in zip(prompts, made, strict=True)
             for one in generation.completions
         ]
-        scores = iter(await self.scores(items))
+        scores = iter(await self._scored(items))
         return [
             [
                 Reply(
@@ -126,8 +130,9 @@ class Asking:
                     len(one.token_ids),
                     str(one.finish_reason),
                     generation.model.version.step,
-                    next(scores),
+                    (score := next(scores)).score,
                     gold_of(prompt.text, one.text),
+                    {name: score.heads[head] for name, head in self.aspects.items()},
                 )
                 for one in generation.completions
             ]
@@ -136,11 +141,14 @@ class Asking:
 
     async def scores(self, items: Sequence[ScoreItem]) -> list[float]:
         """The reward's scores. Raises as replies."""
+        return [one.score for one in await self._scored(items)]
+
+    async def _scored(self, items: Sequence[ScoreItem]) -> list[Score]:
         async with AsyncRewardClient(self.rewards, timeout=CALL_SECONDS, tls=self.tls) as reward:
-            found = []
+            found: list[Score] = []
             for first in range(0, len(items), ROWS_PER_CALL):
                 answer = await patiently(partial(reward.score, items[first : first + ROWS_PER_CALL]))
-                found += [score.score for score in answer.scores]
+                found += answer.scores
             return found
 
     async def takes(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
 from lodestar.config.serve import TASK, LearnerTask, RolloutTask
-from lodestar.crew.port import service_main
+from lodestar.crew.port import serve_task
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
@@ -53,9 +53,9 @@ def serve(
         if options:
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
         task = _from_file(Path(what), listening, redis, digest)
-        return service_main(task.role)(task)
+        return serve_task(task)
     if role == "feedback":
-        return service_main(role)(_people(Path(what), options, listening))
+        return serve_task(_people(Path(what), options, listening))
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
         tree: dict[str, Any] = {
             "role": role,
@@ -67,7 +67,7 @@ def serve(
             "section": parse_overrides(options) | ({} if best_of is None else {"best_of": best_of}),
             "listening": listening,
         }
-        return service_main(role)(_valid(tree))
+        return serve_task(_valid(tree))
 
 
 def _what(role: str, what: str, rewards: Sequence[str], training: str | None) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Task(Section):
     """auto: cuda when there is one, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Computation; master weights are float32 always."""
+    hang_seconds: float = Field(default=60.0, gt=0)
+    """services.hang_seconds: a thread of it that sleeps this long in the middle of its work ends the process."""
     endpoints: Endpoints = Endpoints()
     """The rest of the fleet."""
     listening: Listening = Listening()

@@ -29,10 +29,12 @@ class ServerConfig(Section):
 class PolicyConfig(ServerConfig):
     """The generation engine and its server."""
 
+    training_share: float = Field(default=0.5, gt=0, lt=1)
+    """Training's part of the server while outside callers want the rest; what one side does not use, the other gets."""
     max_sequences: int = Field(default=256, ge=1)
     """Sequences decoded at once."""
     max_waiting: int = Field(default=4096, ge=1)
-    """Sequences queued before RESOURCE_EXHAUSTED."""
+    """Sequences queued before RESOURCE_EXHAUSTED, of training and of all outside callers each."""
     kv_cache_tokens: int = Field(default=65_536, ge=16)
     """Tokens whose keys and values are held."""
     block_tokens: int = Field(default=16, ge=1)
@@ -60,12 +62,14 @@ class PolicyConfig(ServerConfig):
 class BatchedConfig(ServerConfig):
     """A server that scores: requests are batched by tokens."""
 
+    training_share: float = Field(default=0.5, gt=0, lt=1)
+    """Training's part of the server while outside callers want the rest; what one side does not use, the other gets."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Tokens per forward pass at most."""
     batch_wait_ms: float = Field(default=2.0, ge=0)
     """How long a request waits for company."""
     max_queued_tokens: int = Field(default=2**20, ge=1)
-    """Tokens queued before RESOURCE_EXHAUSTED."""
+    """Tokens queued before RESOURCE_EXHAUSTED, of training and of all outside callers each."""
 
 
 class RewardConfig(BatchedConfig):

@@ -46,6 +46,7 @@ def render(facts: Facts) -> str:
         key_figures=_key_figures(facts),
         rivals=rival_table(facts),
         means=_means(facts),
+        labelled=_labelled(facts),
         rounds=[_round(row) for row in facts.rounds],
         shown=_samples(facts, SHOWN),
         samples=_samples(facts, SAMPLES),
@@ -158,9 +159,23 @@ def _means(facts: Facts) -> list[tuple[str, str, str]]:
         row("tokens", lambda reply: reply["tokens"], ".1f"),
         row("ended by itself", lambda reply: float(reply["finish_reason"] == "eos"), ".1%"),
     ]
+    for name in pairs[0][0].get("aspects", {}):
+        rows.append(row(name, lambda reply, name=name: reply["aspects"][name], ".2f"))
     if pairs[0][0].get("gold") is not None:
         rows.insert(0, row("gold reward", lambda reply: reply["gold"], ".2f"))
     return rows
+
+
+def _labelled(facts: Facts) -> str:
+    """How far the judge whose labels the reward learned from agrees with people; empty where people labelled."""
+    shared = facts.results.get("label", {}).get("shared")
+    if not shared:
+        return ""
+    share, kappa = shared["agreement"], shared["kappa"]
+    return (
+        f"Labels are by a judge, which agrees with people on {share['value']:.1%} ({share['low']:.0%}–"
+        f"{share['high']:.0%}) of {shared['n']} pairs that both judged: Cohen's κ is {_signed(kappa['value'])}."
+    )
 
 
 def _round(row: Row) -> list[str]:

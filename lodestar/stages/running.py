@@ -45,7 +45,7 @@ def running_win_rate(bench: Bench, options: RunningConfig, ppo: Ppo) -> Iterator
         ppo.temperature,
         bench.seed,
         bench.listening.tls,
-        admitted(bench.config.services.policy, picks=False),
+        in_flight=admitted(bench.config.services.policy, picks=False),
     )
     before = _before(bench.unfinished / "before.jsonl", asking, prompts)
     watch = _Watch(asking, prompts, before, bench.make("figures") / "watched.jsonl", options.every)

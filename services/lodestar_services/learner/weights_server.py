@@ -1,7 +1,7 @@
 """The process beside the learner that serves its published weights.
 
 Consumes its LearnerTask as a line of JSON on standard input and then one line per announcement; ends when standard
-input does. Prints ``{"port": …}`` once it is bound and ``{"sent": …}``, in bytes, now and then.
+input does. Prints ``{"port": …}`` once it is bound and ``{"sent": …}``, in bytes, twice a second: a sign of life.
 """
 
 from __future__ import annotations
@@ -120,11 +120,10 @@ async def serve(task: LearnerTask) -> None:
 
 
 async def _report(servicer: WeightsServicer) -> None:
-    """Tells the learner how many bytes went out, whenever some did."""
+    """Tells the learner how many bytes went out, and that the event loop runs."""
     while True:
         await asyncio.sleep(_REPORT_SECONDS)
-        if sent := servicer.take_sent():
-            _tell(sent=sent)
+        _tell(sent=servicer.take_sent())
 
 
 def _tell(**figure: int) -> None:

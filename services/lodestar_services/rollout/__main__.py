@@ -11,6 +11,7 @@ from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncReward
 from lodestar.config import RolloutTask
 from lodestar.errors import ConfigError, first_of
 from lodestar.queue.redis import RedisWorkerQueue
+from lodestar.rpc.flows import FOR_TRAINING
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec
 from lodestar_services.rollout.calls import ModelCalls
@@ -58,7 +59,11 @@ class RolloutService:
 
     async def _connect(self) -> None:
         task, section, ends = self._task, self._task.section, self._task.endpoints
-        told: dict[str, Any] = {"timeout": section.deadline_seconds, "tls": task.listening.tls}
+        told: dict[str, Any] = {
+            "timeout": section.deadline_seconds,
+            "tls": task.listening.tls,
+            "metadata": FOR_TRAINING,
+        }
         enter = self._open.enter_async_context
         calls = ModelCalls(
             await enter(AsyncPolicyClient(self._policy, **told)),

@@ -133,9 +133,9 @@ def test_no_seeds_are_refused(tmp_path: Path) -> None:
         asked(tmp_path, "instruct-gpt", seeds=0)
 
 
-def test_the_benchmarks_file_compares_every_recipe_but_those_of_rounds_and_people() -> None:
+def test_the_benchmarks_file_compares_every_recipe_but_those_with_other_feedback() -> None:
     found = comparison(Path(__file__).parents[3] / "benchmarks" / "compare.yaml", [], 5)
-    assert {*found.methods} == {*recipes()} - {"rounds", "people"} | {"sft-5x"}
+    assert {*found.methods} == {*recipes()} - {"rounds", "people", "rlaif", "constitutional"} | {"sft-5x"}
     assert len(found.entries) == 5 * len(found.methods)
     clocks = [step.name for one in found.entries for step in one.plan.steps if getattr(step.stage, "max_seconds", None)]
     assert not clocks, "what a clock cuts short is not compared"
