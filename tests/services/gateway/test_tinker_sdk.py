@@ -25,6 +25,7 @@ from lodestar.model.loading import new_causal_lm, save_model
 
 # The SDK asks for its configuration on a connection that it never closes.
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
