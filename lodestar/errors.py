@@ -166,3 +166,11 @@ class NonFinite(LodestarError):
 
     status: ClassVar[str] = "DATA_LOSS"
     exit_code: ClassVar[int] = 3
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of several at once that a person can act on: a LodestarError where there is one."""
+    error: BaseException = group.subgroup(LodestarError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

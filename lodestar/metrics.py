@@ -168,6 +168,14 @@ ROLLOUT_RETRIES = Counter(
     ["service"],
 )
 
+# --- training for callers' own algorithms --------------------------------------------------------------------------
+TRAINING_MODELS = Gauge("lodestar_training_models", "Models in memory. At max_models: callers must delete some.")
+TRAINING_QUEUED = Gauge(
+    "lodestar_training_queued_calls", "Calls that wait or are computed. Always high: one thread computes, start more."
+)
+TRAINING_STEPS = Counter("lodestar_training_steps", "Optimizer steps, of all models.")
+TRAINING_TOKENS = Counter("lodestar_training_tokens", "Targets of ForwardBackward calls, by loss.", ["loss"])
+
 # --- HTTP gateway --------------------------------------------------------------------------------------------------
 GATEWAY_REQUESTS = Counter(
     "lodestar_gateway_requests",

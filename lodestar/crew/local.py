@@ -18,7 +18,7 @@ from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, FeedbackTask, Listening, Task
 from lodestar.crew.fleet import GRACE_SECONDS, Fleet, Member, figures_of
 from lodestar.crew.follow import StatusFollower
-from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
+from lodestar.crew.port import Servers, rollout_task, server_task
 from lodestar.crew.work import argument_of
 from lodestar.errors import RunPaused
 from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at
@@ -28,7 +28,7 @@ from lodestar.local.processes import Processes
 from lodestar.local.progress import ProgressReader
 from lodestar.local.redis_server import RedisServer
 from lodestar.recipe.folder import PEOPLE
-from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.plan import Plan, Step, calls_of
 from lodestar.recipe.stage import Call
 from lodestar.recipe.store import Store
 from lodestar.records import RunState

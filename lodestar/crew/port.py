@@ -23,7 +23,7 @@ from lodestar.errors import LodestarError
 from lodestar.liveness import watch
 from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
-from lodestar.recipe.stage import Call, needs_own_model
+from lodestar.recipe.stage import needs_own_model
 from lodestar.recipe.store import Store
 
 SERVICES = "lodestar.services"
@@ -81,24 +81,6 @@ def serve_task(task: Task) -> int:
     return service_main(str(getattr(task, "role", "")))(task)
 
 
-def calls_of(step: Step) -> dict[str, Call]:
-    """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
-    nothing feeds, are left out.
-
-    A reward that is made of other things than the run's own model is served without a port.
-    """
-    return {
-        name: call
-        for name, call in step.stage.calls.items()
-        if step.stage.wants(name)
-        and (
-            not call.port
-            or call.port in step.inputs
-            or (call.role == "reward" and call.port not in step.stage.optional)
-        )
-    }
-
-
 def server_task(
     run: RunConfig,
     plan: Plan,
@@ -132,7 +114,7 @@ def server_task(
         "hang_seconds": services.hang_seconds,
         "listening": listening,
     }
-    model = None if artifact is None else place(artifact)
+    model = step.stage.outside(fleet) if artifact is None else place(artifact)
     if call.role != "reward" and artifact == f"{GIVEN}/model" and "tokenizer" in step.inputs:
         told["tokenizer"] = place(step.inputs["tokenizer"][0])
     match call.role:
@@ -146,7 +128,7 @@ def server_task(
         case "reference":
             return ReferenceTask(section=services.reference, model=str(model), **told)
         case "reward":
-            sources = served_sources(services.reward.sources, synthetic=plan.is_synthetic)
+            sources = served_sources(step.stage.sources(run), synthetic=plan.is_synthetic)
             scoring = services.reward.model_copy(update={"sources": sources})
             return RewardTask(section=scoring, model=model if needs_own_model(sources) else None, **told)
 

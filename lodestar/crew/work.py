@@ -12,11 +12,11 @@ from typing import Any
 from lodestar.config import RunConfig
 from lodestar.config.serve import TASK, Endpoints, Listening
 from lodestar.cores import compute_threads
-from lodestar.crew.port import Servers, calls_of, serve_task
+from lodestar.crew.port import Servers, serve_task
 from lodestar.files import read_json
 from lodestar.liveness import watch, working
 from lodestar.local.progress import ProgressFile
-from lodestar.recipe.plan import plan
+from lodestar.recipe.plan import calls_of, plan
 from lodestar.recipe.stage import Bench
 from lodestar.recipe.store import Store
 
