@@ -2,8 +2,9 @@
 waits.
 
 A policy server and a reference server run as processes of their own on a tiny model. Training is 64 tickets at once,
-each sent again when it is answered, as a rollout worker does; the callers are 300 connections that do the same. Each
-phase runs on the same server: training alone, beside 300 callers, a lone caller alone, a lone caller beside training.
+each sent again when it is answered, as a rollout worker does (to the reference 32 in a call); the callers are 300
+connections that do the same. Each phase runs on the same server: training alone, beside 300 callers, a lone caller
+alone, a lone caller beside training.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from lodestar.rpc.flows import FOR_TRAINING
 from lodestar.v1 import policy_pb2, policy_pb2_grpc, reference_pb2, reference_pb2_grpc
 
 TICKETS, CALLERS = 64, 300
+SHARED = 32
+"""Tickets of one call to the reference: a worker has two under way (lodestar_services.rollout.sharing)."""
 PROMPT = list(range(3, 11))
 RESPONSE = 32
 
@@ -54,10 +57,10 @@ def policy_call(channel: grpc.aio.Channel, training: bool) -> Callable[[], Await
 
 
 def reference_call(channel: grpc.aio.Channel, training: bool) -> Callable[[], Awaitable[None]]:
-    """Log-probs of one response."""
+    """Log-probs of the responses of several tickets, as a rollout worker asks for them, or of one."""
     stub = reference_pb2_grpc.ReferenceServiceStub(channel)
     scored = {"token_ids": PROMPT + [5] * RESPONSE, "prompt_tokens": len(PROMPT)}
-    request = reference_pb2.ReferenceServiceLogProbsRequest(sequences=[scored])
+    request = reference_pb2.ReferenceServiceLogProbsRequest(sequences=[scored] * (SHARED if training else 1))
 
     async def call() -> None:
         await stub.LogProbs(request, timeout=600, metadata=FOR_TRAINING if training else ())
@@ -156,11 +159,13 @@ def main(arguments: argparse.Namespace) -> None:
         for role in CALLS:
             with served(role, folder) as address:
                 for run, (name, crowds) in itertools.product(range(runs), phases.items()):
-                    seen = phase(role, address, crowds, seconds)
+                    shared = SHARED if role == "reference" else 1
+                    calls = {side: count // shared if side else count for side, count in crowds.items()}
+                    seen = phase(role, address, calls, seconds)
                     row: dict[str, Any] = {"server": role, "run": run, "what": name}
                     for side, word in ((True, "tickets"), (False, "calls")):
                         answered = seen.get(side, [])
-                        row[f"{word} per second"] = len(answered) / seconds
+                        row[f"{word} per second"] = len(answered) * (shared if side else 1) / seconds
                         several = [*answered, *answered[:1]] if answered else [float("nan")] * 2
                         row[f"{word} p95 ms"] = 1000 * statistics.quantiles(several, n=20)[-1]
                     rows.append(row)

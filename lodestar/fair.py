@@ -52,8 +52,14 @@ class Costs:
 
     def __init__(self) -> None:
         self._sums = [0.0] * 5
+        self.per_token = 0.0
+        """b, in seconds."""
         self.fixed = 0.0
         """a / b, of which ITS_OWN: the tokens that a step's fixed part is worth; 0 until it is known."""
+
+    def tokens_in(self, seconds: float) -> float:
+        """What so many seconds of other work are worth; 0 until it is known."""
+        return seconds / self.per_token if self.per_token > 0 else 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A step took so long."""
@@ -64,6 +70,7 @@ class Costs:
         if spread <= 1e-3 * x * x:  # steps of one size say nothing about others
             return
         slope = (n * xy - x * y) / spread
+        self.per_token = max(0.0, slope)
         intercept = (y - slope * x) / n
         self.fixed = min(MOST_FIXED, max(0.0, ITS_OWN * intercept / slope)) if slope > 0 else MOST_FIXED
 
@@ -139,7 +146,7 @@ class Shares:
         """Tokens that are left of a side's part."""
         return self._left[training]
 
-    def take(self, training: bool, tokens: int) -> None:
+    def take(self, training: bool, tokens: float) -> None:
         """A side takes so much of the step."""
         self._left[training] -= tokens
 

@@ -22,6 +22,9 @@ from lodestar.fair import FairLine, Shares
 from lodestar.liveness import working
 from lodestar.rpc import flows
 
+CALL_SECONDS = 0.0005
+"""Of the event loop, for one call: beside a small model hundreds of calls a second take as much as the model does, and
+are their callers' to pay (benchmarks/fair_shares.py)."""
 AWAY = 0.25
 """What a side's short absence leaves to the other of a batch, of what its presence would: nothing interrupts a batch,
 and the side that comes back waits for its end."""
@@ -82,6 +85,8 @@ class ComputeThread:
 class _Queued(Generic[Item, Result]):
     item: Item
     tokens: int
+    calls: float
+    """Its part of the call that it came with."""
     future: asyncio.Future[Result]
     arrived: float = field(default_factory=time.monotonic)
 
@@ -134,7 +139,8 @@ class TokenBatcher(Generic[Item, Result]):
 
     def _admit(self, items: Sequence[Item]) -> list[_Queued[Item, Result]]:
         loop = asyncio.get_running_loop()
-        queued = [_Queued[Item, Result](item, self._tokens_of(item), loop.create_future()) for item in items]
+        calls = 1 / max(1, len(items))
+        queued = [_Queued[Item, Result](item, self._tokens_of(item), calls, loop.create_future()) for item in items]
         tokens = sum(entry.tokens for entry in queued)
         if tokens > self._max_queued_tokens:
             raise ResourceExhausted(
@@ -204,7 +210,7 @@ class TokenBatcher(Generic[Item, Result]):
                     break
                 batch.append(self._queue.pop(side))
                 tokens += entry.tokens
-                self._shares.take(side, entry.tokens)
+                self._shares.take(side, entry.tokens + entry.calls * self._shares.costs.tokens_in(CALL_SECONDS))
         self._count()
         return batch
 

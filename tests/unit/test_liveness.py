@@ -135,6 +135,10 @@ def test_a_real_process_that_is_stopped_is_told_from_one_that_others_keep_from_r
         assert look.state == "ready"
         assert counted.seconds < 0.75, "it stood ready"
         os.kill(slow, signal.SIGSTOP)
+        until = time.monotonic() + 20
+        while (now := look_at(slow)) is None or now.state != "stopped":  # it is told when it is run next
+            assert time.monotonic() < until
+            time.sleep(0.05)
         counted, look = looked_at(slow, 1.0)
         assert look.state == "stopped"
         assert counted.seconds > 0.8

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from lodestar.errors import LodestarError, NonFinite, ResourceExhausted
-from lodestar.fair import Flow
+from lodestar.fair import Costs, Flow
 from lodestar.rpc import flows
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
 
@@ -207,3 +207,24 @@ async def test_a_full_queue_of_callers_refuses_no_training(make, model) -> None:
     model.released.set()
     assert await training == [10] * 5
     await asyncio.gather(first, crowd)
+
+
+async def test_a_call_pays_for_the_event_loops_time_too(make, model, monkeypatch) -> None:
+    monkeypatch.setattr(Costs, "observe", lambda self, tokens, seconds: None)
+    monkeypatch.setattr(Costs, "tokens_in", lambda self, seconds: 10.0)
+    batcher = make(batch_tokens=1000, max_queued_tokens=1000)
+    model.released.clear()
+
+    async def ask(flow: Flow, items: list[int]) -> list[int]:
+        flows.begin(flow)
+        return await batcher.submit(items)
+
+    first = asyncio.create_task(ask(Flow(training=True), [1]))
+    await until(model.entered)
+    callers = [asyncio.create_task(ask(Flow(caller=str(n)), [10])) for n in range(30)]
+    training = asyncio.create_task(ask(Flow(training=True), [9] * 10))
+    await asyncio.sleep(0.05)
+    model.released.set()
+    await asyncio.gather(first, training, *callers)
+    assert model.batches[1].count(9) == 10
+    assert model.batches[1].count(10) <= 6, "90 tokens' worth of calls that cost 20 each, one of them halfway"
