@@ -131,8 +131,8 @@ class Label(Stage):
             from lodestar.constitution import principles
 
             principles(self.judge.constitution, self.judge.aspect, f"stages.{step.name}.judge", choosing=True)
-        made = plan.step(step.inputs["samples"][0].partition("/")[0])
-        if made.kind != "sample":
+        made = plan.maker(step.inputs["samples"][0])
+        if made is None or made.kind != "sample":  # what is asked for is found in the samples, or not
             return
         if self.choose != "random" and "reward" not in made.inputs and not _first_of_several(run, step):
             raise ConfigError(
