@@ -28,6 +28,7 @@ from lodestar.records import (
     TokenCandidate,
     TokenLogProbs,
     TokenPiece,
+    WeightFiles,
     WeightManifest,
     WeightVersion,
 )
@@ -137,11 +138,18 @@ RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[
             WeightManifest,
             run=texts,
             version=versions,
-            files=st.lists(st.builds(TensorFile, texts, steps), max_size=3).map(tuple),
+            chain=st.lists(
+                st.builds(
+                    WeightFiles,
+                    versions,
+                    st.lists(st.builds(TensorFile, texts, steps), max_size=3).map(tuple),
+                    st.none() | versions,
+                ),
+                max_size=3,
+            ).map(tuple),
             tensors=st.dictionaries(texts, texts, max_size=3),
             tokenizer_hash=texts,
-            parent=st.none() | versions,
-            probe=st.none() | st.builds(Probe, scored, values, floats),
+            probes=st.lists(st.builds(Probe, scored, values, floats), max_size=2).map(tuple),
         ),
         convert.weight_manifest_to_proto,
         convert.weight_manifest_from_proto,
@@ -162,7 +170,6 @@ def test_records_survive_the_wire(name: str) -> None:
 
 
 ONE_SIDED = {
-    "WeightManifest": {"encoding"},
     "DetokenizeResponse": {"model"},
     "PolicyServiceGetModelResponse": {"heads", "ensemble_size"},
     "RewardServiceGetModelResponse": {"vocab_size", "parameters", "dtype"},
