@@ -35,7 +35,8 @@ FROM builder AS requirements
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c "import tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['hub'], sep='\n')" > requirements.txt
+print(*project['dependencies'], *project['optional-dependencies']['hub'], \
+*project['optional-dependencies']['openai'], sep='\n')" > requirements.txt
 
 FROM requirements AS dependencies-cpu
 # Where PyTorch's builds without CUDA are; empty where pip finds them by itself.

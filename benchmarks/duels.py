@@ -12,7 +12,11 @@ self-duels.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,41 +76,66 @@ def contest(p_KK: Floats, method: Method, seed: int, patience: int) -> tuple[int
     return duels.told, None
 
 
+Found = dict[tuple[str, str, int], dict[str, Any]]
+"""By case, method and seed."""
+
+
+def _kept(path: Path | None) -> Found:
+    """What an earlier start has measured."""
+    if path is None or not path.exists():
+        return {}
+    rows = (json.loads(line) for line in path.read_text().splitlines())
+    return {(row["case"], row["method"], row["seed"]): row for row in rows}
+
+
+def one(case: str, method: Method, seed: int, horizon: int, patience: int) -> dict[str, Any]:
+    """A seed's regret and its contest."""
+    p_KK = cases()[case]
+    curve = regret(p_KK, method, seed, horizon, cyclic=case == "cycle")
+    duels, right = contest(p_KK, method, seed, patience)
+    tenth, end = float(curve[horizon // 10 - 1]), float(curve[-1])
+    return {
+        "case": case, "method": method, "seed": seed, "tenth": tenth, "regret": end, "duels": duels, "right": right
+    }  # fmt: skip
+
+
 def measure(arguments: argparse.Namespace) -> list[Mapping[str, Any]]:
-    """One row per case and method."""
+    """One row per case and method. Seeds go round, so that a start that is cut off has some of everything."""
     horizon, patience = (300, 600) if arguments.small else (HORIZON, PATIENCE)
     seeds = range(2 if arguments.small else arguments.runs)
-    rows = []
-    for case, p_KK in cases().items():
-        if case not in arguments.cases:
+    found = _kept(arguments.kept)
+    for seed, case, method in itertools.product(seeds, arguments.cases, METHODS):
+        if (case, method, seed) in found:
             continue
-        base: list[float] = []
-        for method in METHODS:
-            curves = [regret(p_KK, method, seed, horizon, cyclic=case == "cycle") for seed in seeds]
-            ends = [float(curve[-1]) for curve in curves]
-            base = base or ends  # uniform is the first
-            share = mean_with_interval([end / other for end, other in zip(ends, base, strict=True)])
-            ended = [contest(p_KK, method, seed, patience) for seed in seeds]
-            counts = sorted(count for count, right in ended if right is not None)
-            rows.append(
-                {
-                    "case": case,
-                    "method": method,
-                    "regret": round(sum(ends) / len(ends), 1),
-                    "of uniform": f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]",
-                    "after a tenth": round(float(np.mean([curve[horizon // 10 - 1] for curve in curves])), 1),
-                    "settled": f"{len(counts)}/{len(ended)}",
-                    "right": f"{sum(bool(right) for _, right in ended)}/{len(counts)}",
-                    "duels (median)": counts[len(counts) // 2] if counts else 0,
-                }
-            )
-            print(rows[-1], flush=True)
-    return rows
+        found[case, method, seed] = one(case, method, seed, horizon, patience)
+        if arguments.kept is not None:
+            with arguments.kept.open("a") as file:
+                file.write(json.dumps(found[case, method, seed]) + "\n")
+    return [_row(case, method, seeds, found) for case, method in itertools.product(arguments.cases, METHODS)]
+
+
+def _row(case: str, method: str, seeds: range, found: Found) -> Mapping[str, Any]:
+    rows = [found[case, method, seed] for seed in seeds]
+    share = mean_with_interval([row["regret"] / found[case, "uniform", row["seed"]]["regret"] for row in rows])
+    ended = sorted(row["duels"] for row in rows if row["right"] is not None)
+    told = {
+        "case": case,
+        "method": method,
+        "regret": round(fmean(row["regret"] for row in rows), 1),
+        "of uniform": f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]",
+        "after a tenth": round(fmean(row["tenth"] for row in rows), 1),
+        "settled": f"{len(ended)}/{len(rows)}",
+        "right": f"{sum(bool(row['right']) for row in rows)}/{len(ended)}",
+        "duels (median)": ended[len(ended) // 2] if ended else 0,
+    }
+    print(told, flush=True)
+    return told
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
     options.set_defaults(runs=20)
+    options.add_argument("--kept", type=Path, help="JSONL of each seed's figures: what is there is not measured again")
     options.add_argument("--cases", nargs="+", default=list(cases()), choices=list(cases()))
     chosen = options.parse_args()
     report("duels", measure(chosen), chosen, notes=f"{chosen.runs} seeds; error 0.05; at most {PATIENCE} duels")

@@ -6,7 +6,8 @@ The synthetic world's annotators read the page, choose by their own liking and w
 fast would; a request that fails because the process is gone is sent again until it is answered. At the end the database
 must hold every answer that was acknowledged, once, and every item as often as it was asked for. Times are of all
 requests that were answered, seen from the client, on the same two cores; connections refused while the process is away
-are counted apart. PostgreSQL is a cluster of the benchmark's own (Debian's package).
+are counted apart. CPU ms are the service's own per request, which other load on the machine hardly spoils. PostgreSQL
+is a cluster of the benchmark's own (Debian's package).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
+import psutil
 import sqlalchemy as sa
 from harness import parser, report
 from lodestar_services.feedback.database import Database
@@ -148,6 +150,8 @@ class Process:
 
     def __init__(self, folder: Path, database: str | None) -> None:
         self.task = FeedbackTask(run="load", folder=folder, section=FeedbackConfig(database=database))
+        self.cpu_seconds = 0.0
+        """Of processor time, of all its lives, starting left out."""
         self.start()
 
     def start(self) -> None:
@@ -164,8 +168,14 @@ class Process:
         self.link = str(json.loads((self.task.folder / "page.json").read_text())["link"])
         listening = Listening(port=int(self.address.rpartition(":")[2]))
         self.task = self.task.model_copy(update={"listening": listening})
+        self._at_start = self._cpu()
+
+    def _cpu(self) -> float:
+        used = psutil.Process(self.running.pid).cpu_times()
+        return float(used.user + used.system)
 
     def kill(self) -> None:
+        self.cpu_seconds += self._cpu() - self._at_start
         self.running.send_signal(signal.SIGKILL)
         self.running.wait()
 
@@ -281,6 +291,7 @@ def _row(
         "p50 ms": round(1000 * times[len(times) // 2], 1),
         "p95 ms": round(1000 * times[int(0.95 * len(times))], 1),
         "p99 ms": round(1000 * times[int(0.99 * len(times))], 1),
+        "CPU ms each": round(1000 * process.cpu_seconds / len(times), 2),
         "refused while away": seen.refused,
         "503": seen.statuses[503],
         "load": round(os.getloadavg()[0], 1),

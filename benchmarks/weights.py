@@ -147,8 +147,11 @@ class Build:
             cwd=tree,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "LODESTAR_LOG": "WARNING"},
         )
-        self._answer()
         self.figures: list[dict[str, float]] = []
+
+    def begin(self) -> None:
+        """Waits until the start model is served."""
+        self._answer()
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None
@@ -167,7 +170,7 @@ class Build:
         """Ends it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait()
 
 
 def main() -> None:
@@ -186,10 +189,12 @@ def main() -> None:
         builds = {"ours": Build(Path(__file__).parents[1], Path(folder) / "ours", model)}
         if arguments.before:
             builds["before"] = Build(arguments.before, Path(folder) / "before", model)
+        for build in builds.values():
+            build.begin()
         alternate(1 if arguments.small else arguments.runs, **{name: build.step for name, build in builds.items()})
+        report("weights", rows_of(builds), arguments, "ratio: ours ÷ the other build's, median of pairs of runs")
         for build in builds.values():
             build.close()
-    report("weights", rows_of(builds), arguments, "ratio: ours ÷ the other build's, median of pairs of runs")
 
 
 def rows_of(builds: dict[str, Build]) -> list[dict[str, Any]]:

@@ -196,7 +196,8 @@ def judge(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
 # --- what runs found --------------------------------------------------------------------------------------------------
 def report(roots: Iterable[Path]) -> list[dict[str, Any]]:
     """A row per run and model: share of continuations that the judge calls praise, with Clopper and Pearson's interval,
-    KL in nats per continuation, the reward's mean score, and how many of the word pairs are distinct."""
+    KL in nats per continuation, the reward's mean score, the SFT model's perplexity, and how many word pairs are
+    distinct."""
     from lodestar.evaluation import clopper_pearson
     from lodestar.recipe.folder import RunFolder
 
@@ -224,6 +225,9 @@ def report(roots: Iterable[Path]) -> list[dict[str, Any]]:
                     "n": rate.n,
                     "score": sum(reply["score"] for reply in replies) / len(replies),
                     "kl": 0.0 if side == "before" else found["policy"]["kl"],
+                    "perplexity": perplexity(
+                        folder.store.path("sft/policy"), [row["prompt"] for row in samples], replies
+                    ),
                     "distinct_2": distinct(texts),
                     "tokens": sum(reply["tokens"] for reply in replies) / len(replies),
                 }
@@ -238,6 +242,25 @@ def distinct(texts: Iterable[str], n: int = 2) -> float:
         words = text.split()
         grams.update(zip(*(words[i:] for i in range(n)), strict=False))
     return len(grams) / max(1, sum(grams.values()))
+
+
+def perplexity(model: Path, prompts: Sequence[str], replies: Sequence[dict[str, Any]]) -> float:
+    """exp of the mean nats per token under a model, the end of the text a token where there is one."""
+    import torch
+
+    from lodestar.data.rows import encode_rows
+    from lodestar.model.loading import load_causal_lm
+    from lodestar.model.packed import PackedBatch, response_logprobs
+    from lodestar.model.tokenizers import load_tokenizer
+
+    words, start = load_tokenizer(model), load_causal_lm(str(model), device="cpu")
+    rows = [
+        encode_rows(words, [prompt], [reply["text"]], ended=reply["finish_reason"] == "eos")[0]
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+    with torch.inference_mode():
+        logprobs_R, _ = response_logprobs(start, PackedBatch.of(rows, device="cpu"), temperature=1.0)
+    return math.exp(-float(logprobs_R.mean()))
 
 
 def curve(root: Path) -> list[dict[str, float]]:
@@ -267,8 +290,8 @@ def main() -> None:
     for row in report(told.runs):
         print(
             f"{row['run']:24} {row['model']:8} positive {row['positive']:.1%} ({row['low']:.1%}–{row['high']:.1%}) of "
-            f"{row['n']}, KL {row['kl']:.2f}, score {row['score']:+.2f}, distinct-2 {row['distinct_2']:.3f}, "
-            f"{row['tokens']:.1f} tokens"
+            f"{row['n']}, KL {row['kl']:.2f}, score {row['score']:+.2f}, perplexity {row['perplexity']:.1f}, "
+            f"distinct-2 {row['distinct_2']:.3f}, {row['tokens']:.1f} tokens"
         )
     for root in told.runs:
         for row in curve(root):

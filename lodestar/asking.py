@@ -10,16 +10,17 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
+from lodestar.config.services import PolicyConfig
 from lodestar.data.world import gold_reward
-from lodestar.errors import Unavailable
-from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Scored, ScoreItem
+from lodestar.errors import Unavailable, first_of
+from lodestar.records import Completion, FinishReason, Generation, Prompt, SamplingParams, Score, Scored, ScoreItem
 from lodestar.rivals import Take
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class Reply:
     """The reward's."""
     gold: float | None = None
     """The synthetic world's hidden reward."""
+    aspects: Mapping[str, float] = field(default_factory=dict)
+    """What a score of several parts is made of, before weights: helpful, harmless …"""
 
     def judged_by(self, judge: Judge) -> float:
         """The number by which it is compared.
@@ -62,6 +65,13 @@ class Reply:
         return self.gold
 
 
+def admitted(section: PolicyConfig, *, picks: bool) -> int:
+    """Samples that may be asked of policy servers at once without one being refused: each of a server that ``picks``
+    the best of n is n in its queue."""
+    drawn = section.best_of if picks else 1
+    return max(1, min(SAMPLES_IN_FLIGHT, section.max_waiting) // drawn)
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """``await Asking(policies, rewards, max_tokens=64, seed=1).replies(prompts, "before", n=4)``."""
@@ -73,6 +83,10 @@ class Asking:
     seed: int = 0
     """The run's: with the purpose and the prompt's id it makes each prompt's seed."""
     tls: Path | None = None
+    in_flight: int = SAMPLES_IN_FLIGHT
+    """Samples that are asked for at once: see admitted."""
+    aspects: Mapping[str, str] = field(default_factory=dict)
+    """Name → head of a score (lodestar.config.rewards.aspects_of)."""
 
     async def replies(
         self, prompts: Sequence[Prompt], purpose: str, n: int = 1, *, progress: Progress = lambda _: None
@@ -88,7 +102,7 @@ class Asking:
         self, prompts: Sequence[Prompt], purpose: str, n: int, temperature: float, progress: Progress = lambda _: None
     ) -> list[Generation]:
         """n completions of every prompt with their log-probs; temperature 0 is greedy. Raises as replies."""
-        admitted = asyncio.Semaphore(max(1, SAMPLES_IN_FLIGHT // n))
+        admitted = asyncio.Semaphore(max(1, self.in_flight // n))
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
 
             async def generation_of(prompt: Prompt) -> Generation:
@@ -99,9 +113,7 @@ class Asking:
                 progress(1)
                 return made
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(generation_of(prompt)) for prompt in prompts]
-            return [task.result() for task in tasks]
+            return await together(map(generation_of, prompts))
 
     async def judged(self, prompts: Sequence[Prompt], made: Sequence[Generation]) -> list[list[Reply]]:
         """Completions with what is thought of them. Raises as replies."""
@@ -110,7 +122,7 @@ class Asking:
             for prompt, generation in zip(prompts, made, strict=True)
             for one in generation.completions
         ]
-        scores = iter(await self.scores(items))
+        scores = iter(await self._scored(items))
         return [
             [
                 Reply(
@@ -118,8 +130,9 @@ class Asking:
                     len(one.token_ids),
                     str(one.finish_reason),
                     generation.model.version.step,
-                    next(scores),
+                    (score := next(scores)).score,
                     gold_of(prompt.text, one.text),
+                    {name: score.heads[head] for name, head in self.aspects.items()},
                 )
                 for one in generation.completions
             ]
@@ -128,11 +141,14 @@ class Asking:
 
     async def scores(self, items: Sequence[ScoreItem]) -> list[float]:
         """The reward's scores. Raises as replies."""
+        return [one.score for one in await self._scored(items)]
+
+    async def _scored(self, items: Sequence[ScoreItem]) -> list[Score]:
         async with AsyncRewardClient(self.rewards, timeout=CALL_SECONDS, tls=self.tls) as reward:
-            found = []
+            found: list[Score] = []
             for first in range(0, len(items), ROWS_PER_CALL):
                 answer = await patiently(partial(reward.score, items[first : first + ROWS_PER_CALL]))
-                found += [score.score for score in answer.scores]
+                found += answer.scores
             return found
 
     async def takes(
@@ -188,6 +204,16 @@ class Asking:
         """PPO step of the weights that the first policy server to answer serves now."""
         async with AsyncPolicyClient(self.policies, timeout=CALL_SECONDS, tls=self.tls) as policy:
             return (await patiently(policy.describe)).model.version.step
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each call returns, all of them at work at once; the first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from failed
+    return [task.result() for task in tasks]
 
 
 def gold_of(prompt: str, reply: str) -> float | None:

@@ -15,6 +15,7 @@ books (other systems than Linux) the number stays what was asked for, at most th
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ PROVEN_SECONDS = 1.0
 FIRST_HOLD_SECONDS = 0.25
 LONGEST_HOLD_SECONDS = 8.0
 """Between a fall and the next rise: the first after every fall, doubled while rises do not last."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread of Python must give way to another that wants to run. After every operation of torch a compute
+thread may have to wait that long for the event loop's, a hundred times a step: with Python's own 5 ms it stands."""
 SPINS = "100000"
 """How long an idle OpenMP thread spins: about 0.1 ms. Sleeping at once costs a two-thread update half its speed, and
 spinning for ever takes the cores from the other processes (docs/log.md)."""
@@ -122,18 +126,8 @@ class Books:
             quota, lost = _quota(group)
             if quota < cores:
                 cores, throttled = quota, lost
-        ran, waited = self._own()
+        ran, waited = ran_and_waited(self._proc / "self")
         return Look(time.monotonic(), ran, max(0.0, waited - throttled), self._idle(cpus), cores)
-
-    def _own(self) -> tuple[float, float]:
-        ran = waited = 0
-        for task in (self._proc / "self" / "task").iterdir():
-            try:
-                run_ns, wait_ns, _ = (task / "schedstat").read_text().split()
-            except OSError:  # it ended meanwhile
-                continue
-            ran, waited = ran + int(run_ns), waited + int(wait_ns)
-        return ran / 1e9, waited / 1e9
 
     def _idle(self, cpus: set[int]) -> float:
         gives_way = os.getpriority(os.PRIO_PROCESS, 0) <= 0
@@ -144,6 +138,22 @@ class Books:
                 nice, idle, iowait = int(figures[1]), int(figures[3]), int(figures[4])
                 ticks += idle + iowait + (nice if gives_way else 0)
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ran_and_waited(process: Path) -> tuple[float, float]:
+    """CPU seconds that the threads of a process (``/proc/PID``) ran, and that they were ready and were not run.
+
+    Raises:
+        OSError: it is gone, or this system keeps no such books.
+    """
+    ran = waited = 0
+    for task in (process / "task").iterdir():
+        try:
+            run_ns, wait_ns, _ = (task / "schedstat").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+            continue
+        ran, waited = ran + int(run_ns), waited + int(wait_ns)
+    return ran / 1e9, waited / 1e9
 
 
 def _groups_of(proc: Path, cgroups: Path) -> list[Path]:
@@ -193,6 +203,7 @@ def compute_threads(limit: int, *, fixed: bool = False) -> None:
     """
     import torch  # a process without a model has no need of it
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     _HERE.follower = None
     if not fixed:
         limit = min(limit, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

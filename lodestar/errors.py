@@ -19,6 +19,7 @@
     ├── SourceFailed              ABORTED              exit 1   a reward function's own fault; names the source
     ├── RunPaused                 ABORTED              exit 4   the run stopped itself and says why
     ├── Terminated                ABORTED              exit 143 SIGTERM came before the run's end; --resume goes on
+    ├── Hung                      INTERNAL             exit 75  ended itself since a thread of it hung; start it again
     └── NonFinite                 DATA_LOSS            exit 3   NaN or infinity in a loss, gradient or reward
 
 One interceptor (lodestar.rpc.interceptors) converts them on the way out, and lodestar.rpc.channel converts
@@ -159,8 +160,22 @@ class Terminated(LodestarError):
     exit_code: ClassVar[int] = 143  # 128 + SIGTERM: whoever supervises it must not take this for the end
 
 
+class Hung(LodestarError):
+    """A thread of the process hung, so that it ended itself (lodestar.liveness); started again it goes on."""
+
+    exit_code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class NonFinite(LodestarError):
     """A loss, gradient, reward or logit is NaN or infinite."""
 
     status: ClassVar[str] = "DATA_LOSS"
     exit_code: ClassVar[int] = 3
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of several at once that a person can act on: a LodestarError where there is one."""
+    error: BaseException = group.subgroup(LodestarError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

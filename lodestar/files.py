@@ -8,6 +8,7 @@ leave its temporary behind; :func:`remove_leftovers` is for the one that goes on
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import hashlib
 import io
@@ -21,7 +22,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
-from lodestar.errors import DataError
+from lodestar.errors import DataError, LodestarError
+
+
+def full_disk(error: BaseException) -> LodestarError | None:
+    """The sentence for an error whose reason is a full disk or quota, wherever it came up; None for any other."""
+    seen: BaseException | None = error
+    while seen is not None:
+        by_number = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if by_number or f"os error {errno.ENOSPC})" in str(seen):  # safetensors raises a type of its own
+            name = getattr(seen, "filename", None)
+            return LodestarError(
+                f"the disk is full{f': {name} could not be written' if name else ''} ({seen}). What was finished is "
+                "intact: free space, and --resume goes on"
+            )
+        if isinstance(seen, BaseExceptionGroup):
+            return next((found for one in seen.exceptions if (found := full_disk(one))), None)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 @contextmanager

@@ -33,6 +33,11 @@ CERTIFICATE_EXPIRES = Gauge(
     "Unix time at which this process's certificate expires; 0 without TLS. Near: look at what should renew it.",
 )
 READY = Gauge("lodestar_ready", "1 while the server takes calls; 0 while it loads or drains.")
+ASLEEP_SECONDS = Gauge(
+    "lodestar_asleep_seconds",
+    "Seconds, from 5, that a thread of this process has slept in the middle of its work. After services.hang_seconds "
+    "the process ends itself with its stacks in the log, and is started again. 0 where none sleeps.",
+)
 
 # --- batching servers (reward, reference) --------------------------------------------------------------------------
 BATCH_ITEMS = Histogram(
@@ -163,6 +168,14 @@ ROLLOUT_RETRIES = Counter(
     ["service"],
 )
 
+# --- training for callers' own algorithms --------------------------------------------------------------------------
+TRAINING_MODELS = Gauge("lodestar_training_models", "Models in memory. At max_models: callers must delete some.")
+TRAINING_QUEUED = Gauge(
+    "lodestar_training_queued_calls", "Calls that wait or are computed. Always high: one thread computes, start more."
+)
+TRAINING_STEPS = Counter("lodestar_training_steps", "Optimizer steps, of all models.")
+TRAINING_TOKENS = Counter("lodestar_training_tokens", "Targets of ForwardBackward calls, by loss.", ["loss"])
+
 # --- HTTP gateway --------------------------------------------------------------------------------------------------
 GATEWAY_REQUESTS = Counter(
     "lodestar_gateway_requests",
@@ -237,6 +250,15 @@ FLEET_WANTED = Gauge(
     "lodestar_fleet_wanted",
     "Replicas that the present stage wants of a fleet. Fewer are ready: see its pods.",
     ["fleet"],
+)
+SILENT_SECONDS = Gauge(
+    "lodestar_silent_seconds",
+    "Seconds, from 5, that a process of this run has given no sign of life and need not have been silent. After "
+    "services.hang_seconds it is killed and started again. 0 where it answers.",
+    ["process"],
+)
+HANGS = Counter(
+    "lodestar_hangs", "Processes of this run killed since they hung. Again and again: read its log.", ["process"]
 )
 
 _TRAINING = {

@@ -194,6 +194,89 @@ class LogProbs:
 
 
 @dataclass(frozen=True, slots=True)
+class Datum:
+    """A sequence of N tokens to train on: ``Datum((5, 8, 13), (8, 13, 1), weights=(0.0, 1.0, 1.0))``."""
+
+    token_ids: tuple[int, ...]
+    """What the model reads."""
+    targets: tuple[int, ...]
+    """[N]: what it should say after each; for text the token that follows."""
+    weights: tuple[float, ...] = ()
+    """[N]: how much each target counts; empty: 1."""
+    logprobs: tuple[float, ...] = ()
+    """[N], nats: of the targets under the sampler (importance_sampling, ppo) or the reference (dpo)."""
+    advantages: tuple[float, ...] = ()
+    """[N]: of the targets (importance_sampling, ppo)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Adapters of a model in training: ``Lora(rank=16, attention=True)``; no part named means all of them."""
+
+    rank: int
+    alpha: int = 32
+    """The update is multiplied by alpha / rank."""
+    attention: bool = False
+    mlp: bool = False
+    head: bool = False
+    seed: int = 0
+    """Of the adapters' first weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingModel:
+    """A model in training: its ``model.name`` names it in calls, and ``model.version.step`` counts its steps."""
+
+    model: ModelInfo
+    base: str
+    """What it began as."""
+    context_tokens: int
+    vocab_size: int
+    trainable_parameters: int
+    accumulated: int = 0
+    """Sequences whose gradients wait for a step."""
+    lora: Lora | None = None
+    """None: all weights are trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimParams:
+    """One step of AdamW: ``OptimParams(1e-4)``."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Of matrices alone."""
+    max_grad_norm: float = 0.0
+    """0: no clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossResult:
+    """What a loss was: ``LossResult(model, 3.2, ((-0.1, -3.1),))``."""
+
+    model: ModelInfo
+    loss: float
+    """The sum over all tokens, or pairs."""
+    sequences: tuple[tuple[float, ...], ...]
+    """Log-probs of each sequence's targets, nats."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Whole samples of one prompt by a model in training."""
+
+    model: ModelInfo
+    samples: tuple[GenerationChunk, ...]
+    """By sample_index."""
+    prompt: TokenLogProbs | None = None
+    """Of the prompt's tokens but the first, when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenPiece:
     """What one token adds to a text: ``TokenPiece(b" blue", b"blue", "")``, ``TokenPiece(b"", b"", "</s>")``."""
 

@@ -204,9 +204,9 @@ class Matched:
 class Sharpening:
     """Whether PPO did more than sharpen."""
 
-    verdict: Literal["learned", "sharpened", "undecided"]
-    """learned: it beats equal entropy and equal KL, both intervals above ½; sharpened: one of them lies below or at ½;
-    undecided: neither."""
+    verdict: Literal["learned", "sharpened", "lost", "undecided"]
+    """learned: it beats equal entropy and equal KL, both intervals above ½; lost: it loses to the SFT model as it is;
+    sharpened: one of the two intervals lies below or at ½; undecided: none of these."""
     entropy: Matched
     kl: Matched
 
@@ -215,6 +215,7 @@ class Sharpening:
         said = {
             "learned": "learned what no sharpening gives",
             "sharpened": "did no more than sharpen",
+            "lost": "made the SFT model worse",
             "undecided": "cannot be told from sharpening on these prompts",
         }[self.verdict]
         parts = (
@@ -234,9 +235,11 @@ def sharpening(policy: Side, ladder: Sequence[Side]) -> Sharpening:
     entropy = _matched(policy, ladder, lambda side: side.entropy)
     kl = _matched(policy, ladder, lambda side: side.kl)
     rates = (entropy.rate, kl.rate)
-    verdict: Literal["learned", "sharpened", "undecided"] = "undecided"
+    verdict: Literal["learned", "sharpened", "lost", "undecided"] = "undecided"
     if all(rate.low > 0.5 for rate in rates):
         verdict = "learned"
+    elif _rate(policy, ladder[0]).high < 0.5:
+        verdict = "lost"
     elif any(rate.high <= 0.5 for rate in rates):
         verdict = "sharpened"
     return Sharpening(verdict, entropy, kl)

@@ -19,6 +19,14 @@ def main() -> None:
             raise
         _say(str(error))
         sys.exit(error.exit_code)
+    except Exception as error:
+        from lodestar.files import full_disk
+
+        full = full_disk(error)
+        if full is None or options.debug:
+            raise
+        _say(str(full))
+        sys.exit(full.exit_code)
 
 
 def _say(sentence: str) -> None:

@@ -20,6 +20,7 @@ HOLDERS: dict[str, str] = {
     "redis": "",
     "caller": Role.CALLER,
     "gateway": Role.CALLER,
+    "training": Role.CALLER,
     "operator": Role.OPERATOR,
 }
 """Who gets a certificate, and the role in it; Redis calls nobody."""

@@ -15,7 +15,7 @@ from lodestar.client import RunClient
 from lodestar.config import load_config
 from lodestar.crew.here import board_of
 from lodestar.errors import LodestarError, Unavailable
-from lodestar.kubernetes import FleetStatus, Namespace, cancel, live, logs, render, status, submit
+from lodestar.kubernetes import FleetStatus, Namespace, cancel, default_overlay, live, logs, render, status, submit
 from lodestar.local.page import Page
 from lodestar.local.view import view_for
 from lodestar.recipe import named
@@ -50,7 +50,7 @@ def submit_run(
     config: Path,
     overrides: Sequence[str],
     *,
-    overlay: Path,
+    overlay: Path | None,
     namespace: str,
     context: str | None,
     image: str | None,
@@ -62,7 +62,7 @@ def submit_run(
 ) -> None:
     """Renders the run's fleet and creates it; with ``dry_run`` prints the objects instead."""
     run = named.run_config(config, [*overrides])
-    fleet = render(run, overlay, namespace=namespace, image=image, shared=shared)
+    fleet = render(run, overlay or default_overlay(), namespace=namespace, image=image, shared=shared)
     if dry_run:
         print(fleet.to_yaml(), end="")
         return

@@ -18,11 +18,10 @@ from rich.table import Table
 from lodestar.config import RunConfig
 from lodestar.config.load import read_tree
 from lodestar.crew import inputs
-from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError, ModelError
 from lodestar.recipe import named
 from lodestar.recipe.folder import CONFIG, refuse_old
-from lodestar.recipe.plan import GIVEN, Plan, Step, plan
+from lodestar.recipe.plan import GIVEN, Plan, Step, calls_of, plan
 from lodestar.recipe.stage import registry
 from lodestar.recipe.store import Store
 from lodestar.recipe.written import nearest, whole, written_as_before

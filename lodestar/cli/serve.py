@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lodestar.config import parse_overrides
 from lodestar.config.serve import TASK, LearnerTask, RolloutTask
-from lodestar.crew.port import service_main
+from lodestar.crew.port import serve_task
 from lodestar.errors import ConfigError, DataError
 from lodestar.files import read_json
 from lodestar.queue.address import redacted
@@ -21,7 +21,7 @@ from lodestar.recipe import named
 from lodestar.recipe.stage import Kind
 
 TOLD_SECONDS = 120.0
-ARTIFACTS: dict[str, Kind] = {"policy": "model", "reference": "model", "reward": "reward_model"}
+ARTIFACTS: dict[str, Kind] = {"policy": "model", "reference": "model", "reward": "reward_model", "training": "model"}
 
 
 def serve(
@@ -36,37 +36,44 @@ def serve(
     dtype: str,
     best_of: int | None = None,
     rewards: Sequence[str] = (),
+    training: str | None = None,
 ) -> int:
     """Runs the service until it ends; the exit code.
 
     Raises:
-        ConfigError: ``best_of`` or ``rewards`` of another role, one without the other, or an option out of range.
+        ConfigError: ``best_of``, ``rewards`` or ``training`` of another role, one without the other, or an option out
+            of range.
     """
     check_best_of(role, best_of, rewards)
+    if training is not None and role != "gateway":
+        raise ConfigError("--training", f"is a gateway's, and this is a {role}")
+    if training is not None and "=" in what:  # no policy servers: the first option stands in their place
+        what, options = "", [what, *options]
     if role == "task":
         if options:
             raise ConfigError(options[0], "the task's file has its options; they cannot stand here")
         task = _from_file(Path(what), listening, redis, digest)
-        return service_main(task.role)(task)
+        return serve_task(task)
     if role == "feedback":
-        return service_main(role)(_people(Path(what), options, listening))
+        return serve_task(_people(Path(what), options, listening))
     with tempfile.TemporaryDirectory(prefix="lodestar-") as folder:
         tree: dict[str, Any] = {
             "role": role,
             "run": role,
             "folder": folder,
-            **_what(role, what, rewards),
+            **_what(role, what, rewards, training),
             "device": device,
             "dtype": dtype,
             "section": parse_overrides(options) | ({} if best_of is None else {"best_of": best_of}),
             "listening": listening,
         }
-        return service_main(role)(_valid(tree))
+        return serve_task(_valid(tree))
 
 
-def _what(role: str, what: str, rewards: Sequence[str]) -> dict[str, Any]:
+def _what(role: str, what: str, rewards: Sequence[str], training: str | None) -> dict[str, Any]:
     if role == "gateway":
-        return {"endpoints": {"policy": [address.strip() for address in what.split(",")]}}
+        policy = [address.strip() for address in what.split(",") if address.strip()]
+        return {"endpoints": {"policy": policy, "training": training}}
     return {"endpoints": {"reward": tuple(rewards)}, "model": named.model(what, ARTIFACTS[role])}
 
 

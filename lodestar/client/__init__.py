@@ -19,6 +19,7 @@ from lodestar.client.asynchronous import (
     AsyncReferenceClient,
     AsyncRewardClient,
     AsyncRunClient,
+    AsyncTrainingClient,
     AsyncWeightsClient,
 )
 from lodestar.client.blocking import (
@@ -28,6 +29,7 @@ from lodestar.client.blocking import (
     ReferenceClient,
     RewardClient,
     RunClient,
+    TrainingClient,
     WeightsClient,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "AsyncReferenceClient",
     "AsyncRewardClient",
     "AsyncRunClient",
+    "AsyncTrainingClient",
     "AsyncWeightsClient",
     "LearnerClient",
     "PolicyClient",
@@ -45,5 +48,6 @@ __all__ = [
     "ReferenceClient",
     "RewardClient",
     "RunClient",
+    "TrainingClient",
     "WeightsClient",
 ]

@@ -114,9 +114,14 @@ def sampling_of(sampling: Any, options: Mapping[str, Any]) -> SamplingParams:
     return SamplingParams(**{name: _SAMPLING[name](f"sampling.{name}", value) for name, value in options.items()})
 
 
+def record_of(field: str, value: Any, kind: type[Record]) -> Record:
+    """A record, or a mapping of its fields; raises as prompt_of."""
+    return _record(field, value, kind, f"a {kind.__name__}, or a mapping of its fields")
+
+
 def version_of(field: str, version: Any) -> WeightVersion:
     """Raises as prompt_of."""
-    return _record(field, version, WeightVersion, "a WeightVersion, or a mapping of its fields")
+    return record_of(field, version, WeightVersion)
 
 
 def text_of(field: str, value: Any) -> str:

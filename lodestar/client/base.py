@@ -77,6 +77,7 @@ class BaseClient:
         timeout: float = 60.0,
         tls: Path | str | None = None,
         token: str | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Connects when the first call is made; plaintext without ``tls``.
 
@@ -86,12 +87,15 @@ class BaseClient:
             tls: folder with the servers' ca.crt and, where they want a certificate, our tls.crt and tls.key. Changed
                 files are used from the next call on.
             token: bearer token of an outside caller; needs tls.
+            metadata: keys and values that go with every call.
 
         Raises:
             ConfigError: no address, TLS files that cannot be used, or a token without tls.
         """
         self._timeout = timeout
-        self._connection = type(self)._connection_class(addresses, type(self)._stub_class, tls=tls, token=token)
+        self._connection = type(self)._connection_class(
+            addresses, type(self)._stub_class, tls=tls, token=token, metadata=metadata
+        )
 
     def _deadline(self, call: Call[Any]) -> float | None:
         return None if call.endless else call.timeout or self._timeout

@@ -17,6 +17,7 @@ from lodestar.v1 import (
     reference_pb2_grpc,
     reward_pb2_grpc,
     run_pb2_grpc,
+    training_pb2_grpc,
     weights_pb2_grpc,
 )
 
@@ -140,6 +141,24 @@ class RunClient(Client):
     watch = _stream(calls.watch_progress)
     pause = _unary(calls.pause_conductor)
     stop = _unary(calls.stop_conductor)
+
+
+class TrainingClient(Client):
+    """Trains models by an algorithm of one's own: ``TrainingClient(address).forward_backward("mine", data, "ppo")``.
+
+    A call that changes a model is not retried: after Unavailable, ask describe_model what was done.
+    """
+
+    _stub_class = training_pb2_grpc.TrainingServiceStub
+
+    create_model = _unary(calls.create_model)
+    describe_model = _unary(calls.describe_model)
+    delete_model = _unary(calls.delete_model)
+    forward_backward = _unary(calls.forward_backward)
+    optim_step = _unary(calls.optim_step)
+    sample = _unary(calls.sample)
+    save_weights = _unary(calls.save_weights)
+    load_weights = _unary(calls.load_weights)
 
 
 class WeightsClient(Client):

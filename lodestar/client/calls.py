@@ -14,10 +14,12 @@ from lodestar.client.arguments import (
     ItemLike,
     PromptLike,
     SequenceLike,
+    ids_of,
     items_of,
     messages_of,
     prompt_of,
     real_of,
+    record_of,
     sampling_of,
     sequences_of,
     text_of,
@@ -30,18 +32,24 @@ from lodestar.local.board import Board
 from lodestar.records import (
     ChatMessage,
     Completion,
+    Datum,
     Detokenized,
     FinishReason,
     Generation,
     GenerationChunk,
     LogProbs,
+    Lora,
+    LossResult,
     ModelDescription,
     ModelInfo,
+    OptimParams,
     PolicyStatus,
     Purpose,
     RunStatus,
+    Sampled,
     SamplingParams,
     Scores,
+    TrainingModel,
     WeightManifest,
     WeightVersion,
 )
@@ -54,6 +62,7 @@ from lodestar.v1 import (
     reference_pb2,
     reward_pb2,
     run_pb2,
+    training_pb2,
     weights_pb2,
 )
 
@@ -333,6 +342,147 @@ def pause_conductor() -> Call[str]:
 def stop_conductor() -> Call[str]:
     """Ends the learner's stage, or the run after the stage in progress; which of them, in words."""
     return Call("Stop", run_pb2.RunServiceStopRequest(), lambda reply: str(reply.effect))
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+def create_model(
+    model_id: str = "",
+    *,
+    lora: Lora | Mapping[str, Any] | None = None,
+    path: str = "",
+    optimizer: bool = False,
+    timeout: float = 600.0,
+) -> Call[TrainingModel]:
+    """A new model that begins as the server's, or as a saved state; without ``lora`` all of its weights are trained.
+
+    Args:
+        model_id: its name; unset: the server makes one (``.model.name``).
+        lora: a record, or a mapping of its fields.
+        path: of a state that save_weights wrote; ``optimizer``: with its moments.
+    """
+    request = training_pb2.CreateModelRequest(
+        model_id=text_of("model_id", model_id),
+        lora=None if lora is None else convert.lora_to_proto(record_of("lora", lora, Lora)),
+        path=text_of("path", path),
+        optimizer=optimizer,
+    )
+    return Call("CreateModel", request, _training_model, timeout)
+
+
+def describe_model(model_id: str = "") -> Call[TrainingModel]:
+    """A model in training; unset: the one that all begin as."""
+    request = training_pb2.TrainingServiceGetModelRequest(model_id=text_of("model_id", model_id))
+    return Call("GetModel", request, _training_model)
+
+
+def delete_model(model_id: str) -> Call[None]:
+    """Frees its memory; what it saved stays."""
+    request = training_pb2.DeleteModelRequest(model_id=text_of("model_id", model_id))
+    return Call("DeleteModel", request, lambda reply: None)
+
+
+def forward_backward(
+    model_id: str,
+    data: Iterable[Datum | Mapping[str, Any]],
+    loss: str,
+    options: Mapping[str, float] | None = None,
+    *,
+    forward_only: bool = False,
+    tokenizer_hash: str = "",
+    timeout: float = 600.0,
+) -> Call[LossResult]:
+    """Adds the gradient of a loss, summed over ``data``, to the model's.
+
+    Args:
+        data: records, or mappings of their fields.
+        loss: cross_entropy, importance_sampling, ppo or dpo (data in pairs, the preferred one first).
+        options: of the loss: ``{"clip_low": 0.2}``.
+        forward_only: the loss and log-probs, and no gradient.
+    """
+    request = training_pb2.ForwardBackwardRequest(
+        model_id=text_of("model_id", model_id),
+        data=[convert.datum_to_proto(record_of(f"data[{i}]", one, Datum)) for i, one in enumerate(data)],
+        loss=text_of("loss", loss),
+        options=options or {},
+        forward_only=forward_only,
+        tokenizer_hash=tokenizer_hash,
+    )
+    return Call("ForwardBackward", request, convert.loss_result_from_proto, timeout)
+
+
+def optim_step(
+    model_id: str, params: OptimParams | Mapping[str, Any] | float, *, timeout: float = 600.0
+) -> Call[tuple[ModelInfo, float]]:
+    """One step of AdamW: the model after it, and the norm of the gradient; a number is the learning rate."""
+    if isinstance(params, int | float):
+        params = OptimParams(real_of("params", params))
+    request = convert.optim_params_to_proto(record_of("params", params, OptimParams))
+    request.model_id = text_of("model_id", model_id)
+    return Call("OptimStep", request, lambda reply: (_model(reply), float(reply.gradient_norm)), timeout)
+
+
+def sample(
+    prompt: Sequence[int],
+    sampling: SamplingParams | Mapping[str, Any] | None = None,
+    *,
+    model_id: str = "",
+    path: str = "",
+    prompt_logprobs: bool = False,
+    top_prompt_logprobs: int = 0,
+    tokenizer_hash: str = "",
+    timeout: float = 600.0,
+    **options: Any,
+) -> Call[Sampled]:
+    """Whole samples of token ids by a model as it stands, by weights saved for sampling, or by the start model.
+
+    Args:
+        sampling: as of PolicyClient.generate; ``max_tokens=0`` with ``prompt_logprobs`` samples nothing.
+    """
+    request = training_pb2.SampleRequest(
+        model_id=text_of("model_id", model_id),
+        path=text_of("path", path),
+        prompt=common_pb2.Tokens(ids=ids_of("prompt", prompt)),
+        sampling=convert.sampling_to_proto(sampling_of(sampling, options)),
+        prompt_logprobs=prompt_logprobs,
+        top_prompt_logprobs=top_prompt_logprobs,
+        tokenizer_hash=tokenizer_hash,
+    )
+    return Call("Sample", request, convert.sampled_from_proto, timeout)
+
+
+def save_weights(
+    model_id: str,
+    name: str = "",
+    *,
+    kind: Literal["state", "sampler"] = "state",
+    overwrite: bool = False,
+    timeout: float = 600.0,
+) -> Call[str]:
+    """Writes a model's weights below the server's folder; the path by which later calls name them.
+
+    Args:
+        name: needed for a state; a sampler without one is kept for a while.
+        kind: state goes on with training (load_weights, create_model), sampler is a model folder for sample.
+    """
+    kinds = {"state": training_pb2.WEIGHTS_KIND_STATE, "sampler": training_pb2.WEIGHTS_KIND_SAMPLER}
+    if kind not in kinds:
+        raise InvalidArgument("kind", f"{kind!r} is none of {', '.join(kinds)}")
+    request = training_pb2.SaveWeightsRequest(
+        model_id=text_of("model_id", model_id), kind=kinds[kind], name=text_of("name", name), overwrite=overwrite
+    )
+    return Call("SaveWeights", request, lambda reply: str(reply.path), timeout)
+
+
+def load_weights(model_id: str, path: str, *, optimizer: bool = True, timeout: float = 600.0) -> Call[ModelInfo]:
+    """Puts a saved state into a model; without ``optimizer`` its moments begin anew."""
+    request = training_pb2.LoadWeightsRequest(
+        model_id=text_of("model_id", model_id), path=text_of("path", path), optimizer=optimizer
+    )
+    return Call("LoadWeights", request, _model, timeout)
+
+
+def _training_model(reply: Any) -> TrainingModel:
+    return convert.training_model_from_proto(reply.model)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import fmean, stdev
+from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
-from scipy.stats import kendalltau, t
+from scipy.stats import kendalltau
 
+from lodestar.compare.aspects import aspect_means, trade_offs
+from lodestar.compare.means import Mean, over_seeds
 from lodestar.compare.runs import Outcome, Row
 from lodestar.errors import FailedPrecondition
 from lodestar.evaluation import WinRate, win_rate
@@ -34,36 +36,17 @@ ALPACA_FARM = {
 """Simulated win rate in percent against text-davinci-003 (Dubois et al. 2023, AlpacaFarm, table 2), by our names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean over seeds with its 95% interval: ``Mean(0.81, 0.78, 0.84)``."""
-
-    value: float
-    low: float
-    high: float
-
-
-def over_seeds(values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> Mean:
-    """Student's 95% interval of the mean of two seeds' figures or more, cut where the figure's range ends.
-
-    Raises:
-        ValueError: fewer than two values.
-    """
-    if len(values) < 2:
-        raise ValueError("one seed gives no interval over seeds")
-    mean = fmean(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Mean(mean, max(least, mean - half), min(most, mean + half))
-
-
 def compared(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """compare.json: ``rows`` by method from the best down, ``tau``, ``differences``, ``duels``, ``runs`` and ``notes``.
+    """compare.json: ``rows`` by method from the best down, ``tau``, ``differences``, ``duels``, ``trade_offs``,
+    ``runs`` and ``notes``.
 
-    - rows: {method, win_rate, low, high, seeds, kl, tokens, labels, seconds, length}; the interval of a method of one
-      seed is over its prompts, and ``notes`` say so. kl is null where it was not measured.
+    - rows: {method, win_rate, low, high, seeds, kl, tokens, labels, seconds, length}, and ``aspects`` where the reward
+      has several parts; the interval of a method of one seed is over its prompts, and ``notes`` say so. kl is null
+      where it was not measured.
     - tau: Kendall's τ_b of these win rates and AlpacaFarm's, over the methods in both; null below two.
     - differences: the best method's win rate less each other's, seed by seed, with the interval over seeds.
     - duels: how often one method's reply beats another's to the same prompt, [row][column] in the order of rows.
+    - trade_offs: aspects two by two, and the methods that no other beats (lodestar.compare.aspects).
     - runs: each run's own figures.
 
     Raises:
@@ -83,6 +66,7 @@ def compared(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "tau": tau(rows),
         "differences": _differences(order, rates),
         "duels": _duels(order, outcomes, judge),
+        "trade_offs": trade_offs(rows, outcomes),
         "runs": [_of_run(one, rate) for one, rate in rates.items()],
         "notes": _notes(outcomes, baselines, judge),
     }
@@ -148,19 +132,20 @@ def _won(one: Outcome, others: Mapping[str, Row], whose: str, judge: str) -> Win
 def _row(of: Sequence[Outcome], rates: Mapping[Outcome, WinRate]) -> Row:
     values = [rates[one].value for one in of]
     alone = rates[of[0]]
-    found = over_seeds(values, least=0.0, most=1.0) if len(of) > 1 else Mean(alone.value, alone.low, alone.high)
+    won = over_seeds(values, least=0.0, most=1.0) if len(of) > 1 else Mean(alone.value, alone.low, alone.high)
+    aspects = aspect_means(of)
     return {
         "method": of[0].method,
-        "win_rate": found.value,
-        "low": found.low,
-        "high": found.high,
+        "win_rate": won.value,
+        "low": won.low,
+        "high": won.high,
         "seeds": len(of),
         "kl": _mean([one.kl for one in of]),
         "tokens": None if (tokens := _mean([one.tokens for one in of])) is None else round(tokens),
         "labels": round(fmean(one.labels for one in of)),
         "seconds": round(fmean(one.seconds for one in of), 1),
         "length": round(fmean(one.length for one in of), 2),
-    }
+    } | ({"aspects": aspects} if aspects else {})
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -204,7 +189,7 @@ def _of_run(one: Outcome, rate: WinRate) -> Row:
         "labels": one.labels,
         "seconds": one.seconds,
         "length": one.length,
-    }
+    } | ({"aspects": one.aspects} if one.aspects else {})
 
 
 def _notes(outcomes: Sequence[Outcome], baselines: Mapping[int, Outcome], judge: str) -> list[str]:

@@ -6,7 +6,7 @@ model that only the evaluation uses costs SFT nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +50,16 @@ class Outcome:
     """Rows of feedback learned from, those kept apart for stopping included."""
     seconds: float
     """Of the stages that the policy is made from."""
+
+    @property
+    def aspects(self) -> dict[str, float]:
+        """Means of what a score of several parts is made of, over the policy's replies; empty for one part."""
+        return _aspects(self.replies)
+
+    @property
+    def baseline_aspects(self) -> dict[str, float]:
+        """The same of the start model's replies."""
+        return _aspects(self.baseline or {})
 
 
 def read_outcome(root: Path, method: str | None = None) -> Outcome:
@@ -126,6 +136,11 @@ def behind(plan: Plan, *artifacts: str) -> Iterator[Step]:
             wanted.add(maker.name)
             ahead += [one for taken in maker.inputs.values() for one in taken]
     return (step for step in plan.steps if step.name in wanted)
+
+
+def _aspects(replies: Mapping[str, Row]) -> dict[str, float]:
+    rows = [row.get("aspects", {}) for row in replies.values()]
+    return {name: fmean(row[name] for row in rows) for name in rows[0]} if rows else {}
 
 
 def _kl(found: Row, best_of: int, is_start: bool) -> float | None:

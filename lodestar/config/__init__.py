@@ -17,6 +17,7 @@ from lodestar.config.serve import (
     RewardTask,
     RolloutTask,
     Task,
+    TrainingTask,
 )
 from lodestar.config.services import (
     FeedbackConfig,
@@ -27,6 +28,7 @@ from lodestar.config.services import (
     ReferenceConfig,
     RewardConfig,
     RolloutConfig,
+    TrainingServiceConfig,
 )
 from lodestar.config.training import RewardTrainingConfig, TrainingConfig
 
@@ -65,6 +67,8 @@ __all__ = [
     "Task",
     "TokenizerConfig",
     "TrainingConfig",
+    "TrainingServiceConfig",
+    "TrainingTask",
     "WatchConfig",
     "dump",
     "flat",

@@ -34,7 +34,8 @@ class SourceConfig(Section):
     paths: tuple[str, ...] = ()
     """model: folders or hub ids; several are an ensemble; empty is the run's own reward model."""
     heads: dict[str, float] | Literal["ensemble"] | None = None
-    """model with several labels: the weight of each label by its name, or ensemble: labels are members of one."""
+    """model with several labels: the weight of each label by its name, or ensemble: labels are members of one; of the
+    run's own ensemble_of models, the models are."""
     function: str | None = None
     """function: module:name or file.py:name, called as name(prompts, completions) and returning one number each."""
     rule: RuleName | None = None
@@ -89,6 +90,19 @@ def served_sources(sources: tuple[SourceConfig, ...], *, synthetic: bool) -> tup
     return served
 
 
+def aspects_of(sources: tuple[SourceConfig, ...]) -> dict[str, str]:
+    """What a score of several parts is made of (helpful, harmless …): name → head of a Score. A part of weight 0
+    counts: it is measured. Empty where the score has one part."""
+    parts: list[tuple[str, str]] = []
+    for source in (one for one in sources if not one.watched):
+        if isinstance(source.heads, dict):
+            parts += [(label, f"{source.name}.{label}") for label in source.heads]
+        else:
+            parts.append((source.name, source.name))
+    names = [name for name, _ in parts]
+    return {head if names.count(name) > 1 else name: head for name, head in parts} if len(parts) > 1 else {}
+
+
 def watched_source(sources: tuple[SourceConfig, ...]) -> str | None:
     """Name of the source that is watched."""
     return next((source.name for source in sources if source.watched), None)
@@ -101,3 +115,9 @@ def critic_source(sources: tuple[SourceConfig, ...]) -> SourceConfig | None:
         return None
     (source,) = scoring
     return source if source.weight == 1 and source.offset == 0 and source.heads is None else None
+
+
+def ensemble_source(sources: tuple[SourceConfig, ...]) -> SourceConfig | None:
+    """The one source of the score that has members; None where no source has, or several have."""
+    found = [one for one in sources if not one.watched and (one.heads == "ensemble" or len(one.paths) > 1)]
+    return found[0] if len(found) == 1 else None

@@ -36,6 +36,9 @@ class ServicesConfig(Section):
     """Rollout queue."""
     feedback: FeedbackConfig = FeedbackConfig()
     """The page where people judge."""
+    hang_seconds: float = Field(default=60.0, gt=0)
+    """A process that could have given a sign of life and did not for so long is killed and started again. Seconds in
+    which it waited for a core, a disk or a debugger do not count, so that a slow one is let be (lodestar.liveness)."""
 
 
 class RunConfig(Section):

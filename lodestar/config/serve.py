@@ -19,6 +19,7 @@ from lodestar.config.services import (
     ReferenceConfig,
     RewardConfig,
     RolloutConfig,
+    TrainingServiceConfig,
 )
 from lodestar.queue.address import checked_url
 
@@ -36,6 +37,8 @@ class Endpoints(Section):
     """Reference servers."""
     weights: str | None = None
     """The learner host's WeightsService."""
+    training: str | None = None
+    """A server that trains models for callers' own algorithms."""
 
     @field_validator("redis")
     @classmethod
@@ -91,6 +94,8 @@ class Task(Section):
     """auto: cuda when there is one, else cpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Computation; master weights are float32 always."""
+    hang_seconds: float = Field(default=60.0, gt=0)
+    """services.hang_seconds: a thread of it that sleeps this long in the middle of its work ends the process."""
     endpoints: Endpoints = Endpoints()
     """The rest of the fleet."""
     listening: Listening = Listening()
@@ -212,24 +217,34 @@ class FeedbackTask(Task):
 
 
 class GatewayTask(Task):
-    """A gateway: OpenAI's HTTP API over the policy servers of ``endpoints.policy``."""
+    """A gateway: OpenAI's HTTP API over ``endpoints.policy``, tinker's over ``endpoints.training``."""
 
     role: Literal["gateway"] = "gateway"
     section: GatewayConfig = GatewayConfig()
     """Its bounds."""
 
     @model_validator(mode="after")
-    def _has_a_policy(self) -> GatewayTask:
-        if not self.endpoints.policy:
-            raise ValueError("endpoints.policy: the gateway needs a policy server's address")
+    def _stands_before_something(self) -> GatewayTask:
+        if not self.endpoints.policy and self.endpoints.training is None:
+            raise ValueError("endpoints.policy: the gateway needs a policy server's address, or a --training server's")
         return self
 
 
+class TrainingTask(Task):
+    """A server that trains models for callers' own algorithms."""
+
+    role: Literal["training"] = "training"
+    section: TrainingServiceConfig = TrainingServiceConfig()
+    """Its bounds."""
+    model: str
+    """Folder or hub id that every model begins as."""
+
+
 ServiceTask = Annotated[
-    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask,
+    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask | TrainingTask,
     Field(discriminator="role"),
 ]
-TASK: TypeAdapter[PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask] = (
-    TypeAdapter(ServiceTask)
-)
+TASK: TypeAdapter[
+    PolicyTask | RewardTask | ReferenceTask | RolloutTask | LearnerTask | FeedbackTask | GatewayTask | TrainingTask
+] = TypeAdapter(ServiceTask)
 """``TASK.validate_json(text)`` is the task that a file or the fork server's request holds."""

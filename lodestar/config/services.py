@@ -31,10 +31,12 @@ class ServerConfig(Section):
 class PolicyConfig(ServerConfig):
     """The generation engine and its server."""
 
+    training_share: float = Field(default=0.5, gt=0, lt=1)
+    """Training's part of the server while outside callers want the rest; what one side does not use, the other gets."""
     max_sequences: int = Field(default=256, ge=1)
     """Sequences decoded at once."""
     max_waiting: int = Field(default=4096, ge=1)
-    """Sequences queued before RESOURCE_EXHAUSTED."""
+    """Sequences queued before RESOURCE_EXHAUSTED, of training and of all outside callers each."""
     kv_cache_tokens: int = Field(default=65_536, ge=16)
     """Tokens whose keys and values are held."""
     block_tokens: int = Field(default=16, ge=1)
@@ -62,12 +64,14 @@ class PolicyConfig(ServerConfig):
 class BatchedConfig(ServerConfig):
     """A server that scores: requests are batched by tokens."""
 
+    training_share: float = Field(default=0.5, gt=0, lt=1)
+    """Training's part of the server while outside callers want the rest; what one side does not use, the other gets."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Tokens per forward pass at most."""
     batch_wait_ms: float = Field(default=2.0, ge=0)
     """How long a request waits for company."""
     max_queued_tokens: int = Field(default=2**20, ge=1)
-    """Tokens queued before RESOURCE_EXHAUSTED."""
+    """Tokens queued before RESOURCE_EXHAUSTED, of training and of all outside callers each."""
 
 
 class RewardConfig(BatchedConfig):
@@ -140,8 +144,35 @@ class GatewayConfig(Section):
     """Prompts of one completions request."""
     deadline_seconds: float = Field(default=600.0, gt=0)
     """Of each request, until its last token."""
+    session_seconds: float = Field(default=900.0, gt=0)
+    """A tinker session that was silent so long is over, and its models are freed; the SDK is heard every 10 s."""
     drain_seconds: float = Field(default=20.0, ge=0)
     """After SIGTERM, requests in flight may take this long."""
+
+
+class TrainingServiceConfig(ServerConfig):
+    """The service that trains models for callers' own algorithms."""
+
+    replicas: Literal[1] = 1
+    """Models live in one process's memory."""
+    max_message_bytes: int = Field(default=32 * 2**20, ge=2**16)
+    """As above; a token takes some 20 bytes of a ForwardBackward call."""
+    drain_seconds: float = Field(default=60.0, ge=0)
+    """As above: what is asked for by then is done; models that were not saved are lost."""
+    weights: Path = Path("runs/training")
+    """Folder of what callers save; whoever starts the server on it again can load it."""
+    max_models: int = Field(default=8, ge=1)
+    """Models in memory at once; those with adapters share the start model's weights."""
+    max_queued: int = Field(default=256, ge=1)
+    """Calls that wait or are computed; the next one is told RESOURCE_EXHAUSTED."""
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens per forward and backward pass; a longer sequence stands alone."""
+    samplers: int = Field(default=2, ge=1)
+    """Sets of weights that are sampled from at once; each is a copy of the model with a KV cache."""
+    kept_samplers: int = Field(default=4, ge=1)
+    """Nameless weights for sampling kept per model; older ones are deleted."""
+    kv_cache_tokens: int = Field(default=65_536, ge=16)
+    """Of each sampler."""
 
 
 class FeedbackConfig(Section):

@@ -64,7 +64,7 @@ def refuse_models(run: RunConfig, plan: Plan) -> None:
     arguments = asked(run, plan)
     if arguments is None:
         return
-    command = [sys.executable, "-m", "lodestar.crew.before"]
+    command = [sys.executable, "-P", "-m", "lodestar.crew.before"]
     done = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or "nothing was said").splitlines()[-1]

@@ -20,7 +20,7 @@ from lodestar import metrics
 from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, Listening
 from lodestar.crew.follow import StatusFollower
-from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
+from lodestar.crew.port import Servers, rollout_task, server_task
 from lodestar.crew.work import argument_of
 from lodestar.errors import ConfigError, FailedPrecondition, LodestarError, NonFinite, RunPaused, Unavailable
 from lodestar.files import write_atomically
@@ -29,7 +29,7 @@ from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.problems import OVER, condition, ended_by, failure_of, pod_problem
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.progress import ProgressReader
-from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.plan import Plan, Step, calls_of
 from lodestar.recipe.store import Store
 
 WORKERS = "rollout"

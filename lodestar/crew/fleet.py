@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestar.config.serve import Task
-from lodestar.errors import LodestarError, Terminated
+from lodestar.crew.hangs import HangWatch
+from lodestar.errors import DataError, Hung, LodestarError, Terminated
 from lodestar.files import read_json
 from lodestar.local.board import Board, ServiceRow
 from lodestar.local.processes import OWN_ERRORS, Child, Processes
@@ -33,7 +35,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
 NICENESS = {"reward": 19, "reference": 19}
 """Scoring leaves the cores to generation, each of whose steps would wait for a thread that was put aside; what arrives
-meanwhile is scored in one larger batch (docs/log.md)."""
+meanwhile is scored in one larger batch (docs/log.md). To other programs nobody is polite (lodestar.manners)."""
 
 
 @dataclass(slots=True)
@@ -56,6 +58,10 @@ class Member:
     born: float
     failures: int = 0
     """Deaths in a row."""
+    hung: str = ""
+    """How it came that it was killed for hanging; empty for any other death."""
+    silent: float = 0.0
+    """Seconds that it hung before that."""
     restart_at: float | None = None
 
     @property
@@ -67,15 +73,19 @@ class Member:
 class Fleet:
     """The processes of one run. The conductor's thread calls it; :meth:`check` is its heartbeat."""
 
-    def __init__(self, processes: Callable[[], Processes], board: Board, states: Path) -> None:
+    def __init__(
+        self, processes: Callable[[], Processes], board: Board, states: Path, hang_seconds: float = 60.0
+    ) -> None:
         """
         Args:
             processes: gives the fork server, which is started when it is first needed.
             states: folder of the files by which servers say where they listen.
+            hang_seconds: services.hang_seconds.
         """
         self._processes = processes
         self._board = board
         self._states = states
+        self.hangs = HangWatch(board, hang_seconds)
         self.members: list[Member] = []
         self.counters: dict[str, Counters] = {}
         """By member, over its restarts and the stages that it served."""
@@ -122,29 +132,31 @@ class Fleet:
         return [member for member in self.members if member.fleet == name]
 
     def wait_ready(self, fleets: Sequence[str], timeout: float = READY_SECONDS) -> None:
-        """Waits until health says SERVING for every process of the fleets.
+        """Waits until health says SERVING for every process of the fleets; each has ``timeout`` since its last start.
 
         Raises:
             LodestarError: one ended for good or stayed silent; the message holds its log's tail.
         """
-        deadline = time.monotonic() + timeout
         while waiting := [m for m in self.members if m.fleet in fleets and m.row and m.row.state != "ready"]:
             self.check()
-            if time.monotonic() > deadline:
-                child = waiting[0].child
+            if late := [m for m in waiting if time.monotonic() - m.born > timeout and m.restart_at is None]:
+                child = late[0].child
                 raise LodestarError(
                     f"{child.name} is not ready after {timeout:.0f} s; the end of {child.log}:\n{child.tail(15)}"
                 )
             time.sleep(0.05)
 
     def check(self) -> None:
-        """Notices what became ready and what died; restarts the dead when their time has come.
+        """Notices what became ready, what hangs and what died; restarts the dead when their time has come.
 
         Raises:
             LodestarError: a process ended for a reason of its own, or died more often than MAX_RESTARTS.
         """
         for member in self.members:
             row = member.row
+            if member.child.alive and member.restart_at is None:
+                counters = self.counters.get(member.name)
+                self.hangs.judge(member, (counters and counters.present("lodestar_asleep_seconds")) or 0.0)
             if member.restart_at is not None:
                 if time.monotonic() >= member.restart_at:
                     self._restart(member)
@@ -156,11 +168,16 @@ class Fleet:
             elif row and row.state in ("starting", "restarting") and self._serving(member):
                 row.state = "ready"
 
+    def look(self) -> None:
+        """Looks for hangs; to be called about once a second, on any one thread."""
+        self.hangs.look(list(self.members), self._bound)
+
     def scrape(self) -> None:
         """Brings the board's figures up to date from the services' own metrics."""
         for member in list(self.members):
             row = member.row
-            samples = scrape(member.metrics_port) if row and row.state == "ready" else None
+            speaks = row is not None and row.state in ("ready", "hanging") and not self.hangs.silent(member.name)
+            samples = scrape(member.metrics_port) if speaks else None
             if row is None or samples is None:
                 continue
             counters = self.counters[member.name]
@@ -182,6 +199,7 @@ class Fleet:
         """
         chosen = set(fleets)
         leaving = [member for member in self.members if member.fleet in chosen]
+        self.hangs.forget([member.name for member in leaving])
         for member in leaving:
             member.restart_at = None
             member.child.terminate()
@@ -208,13 +226,19 @@ class Fleet:
         """Decides about a dead process: an error of its own ends the run, anything else is a restart."""
         child, code = member.child, member.child.exit_code
         assert code is not None
-        if code in OWN_ERRORS or (member.ends and code > 0 and code != Terminated.exit_code):
+        if code in OWN_ERRORS or (member.ends and code > 0 and code not in (Terminated.exit_code, Hung.exit_code)):
             raise child.error()
         if member.row:
             self.counters[member.name].restarted()
-        member.failures = 0 if time.monotonic() - member.born > HEALTHY_SECONDS else member.failures
+        lived = time.monotonic() - member.born - member.silent
+        member.failures = 0 if lived > HEALTHY_SECONDS else member.failures
         member.failures += 1
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code} ({child.last_error()})"
+        how = (
+            member.hung or f"was killed by signal {-code}"
+            if code < 0
+            else f"ended with exit code {code} ({child.last_error()})"
+        )
+        member.hung, member.silent = "", 0.0
         if member.failures > MAX_RESTARTS:
             raise LodestarError(f"{member.name} {how}, {member.failures} times in a row; see {child.log}")
         backoff = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (member.failures - 1))
@@ -231,11 +255,15 @@ class Fleet:
 
     def _serving(self, member: Member) -> bool:
         """Whether the present process (not a predecessor) has bound its port and says SERVING."""
-        state = self._states / f"{member.name}.json"
-        if not state.exists() or read_json(state)["pid"] != member.child.pid:
-            return False
         assert member.row is not None
-        return serving(f"127.0.0.1:{member.row.port}")
+        return self._bound(member) and serving(f"127.0.0.1:{member.row.port}")
+
+    def _bound(self, member: Member) -> bool:
+        """Whether the present process has bound its port."""
+        state = self._states / f"{member.name}.json"
+        with contextlib.suppress(DataError):  # not bound yet, or leaving
+            return bool(read_json(state)["pid"] == member.child.pid)
+        return False
 
 
 def serving(address: str, timeout: float = 1.0) -> bool:

@@ -58,6 +58,8 @@ def run_here(
     """
     root = Path(run.runs_dir) / run.name
     with interruptible() as hurry, locked(root):
+        if not (root / CONFIG).exists():
+            root.chmod(0o700)  # prompts, replies, models: their owner decides who else may see them
         store = Store(root, run)
         with _swept(root, plan, store):
             opened(root, plan, resume=resume, fresh=fresh, begins=begins)

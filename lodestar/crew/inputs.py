@@ -13,6 +13,7 @@ from typing import Any
 
 from lodestar.config import DataConfig, RunConfig
 from lodestar.errors import ConfigError, DataError, ModelError
+from lodestar.labelling.options import PeopleOptions
 from lodestar.recipe import named
 from lodestar.recipe.plan import Plan, Step
 
@@ -143,9 +144,26 @@ def _of_stage(step: Step) -> Iterator[tuple[str, str]]:
         return
     options: list[tuple[str, Any]] = [(option, getattr(stage, option, None)) for option in ("path", "start")]
     options.append(("critic.path", getattr(getattr(stage, "critic", None), "path", None)))
+    options += [(f"judge.{one}", getattr(getattr(stage, "judge", None), one, None)) for one in ("model", "reward")]
     for option, path in options:
         if isinstance(path, str):
             yield from _model(f"{key}.{option}", path)
+    if isinstance(people := getattr(stage, "people", None), PeopleOptions):
+        yield from _people(f"{key}.people", people)
+
+
+def _people(key: str, people: PeopleOptions) -> Iterator[tuple[str, str]]:
+    """People would come to the page before these are read."""
+    from lodestar.labelling.known import known_items
+
+    for option, file in (("gold", people.gold), ("practice", people.practice), ("token_file", people.token_file)):
+        if file is not None and not Path(file).is_file():
+            yield f"{key}.{option}", f"{file}: no such file"
+            return
+    try:
+        known_items(people)
+    except DataError as error:
+        yield key, str(error)
 
 
 def _data(key: str, data: DataConfig) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
@@ -17,16 +18,17 @@ from lodestar.config.run import RunConfig
 from lodestar.config.serve import Endpoints, FeedbackTask, Listening, Task
 from lodestar.crew.fleet import GRACE_SECONDS, Fleet, Member, figures_of
 from lodestar.crew.follow import StatusFollower
-from lodestar.crew.port import Servers, calls_of, rollout_task, server_task
+from lodestar.crew.port import Servers, rollout_task, server_task
 from lodestar.crew.work import argument_of
 from lodestar.errors import RunPaused
+from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at
 from lodestar.local.board import Board
 from lodestar.local.ports import free_ports
 from lodestar.local.processes import Processes
 from lodestar.local.progress import ProgressReader
 from lodestar.local.redis_server import RedisServer
 from lodestar.recipe.folder import PEOPLE
-from lodestar.recipe.plan import Plan, Step
+from lodestar.recipe.plan import Plan, Step, calls_of
 from lodestar.recipe.stage import Call
 from lodestar.recipe.store import Store
 from lodestar.records import RunState
@@ -57,6 +59,8 @@ class Local:
         self._tasks: dict[str, list[Task]] = {}
         """What each running fleet was told, ports included."""
         self.redis: RedisServer | None = None
+        self._redis_silence: Silence | None = None
+        self._redis_look = 0.0
         self.fleet: Fleet
         self.look: Callable[[], None] = lambda: None
         """Called whenever the crew looks after its processes while a stage runs: for who watches them from outside."""
@@ -66,7 +70,7 @@ class Local:
     def __enter__(self) -> Self:
         states = self._store.root / "services"
         shutil.rmtree(states, ignore_errors=True)
-        self.fleet = Fleet(self._fork_server, self._board, states)
+        self.fleet = Fleet(self._fork_server, self._board, states, self._run.services.hang_seconds)
         self._open.enter_context(self._scraping())
         return self
 
@@ -235,11 +239,29 @@ class Local:
     def check(self) -> None:
         """What must go on while the conductor waits for anything."""
         self.fleet.check()
+        if self.redis is not None and self.redis.pid is not None:
+            self._look_after_redis(self.redis)
         if self.redis is not None and self.redis.pid is None:
             self._board.say("redis died; starting it again", "warning")
             self.fleet.restarts["redis"] = self.fleet.restarts.get("redis", 0) + 1
             self.redis.start()
         self.look()
+
+    def _look_after_redis(self, redis: RedisServer) -> None:
+        """Kills a Redis that has been stopped for too long; whoever asks it meanwhile waits, and says so."""
+        if time.monotonic() < self._redis_look or (look := look_at(redis.pid or 0)) is None:
+            return
+        self._redis_look = look.at + LOOK_SECONDS
+        self._redis_silence = self._redis_silence or Silence(look)
+        before, limit = self._redis_silence.seconds, self._run.services.hang_seconds
+        silent = self._redis_silence.see(look, alive=look.state != "stopped")
+        said = min(SAID_SECONDS, limit / 2)
+        if before < said <= silent:
+            self._board.say(f"redis is stopped (SIGSTOP); after {limit:g} s it is started again", "warning")
+        if silent >= limit:
+            metrics.HANGS.labels("redis").inc()
+            self._redis_silence = None
+            redis.kill()
 
     def _redis_url(self) -> str:
         if self._run.services.queue.url is not None:
@@ -267,12 +289,14 @@ class Local:
 
     @contextlib.contextmanager
     def _scraping(self) -> Iterator[None]:
-        """Keeps the board's figures true while anything runs."""
+        """Keeps the board's figures true while anything runs, and looks for what hangs."""
         ended = threading.Event()
 
         def scrape() -> None:
             while not ended.wait(SCRAPE_SECONDS):
+                self.fleet.look()
                 self.fleet.scrape()
+            self.fleet.hangs.close()
 
         thread = threading.Thread(target=scrape, name="scraper", daemon=True)
         thread.start()

@@ -20,9 +20,10 @@ from lodestar.config.serve import (
     Task,
 )
 from lodestar.errors import LodestarError
+from lodestar.liveness import watch
 from lodestar.recipe.folder import PEOPLE
 from lodestar.recipe.plan import GIVEN, Plan, Step
-from lodestar.recipe.stage import Call, needs_own_model
+from lodestar.recipe.stage import needs_own_model
 from lodestar.recipe.store import Store
 
 SERVICES = "lodestar.services"
@@ -70,22 +71,14 @@ def service_main(role: str) -> Callable[[Any], int]:
     return main
 
 
-def calls_of(step: Step) -> dict[str, Call]:
-    """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
-    nothing feeds, are left out.
+def serve_task(task: Task) -> int:
+    """Runs a task's service until it ends, and ends it when one of its threads hangs; the exit code.
 
-    A reward that is made of other things than the run's own model is served without a port.
+    Raises:
+        LodestarError: no installed distribution brings such a service, or its own.
     """
-    return {
-        name: call
-        for name, call in step.stage.calls.items()
-        if step.stage.wants(name)
-        and (
-            not call.port
-            or call.port in step.inputs
-            or (call.role == "reward" and call.port not in step.stage.optional)
-        )
-    }
+    watch(task.hang_seconds)
+    return service_main(str(getattr(task, "role", "")))(task)
 
 
 def server_task(
@@ -118,9 +111,10 @@ def server_task(
         "deterministic": run.deterministic,
         "device": run.model.device,
         "dtype": run.model.dtype,
+        "hang_seconds": services.hang_seconds,
         "listening": listening,
     }
-    model = None if artifact is None else place(artifact)
+    model = step.stage.outside(fleet) if artifact is None else place(artifact)
     if call.role != "reward" and artifact == f"{GIVEN}/model" and "tokenizer" in step.inputs:
         told["tokenizer"] = place(step.inputs["tokenizer"][0])
     match call.role:
@@ -134,7 +128,7 @@ def server_task(
         case "reference":
             return ReferenceTask(section=services.reference, model=str(model), **told)
         case "reward":
-            sources = served_sources(services.reward.sources, synthetic=plan.is_synthetic)
+            sources = served_sources(step.stage.sources(run), synthetic=plan.is_synthetic)
             scoring = services.reward.model_copy(update={"sources": sources})
             return RewardTask(section=scoring, model=model if needs_own_model(sources) else None, **told)
 
@@ -148,6 +142,7 @@ def rollout_task(run: RunConfig, endpoints: Endpoints, *, folder: Path, listenin
         section=services.rollout,
         queue=services.queue,
         call_tokens=min(services.reward.batch_tokens, services.reference.batch_tokens),
+        hang_seconds=services.hang_seconds,
         endpoints=endpoints,
         listening=listening,
     )

@@ -12,10 +12,11 @@ from typing import Any
 from lodestar.config import RunConfig
 from lodestar.config.serve import TASK, Endpoints, Listening
 from lodestar.cores import compute_threads
-from lodestar.crew.port import Servers, service_main
+from lodestar.crew.port import Servers, serve_task
 from lodestar.files import read_json
+from lodestar.liveness import watch, working
 from lodestar.local.progress import ProgressFile
-from lodestar.recipe.plan import plan
+from lodestar.recipe.plan import calls_of, plan
 from lodestar.recipe.stage import Bench
 from lodestar.recipe.store import Store
 
@@ -23,13 +24,14 @@ from lodestar.recipe.store import Store
 def serve(argument: dict[str, Any]) -> int:
     """Runs a service until it ends; the argument is ``{"task"}``."""
     task = TASK.validate_python(argument["task"])
-    return service_main(task.role)(task)
+    return serve_task(task)
 
 
 def stage(argument: dict[str, Any]) -> int:
     """Runs one stage; the argument is ``{"config", "root", "step", "servers", "endpoints", "listening"}``."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     run = RunConfig.model_validate(argument["config"])
+    watch(run.services.hang_seconds)
     run_stage(
         run,
         Store(Path(argument["root"]), run),
@@ -54,6 +56,8 @@ def run_stage(
     with ExitStack() as stack:
         path = store.root / "logs" / f"{name}.jsonl"
         progress: Progress = Silent() if rank_here() else stack.enter_context(ProgressFile(path))
+        if not (step.stage.serves or step.stage.rolls_out or calls_of(step)):
+            stack.enter_context(working(step.name, children=True))
         step.stage.run(Bench(run, planned, step, store, servers, progress, endpoints, listening))
 
 

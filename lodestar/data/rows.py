@@ -118,7 +118,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, inside:
     guard = _guard(tokenizer) if inside or any(MARK in text for text in texts) else ""
     pieces = [text.split(MARK) for text in texts]
     guarded = [(guard if place or inside else "") + piece for parts in pieces for place, piece in enumerate(parts)]
-    rows = iter(tokenizer(guarded, add_special_tokens=False, verbose=False)["input_ids"])
+    encoded = tokenizer(guarded, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    rows = iter(encoded["input_ids"])
     skip = int(bool(guard))
     return [
         tuple(token for place in range(len(parts)) for token in next(rows)[skip if place or inside else 0 :])

@@ -33,6 +33,7 @@ from lodestar.engine.sequence import Plan, Request, Sequence
 from lodestar.engine.text import StopChecker
 from lodestar.engine.weights import LiveWeights
 from lodestar.errors import ModelError, ResourceExhausted
+from lodestar.fair import Flow
 from lodestar.model.attention import NAME as ATTENTION
 from lodestar.model.candidates import response_candidates
 from lodestar.model.context import context_tokens
@@ -43,8 +44,6 @@ from lodestar.model.tokenizers import check_special_ids, end_ids
 from lodestar.records import MAX_PROBES, FinishReason, Purpose, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
 START = WeightVersion("", 0, "")
-TRAINING_PRIORITY = 1.0
-"""Seconds by which outside callers are ahead of training rollouts in the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,7 @@ class Engine:
             max_sequences=config.max_sequences,
             prefill_tokens=config.prefill_tokens,
             deterministic=deterministic,
+            training_share=config.training_share,
         )
         context = context_tokens(model.config) or self._cache.capacity
         context = min(context, self._cache.capacity, self._cache.blocks.total * config.block_tokens)
@@ -144,8 +144,11 @@ class Engine:
         *,
         priority: float = 0.0,
         purpose: Purpose = Purpose.SERVING,
+        flow: Flow | None = None,
     ) -> Request:
         """A checked request for :meth:`add`; safe to call from any thread.
+
+        ``flow`` says whose it is; unset, training's by its purpose.
 
         A conditioned model's prompt gets the best control token where it has none (lodestar.data.control).
 
@@ -153,8 +156,6 @@ class Engine:
             InvalidArgument: see Limits.check.
         """
         self.check(prompt_ids, sampling, purpose)
-        if purpose is Purpose.TRAINING:
-            priority += TRAINING_PRIORITY
         prompt = self.control.before(prompt_ids)
         request = Request(
             id=next(self._ids),
@@ -162,6 +163,7 @@ class Engine:
             sampling=sampling,
             seed=sampling.seed if sampling.seed is not None else random.getrandbits(63),
             priority=priority,
+            flow=flow or Flow(training=purpose is Purpose.TRAINING),
             hashes=block_hashes(prompt, self.config.block_tokens) if self.config.prefix_cache else (),
             hidden=len(prompt) - len(prompt_ids),
         )
@@ -175,7 +177,7 @@ class Engine:
         Raises:
             ResourceExhausted: its samples do not fit among the waiting ones.
         """
-        check_room(self.scheduler.waiting, request.sampling.n, self.config.max_waiting)
+        check_room(self.scheduler.waiting_of(request.flow.training), request.sampling.n, self.config.max_waiting)
         self._requests[request.id] = request
         if request.sampling.stop:
             self._stops[request.id] = StopChecker(self.tokenizer, request.sampling.stop)
@@ -205,9 +207,12 @@ class Engine:
         plan = self.scheduler.plan()
         if not plan:
             return []
+        began = time.monotonic()
         sampled = self._runner.run(plan)
         self._note_computed(plan)
         now = time.monotonic()
+        rows = len(plan.decode) + sum(chunk.end - chunk.start for chunk in plan.chunks)
+        self.scheduler.shares.costs.observe(rows, now - began)
         self._figures.count_step(plan.decode, now)
         for row, sequence in enumerate(plan.decode):
             if not math.isfinite(sampled.logprobs[row]):

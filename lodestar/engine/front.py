@@ -23,6 +23,7 @@ from lodestar.engine.replay import Standby
 from lodestar.engine.sequence import Request, Sequence
 from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
+from lodestar.fair import Flow
 from lodestar.packing import batches_of
 from lodestar.records import (
     GenerationChunk,
@@ -50,7 +51,9 @@ class AsyncEngine:
             make_engine, threads, on_loaded=self._on_loaded, on_progress=self._on_progress, on_failure=self._on_failure
         )
         self._streams: dict[int, Stream] = {}
-        self._unfinished = 0
+        self._unfinished = {True: 0, False: 0}
+        self._scoring = 0
+        """Sequences of LogProbs calls that are not answered."""
         self._swapping = asyncio.Lock()
         self._swapped = asyncio.Event()
         self.closed = False
@@ -99,6 +102,7 @@ class AsyncEngine:
         *,
         priority: float = 0.0,
         purpose: Purpose = Purpose.SERVING,
+        flow: Flow | None = None,
         stream: bool = True,
     ) -> AsyncGenerator[GenerationChunk, None]:
         """Chunks of the n samples as they come, each sample's last one with its finish_reason.
@@ -108,16 +112,17 @@ class AsyncEngine:
 
         Raises:
             InvalidArgument: a field is out of range.
-            ResourceExhausted: the line is full.
+            ResourceExhausted: the line of training, or of all callers, is full.
             Unavailable: the engine is stopping.
             LodestarError: a step failed.
         """
         self._check_open()
-        request = self.engine.request(prompt_ids, sampling, priority=priority, purpose=purpose)
+        request = self.engine.request(prompt_ids, sampling, priority=priority, purpose=purpose, flow=flow)
         config = self.engine.config
-        check_room(max(0, self._unfinished - config.max_sequences), sampling.n, config.max_waiting)
+        side = request.flow.training
+        check_room(max(0, self._unfinished[side] - config.max_sequences), sampling.n, config.max_waiting)
         reader = self._streams[request.id] = Stream(request, stream, self.engine.tokenizer)
-        self._unfinished += sampling.n
+        self._unfinished[side] += sampling.n
         try:
             self._thread.put(Command(lambda: self._add(request, reader)))
             while reader.open:
@@ -125,18 +130,37 @@ class AsyncEngine:
                     yield self._chunk(reader, sequence, end, last)
         finally:
             del self._streams[request.id]
-            self._unfinished -= sampling.n
+            self._unfinished[side] -= sampling.n
             if reader.open:
                 self._thread.put(Command(lambda: self.engine.abort(request.id)))
 
     async def logprobs(
-        self, sequences: Tokens[Scored], *, temperature: float = 1.0, entropy: bool = False, top: int = 0
+        self,
+        sequences: Tokens[Scored],
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        top: int = 0,
+        flow: Flow | None = None,
     ) -> list[TokenLogProbs]:
-        """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens."""
+        """Log-probs of given completions, between steps, in batches of about ``prefill_tokens`` tokens; while there are
+        steps, these have as much time, and callers (``flow``) take turns.
+
+        Raises:
+            ResourceExhausted: too many wait.
+        """
+        self._check_open()
+        check_room(self._scoring, len(sequences), self.engine.config.max_waiting)
         asked = partial(self.engine.logprobs, temperature=temperature, entropy=entropy, top=top)
         results: list[TokenLogProbs] = []
-        for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
-            results += await self.call(partial(asked, batch))
+        self._scoring += len(sequences)
+        try:
+            for batch in batches_of(sequences, self.engine.config.prefill_tokens, lambda one: len(one.token_ids)):
+                work = Command(partial(asked, batch))
+                self._thread.put_aside(flow or Flow(), work, sum(len(one.token_ids) for one in batch))
+                results += await asyncio.wrap_future(work.done)
+        finally:
+            self._scoring -= len(sequences)
         return results
 
     # --- weights and control -----------------------------------------------------------------------------------
@@ -224,7 +248,7 @@ class AsyncEngine:
         for sequence, end, last in news:
             stream = self._streams.get(sequence.request.id)
             if stream is not None:
-                stream.put(sequence, end, last)
+                stream.put(sequence, end, last, len(self._streams))
 
     def _fail(self, request_ids: list[int], error: LodestarError) -> None:
         for request_id in request_ids:

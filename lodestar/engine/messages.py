@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -14,6 +15,9 @@ from lodestar.records import FinishReason
 
 CLOSED = "the engine is stopping; ask another replica"
 
+CHUNKS_PER_SECOND = 500
+"""Of all streams together: a chunk costs the event loop, which answers everybody, about as much as a token costs a
+small model."""
 News = tuple[Sequence, int, bool]
 """A sample, its response tokens so far, and whether that is all."""
 
@@ -52,16 +56,23 @@ class Stream:
         self._news: dict[int, News] = {}
         self._error: LodestarError | None = None
         self._ready = asyncio.Event()
+        self._woken = 0.0
 
     @property
     def open(self) -> bool:
         """Whether chunks are to come."""
         return self.unfinished > 0
 
-    def put(self, sequence: Sequence, end: int, last: bool) -> None:
-        """A sample has ``end`` response tokens now, and no more to come if ``last``."""
+    def put(self, sequence: Sequence, end: int, last: bool, streams: int = 1) -> None:
+        """A sample has ``end`` response tokens now, and no more to come if ``last``.
+
+        The more ``streams`` are open, the longer are the chunks of each.
+        """
         self._news[sequence.index] = sequence, end, last
-        self._ready.set()
+        now = time.monotonic()
+        if last or now - self._woken >= streams / CHUNKS_PER_SECOND:
+            self._woken = now
+            self._ready.set()
 
     def fail(self, error: LodestarError) -> None:
         """Nothing more will come."""

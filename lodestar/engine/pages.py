@@ -20,6 +20,7 @@ from lodestar.engine.blocks import BlockManager
 from lodestar.engine.cache import KVCache
 from lodestar.engine.memory import to_device
 from lodestar.engine.sequence import Plan, Sequence
+from lodestar.model.attention import LayerRule, scores_plainly
 from lodestar.model.kept import CacheShape
 
 
@@ -128,35 +129,15 @@ class PagedStep:
         self._layout = layout
         self._slots_T = slots_T
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
         """Write the rows' keys and values, then attend; see lodestar.model.attention.AttentionContext."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         write_kv(k_TMD, v_TMD, keys, values, self._slots_T)
-        if softcap is not None or sinks_N is not None:
-            return self._scored(q_TND, keys, values, scale, window, softcap, sinks_N)
-        return paged_attention(q_TND, keys, values, self._layout, scale=scale, window=window)
+        if scores_plainly(rule):
+            return paged_attention(q_TND, keys, values, self._layout, scale=rule["scale"], window=rule["window"])
+        return self._scored(q_TND, keys, values, rule)
 
-    def _scored(
-        self,
-        q_TND: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks_N: Tensor | None,
-    ) -> Tensor:
+    def _scored(self, q_TND: Tensor, keys: Tensor, values: Tensor, rule: LayerRule) -> Tensor:
         """One sequence after the other, its keys and values gathered from their pages."""
         layout, parts = self._layout, []
         queries = torch.split(q_TND, list(layout.query_lengths))
@@ -164,7 +145,5 @@ class PagedStep:
             queries, layout.context_lengths_B.tolist(), layout.block_tables_BP, strict=True
         ):
             k_KMD, v_KMD = (gather_context(pages, table_P, context) for pages in (keys, values))
-            parts.append(
-                scored_attention(q_QND, k_KMD, v_KMD, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N)
-            )
+            parts.append(scored_attention(q_QND, k_KMD, v_KMD, **rule))
         return torch.cat(parts)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from lodestar.fair import Flow
 from lodestar.records import FinishReason, SamplingParams, TokenCandidate, WeightVersion
 
 
@@ -19,6 +20,8 @@ class Request:
     seed: int
     priority: float = 0.0
     """Seconds of arrival time that others are ahead by; 0 is served first, and nobody waits for ever."""
+    flow: Flow = field(default_factory=Flow)
+    """Whose it is: training's, or which caller's."""
     hashes: Tokens[bytes] = ()
     """Of the prompt's full blocks."""
     hidden: int = 0

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from lodestar.model.attention import LayerRule, scores_plainly
+
 if TYPE_CHECKING:
     from lodestar.engine.slabs import SlabCache
 
@@ -141,18 +143,7 @@ class SlabAttention:
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
         self._reaches: dict[tuple[int, int | None], _Reach] = {}
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
         """Write the rows' keys and values, then attend; see lodestar.model.attention.AttentionContext.
 
         Rows beyond the chunks are padding and get 0. With fewer queries than keys only the decode rows attend.
@@ -171,9 +162,9 @@ class SlabAttention:
         if decoded:
             keys.transpose(1, 2)[self._slots_B, self._positions_B] = k_TMD[:decoded]
             values.transpose(1, 2)[self._slots_B, self._positions_B] = v_TMD[:decoded]
-        if softcap is not None or sinks_N is not None:
-            rule = {"scale": scale, "window": window, "softcap": softcap, "sinks_N": sinks_N}
+        if not scores_plainly(rule):
             return self._scored(q_TND, keys, values, len(q_TND) == len(k_TMD), rule)
+        scale, window = rule["scale"], rule["window"]
         if self._groups and len(q_TND) == decoded:
             return self._decode(q_TND, keys, values, scale, window)
         out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
@@ -190,7 +181,7 @@ class SlabAttention:
         out_TND[row:] = 0
         return out_TND
 
-    def _scored(self, q_TND: Tensor, keys: Tensor, values: Tensor, prefills: bool, rule: dict[str, Any]) -> Tensor:
+    def _scored(self, q_TND: Tensor, keys: Tensor, values: Tensor, prefills: bool, rule: LayerRule) -> Tensor:
         """Capped scores and sinks: one sequence after the other, in shapes that depend on nothing but its own."""
         out_TND = torch.zeros_like(q_TND, memory_format=torch.contiguous_format)
         for i, (slot, length) in enumerate(zip(self._slots, self._lengths, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Callable
 from threading import Thread
 
@@ -11,6 +12,8 @@ from lodestar.cores import compute_threads, follow
 from lodestar.engine.engine import Engine
 from lodestar.engine.messages import Command
 from lodestar.engine.sequence import Sequence
+from lodestar.fair import FairLine, Flow
+from lodestar.liveness import working
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ class EngineThread:
         self._on_progress = on_progress
         self._on_failure = on_failure
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._asides: FairLine[tuple[Command, int]] = FairLine(lambda aside: aside[1])
+        """Work of callers beside generation, and its tokens. Only this thread touches it."""
+        self._owed = 0.0
+        """Seconds of steps before the next of these."""
         self._swap_when_drained: Command | None = None
         self.engine: Engine
         self.paused = False
@@ -58,6 +65,12 @@ class EngineThread:
         """Run a swap of weights between two steps: the next ones, or once started requests are finished."""
         self.put(Command(lambda: self._begin_swap(swap, drain)))
 
+    def put_aside(self, flow: Flow, work: Command, tokens: int) -> None:
+        """Run a caller's work between two steps, in turns with other callers', and no longer than steps take."""
+        arrival = Command(lambda: self._asides.push(flow, (work, tokens)))
+        arrival.done.add_done_callback(lambda arrived: work.refuse() if arrived.exception() else None)
+        self.put(arrival)
+
     def stop(self) -> None:
         """End after the step in progress; commands that were not run are refused."""
         self._commands.put(None)
@@ -65,6 +78,8 @@ class EngineThread:
             self._thread.join()
         if self._swap_when_drained is not None:
             self._swap_when_drained.refuse()
+        for aside, _ in self._asides:
+            aside.refuse()
         while not self._commands.empty():
             command = self._commands.get()
             if command is not None:
@@ -73,18 +88,34 @@ class EngineThread:
     def _run(self) -> None:
         compute_threads(self._threads)
         try:
-            engine = self.engine = self._make_engine()
+            with working("engine"):
+                engine = self.engine = self._make_engine()
         except BaseException as error:  # whoever started the thread gets it
             self._on_loaded(error)
             return
         self._on_loaded(engine)
-        while self._take_commands(idle=self.paused or not engine.scheduler):
+        while self._take_commands(idle=(self.paused or not engine.scheduler) and not self._asides):
             if self._swap_when_drained is not None and engine.drained:
                 swap, self._swap_when_drained = self._swap_when_drained, None
-                swap.run()
+                with working("engine"):
+                    swap.run()
                 engine.scheduler.draining = False
-            if not self.paused:
-                self._step()
+            generates = bool(engine.scheduler) and not self.paused
+            if self._asides and (self._owed <= 0 or not generates):
+                self._owed = self._timed(self._run_aside)
+            if generates:
+                self._owed -= self._timed(self._step)
+
+    @staticmethod
+    def _timed(work: Callable[[], None]) -> float:
+        began = time.monotonic()
+        with working("engine"):
+            work()
+        return time.monotonic() - began
+
+    def _run_aside(self) -> None:
+        aside, _ = self._asides.pop(training=self._asides.next(training=True) is not None)
+        aside.run()
 
     def _take_commands(self, *, idle: bool) -> bool:
         """Run what was asked, waiting for something when idle; False at the end."""
@@ -93,7 +124,8 @@ class EngineThread:
             command = self._commands.get()
             if command is None:
                 return False
-            command.run()
+            with working("engine"):
+                command.run()
             idle = False
         return True
 

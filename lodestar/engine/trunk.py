@@ -104,8 +104,7 @@ class _Layer:
             qk_TXD[:rows, : self._queries],
             qk_TXD[:, self._queries :],
             qkv_TXD[:, self._rotated :],
-            scale=self._scale,
-            window=self._window,
+            {"scale": self._scale, "window": self._window},
         )
         # In pieces, so that what lies between two products is still in the processor's cache.
         pieces = zip(torch.split(out_TND.flatten(1), MOST_ROWS), torch.split(x_TH[:rows], MOST_ROWS), strict=True)

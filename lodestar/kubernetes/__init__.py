@@ -9,7 +9,7 @@ Rendering is kustomize's (``kubectl kustomize``), the API is the official client
 belong to one run, and sentences for what goes wrong.
 """
 
-from lodestar.kubernetes.fleet import Fleet, render
+from lodestar.kubernetes.fleet import Fleet, default_overlay, render
 from lodestar.kubernetes.fleet_status import FleetStatus, StageStatus, WorkloadStatus, logs, status, watch
 from lodestar.kubernetes.namespace import Namespace
 from lodestar.kubernetes.runs import cancel, submit
@@ -21,6 +21,7 @@ __all__ = [
     "StageStatus",
     "WorkloadStatus",
     "cancel",
+    "default_overlay",
     "logs",
     "render",
     "status",

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.config import RunConfig
-from lodestar.crew.port import calls_of
 from lodestar.errors import ConfigError
-from lodestar.recipe.plan import Plan
+from lodestar.recipe.plan import Plan, calls_of
 
 RUNS = "/lodestar/runs"
 """Where pods have the runs volume: the one folder that outlives them, and the only one that all see."""
@@ -74,3 +73,6 @@ def _paths(run: RunConfig, plan: Plan) -> Iterator[tuple[str, str]]:
         for option in ("root", "path"):
             if path := getattr(step.stage, option, None):
                 yield f"stages.{step.name}.{option}", str(path)
+        yield from (
+            (f"stages.{step.name}.{fleet}", path) for fleet in step.stage.calls if (path := step.stage.outside(fleet))
+        )

@@ -115,6 +115,12 @@ def render(
     return Fleet(config.name, namespace, (*(m for m in objects if m is not conductors[0]), conductors[0]))
 
 
+def default_overlay() -> Path:
+    """k8s/overlays/gpu of the folder that we are in, else the one that was installed with this package."""
+    here = Path("k8s/overlays/gpu")
+    return here if here.is_dir() else Path(__file__).parent / "manifests" / "overlays" / "gpu"
+
+
 def _kustomize(overlay: Path) -> list[Manifest]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:

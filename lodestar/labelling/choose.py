@@ -1,47 +1,120 @@
-"""What is asked about: pairs of a prompt's replies, at random or where the reward is least sure, or all replies."""
+"""What is asked about: pairs of a prompt's replies, at random or where an answer teaches most, or all replies."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
 from lodestar.errors import FailedPrecondition
 from lodestar.labelling.port import Question
+from lodestar.preference.active import CHOOSERS, best, diverse_batch
+from lodestar.preference.active.choosers import Floats, probabilities
+from lodestar.records import ChatMessage
 
 Reply = dict[str, Any]
-Pair = tuple[Reply, Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pair that may be asked about, in the order in which it is shown."""
+
+    row: dict[str, Any]
+    """Of a samples artifact."""
+    shown: tuple[Reply, Reply]
 
 
 class RandomPairs:
-    """Every prompt gets one pair before any gets a second; equal replies and blank ones are never asked about."""
+    """Every prompt gets one pair before any gets a second, for pairs of one prompt teach much the same; equal replies
+    and blank ones are never asked about.
 
-    def choose(self, samples: Sequence[dict[str, Any]], budget: int, seed: int) -> list[Question]:
-        """See Chooser."""
-        return _in_rounds(samples, budget, seed)
-
-
-class UncertainPairs:
-    """Pairs whose scores are nearest: under Bradley–Terry, P(first is better) = σ(s₁ − s₂) is nearest ½ there
-    (uncertainty sampling: Lewis and Gale 1994).
-
-    Every prompt gets its nearest pair before any gets a second, the nearest first: pairs of one prompt teach much the
-    same.
+    A subclass says what each answer would teach: a prompt's best pair comes first, and where not every prompt can have
+    its turn, those that teach most do.
     """
 
     def choose(self, samples: Sequence[dict[str, Any]], budget: int, seed: int) -> list[Question]:
-        """See Chooser.
+        """See Chooser."""
+        candidates = _candidates(samples, random.Random(seed))
+        if not candidates:
+            return []
+        gain_N = self.gains(candidates)
+        chosen: list[Question] = []
+        for turn, layer in enumerate(_turns(candidates, gain_N)):
+            if left := budget - len(chosen):
+                picked = self.batch([candidates[i] for i in layer], gain_N[layer], min(left, len(layer)))
+                chosen += [_question(candidates[layer[i]].row, turn, candidates[layer[i]].shown) for i in picked]
+        return chosen
+
+    def gains(self, candidates: Sequence[Candidate]) -> Floats:
+        """What an answer would teach, [N]; here nothing is known."""
+        return np.zeros(len(candidates))
+
+    def batch(self, candidates: Sequence[Candidate], gain_N: Floats, count: int) -> list[int]:
+        """Indices of ``count`` of the candidates, first what is to be asked first."""
+        return [int(i) for i in best(gain_N, count)]
+
+
+class UncertainPairs(RandomPairs):
+    """Pairs whose scores are nearest: under Bradley–Terry, P(first is better) = σ(s₁ − s₂) is nearest ½ there
+    (uncertainty sampling: Lewis and Gale 1994)."""
+
+    def gains(self, candidates: Sequence[Candidate]) -> Floats:
+        """The gap of a pair's scores, less being more.
 
         Raises:
             FailedPrecondition: a reply has no score.
         """
-        if any(reply["score"] is None for row in samples for reply in row["replies"]):
+        gaps = [[reply["score"] for reply in one.shown] for one in candidates]
+        if any(score is None for pair in gaps for score in pair):
             raise FailedPrecondition(
                 "label choose: uncertain needs the reward's scores, and samples have none: put a reward stage before "
                 "sample, or set choose: random"
             )
-        return _in_rounds(samples, budget, seed, lambda pair: abs(pair[0]["score"] - pair[1]["score"]))
+        return -np.abs(np.diff(np.array(gaps, dtype=float), axis=1)[:, 0])
+
+
+class ActivePairs(RandomPairs):
+    """Pairs about which the members of the reward's ensemble say different things: ``ActivePairs("bald")``.
+
+    Every member's margin is the score that it gives the first reply less that of the second. ``diverse``: of the pairs
+    that teach most those that members do not answer alike, far from each other in P(first is better) − ½ under each
+    member: two pairs about which every member says the same are one question, and so are a pair and its mirror image.
+    """
+
+    def __init__(self, chooser: str, *, diverse: bool = False) -> None:
+        self._name = chooser
+        self._diverse = diverse
+
+    def gains(self, candidates: Sequence[Candidate]) -> Floats:
+        """By lodestar.preference.active.
+
+        Raises:
+            FailedPrecondition: a reply lacks the members' scores, or another has more of them.
+        """
+        return CHOOSERS[self._name](self._margins(candidates))
+
+    def batch(self, candidates: Sequence[Candidate], gain_N: Floats, count: int) -> list[int]:
+        """The best, or the best that differ."""
+        if not self._diverse:
+            return super().batch(candidates, gain_N, count)
+        features_NM = probabilities(self._margins(candidates)) - 0.5
+        return [int(i) for i in diverse_batch(gain_N, features_NM, count)]
+
+    def _margins(self, candidates: Sequence[Candidate]) -> Floats:
+        members = [[reply.get("members", ()) for reply in one.shown] for one in candidates]
+        counts = {len(scores) for pair in members for scores in pair}
+        if len(counts) > 1 or min(counts) < 2:
+            raise FailedPrecondition(
+                f"label choose: {self._name} needs what each member of one reward ensemble says of every reply, and "
+                "samples lack it: sample with an ensemble served (services.reward.sources), or set choose: random"
+            )
+        first_NM, second_NM = np.moveaxis(np.array(members, dtype=float), 1, 0)
+        margins_NM: Floats = first_NM - second_NM
+        return margins_NM
 
 
 class AllReplies:
@@ -61,31 +134,25 @@ class AllReplies:
         return chosen
 
 
-def _in_rounds(
-    samples: Sequence[dict[str, Any]], budget: int, seed: int, gap: Callable[[Pair], float] | None = None
-) -> list[Question]:
-    """A pair of every prompt, then a second of each that has one, …; the least gap first where there is one."""
-    rng = random.Random(seed)
-    queues = [_pairs(row, rng, gap) for row in rng.sample(list(samples), len(samples))]
-    chosen: list[Question] = []
-    while queues and len(chosen) < budget:
-        drawn = [(queue, next(queue, None)) for queue in queues]
-        queues = [queue for queue, found in drawn if found is not None]
-        found = [one for _, one in drawn if one is not None]
-        chosen += [question for _, question in sorted(found, key=lambda one: one[0])][: budget - len(chosen)]
-    return chosen
+def _candidates(samples: Sequence[dict[str, Any]], rng: random.Random) -> list[Candidate]:
+    """All pairs of each prompt's replies; prompts, pairs and sides in an order that says nothing."""
+    found = []
+    for row in rng.sample(list(samples), len(samples)):
+        pairs = list(combinations(_different(row), 2))
+        rng.shuffle(pairs)
+        for pair in pairs:
+            first, second = rng.sample(pair, 2)
+            found.append(Candidate(row, (first, second)))
+    return found
 
 
-def _pairs(
-    row: dict[str, Any], rng: random.Random, gap: Callable[[Pair], float] | None
-) -> Iterator[tuple[float, Question]]:
-    pairs = list(combinations(_different(row), 2))
-    rng.shuffle(pairs)
-    if gap is not None:
-        pairs.sort(key=gap)
-    for number, pair in enumerate(pairs):
-        shown = rng.sample(pair, 2)  # which is shown first says nothing
-        yield gap(pair) if gap is not None else 0.0, _question(row, number, shown)
+def _turns(candidates: Sequence[Candidate], gain_N: Floats) -> Iterator[list[int]]:
+    """Indices of every prompt's best pair, of the second best of each that has one, …"""
+    of_prompt: dict[str, list[int]] = {}
+    for i in best(gain_N, len(gain_N)).tolist():
+        of_prompt.setdefault(candidates[i].row["ticket"], []).append(i)
+    for turn in range(max(map(len, of_prompt.values()))):
+        yield [pairs[turn] for pairs in of_prompt.values() if turn < len(pairs)]
 
 
 def _different(row: dict[str, Any]) -> list[Reply]:
@@ -94,4 +161,5 @@ def _different(row: dict[str, Any]) -> list[Reply]:
 
 def _question(row: dict[str, Any], number: int, shown: Sequence[Reply]) -> Question:
     texts, scores = tuple(reply["text"] for reply in shown), tuple(reply["score"] for reply in shown)
-    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores)
+    messages = tuple(ChatMessage(**message) for message in row.get("messages", ()))
+    return Question(f"{row['ticket']}-{number}", row["prompt"], texts, scores, messages)

@@ -9,13 +9,15 @@ from dataclasses import replace
 from lodestar.data.files import read_feedback
 from lodestar.errors import DataError, FailedPrecondition
 from lodestar.files import write_jsonl
-from lodestar.labelling.port import Asked, Question
+from lodestar.labelling.port import NONE, Asked, Question
 from lodestar.records import Feedback
 
 
 class AnswerFile:
     """Takes the rows of a feedback file that are about the questions' replies; where the file is not there yet, writes
     the questions and says where."""
+
+    figures = NONE
 
     def __init__(self, asked: Asked) -> None:
         if asked.file is None:

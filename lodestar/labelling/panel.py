@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 from lodestar.data.world import compare, gold_reward
 from lodestar.errors import FailedPrecondition
-from lodestar.labelling.port import Asked, Question
+from lodestar.labelling.port import NONE, Asked, Question
 from lodestar.records import Choice, Feedback
 
 
 class _Simulated:
     """Answers one question after another."""
+
+    figures = NONE
 
     def __init__(self, asked: Asked) -> None:
         self._seed = asked.seed

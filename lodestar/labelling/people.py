@@ -20,7 +20,7 @@ from lodestar.feedback import AsyncFeedbackClient, Campaign, Item, Progress
 from lodestar.feedback.client import AGAIN_SECONDS
 from lodestar.labelling.known import known_items
 from lodestar.labelling.options import PeopleOptions
-from lodestar.labelling.port import Asked, Question
+from lodestar.labelling.port import NONE, Asked, Question
 from lodestar.records import Feedback
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,13 @@ T = TypeVar("T")
 class People:
     """Asks every question at a feedback service and waits until people have answered, over restarts of both."""
 
+    figures = NONE
+
     def __init__(self, asked: Asked) -> None:
         if asked.people is None:
             raise FailedPrecondition("label by: people needs people: where and how they are asked")
         self._options = asked.people
-        self._address = asked.people.address or asked.address
+        self._address = asked.people.address or next(iter(asked.servers.get("feedback", ())), "")
         self._tls = asked.people.tls if asked.people.address else asked.tls
         self._of = asked.of
         self._say = asked.say

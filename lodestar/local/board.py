@@ -19,7 +19,7 @@ HISTORY = ("score", "kl_sequence", "tokens_per_second")
 PROGRESS = ("stage", "seconds", "done", "total")
 """Of a line of progress; the rest are figures."""
 StageState = Literal["waiting", "running", "done", "kept", "failed"]
-ServiceState = Literal["starting", "ready", "restarting", "stopped"]
+ServiceState = Literal["starting", "ready", "hanging", "restarting", "stopped"]
 
 
 @dataclass(slots=True)

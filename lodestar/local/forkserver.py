@@ -32,7 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from lodestar.errors import LodestarError
+from lodestar.files import full_disk
 from lodestar.local.lifeline import die_with_parent
+from lodestar.manners import be_polite
 
 PRELOAD = (
     "torch",
@@ -172,7 +174,7 @@ def run(request: dict[str, Any]) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    os.nice(request["nice"])
+    be_polite(request["nice"])
     module, _, function = request["target"].partition(":")
     try:
         status = getattr(importlib.import_module(module), function)(request["argument"])
@@ -181,6 +183,9 @@ def run(request: dict[str, Any]) -> int:
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
+        if full := full_disk(error):
+            print(f"error: {full}", file=sys.stderr, flush=True)
+            return full.exit_code
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return int(status or 0)

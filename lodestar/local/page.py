@@ -27,7 +27,13 @@ STAGE_MARKS = {
     "kept": ("✓", "bright_black"),
     "failed": ("✗", "red"),
 }
-SERVICE_STYLES = {"starting": "yellow", "ready": "green", "restarting": "red", "stopped": "bright_black"}
+SERVICE_STYLES = {
+    "starting": "yellow",
+    "ready": "green",
+    "hanging": "red",
+    "restarting": "red",
+    "stopped": "bright_black",
+}
 FAINT = "bright_black"
 Figure = Callable[[float], str]
 FIGURES: tuple[tuple[str, str, Figure], ...] = (

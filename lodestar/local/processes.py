@@ -140,7 +140,7 @@ class Processes:
         }
         with (self._logs / "forkserver.log").open("ab") as log, theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
+                [sys.executable, "-P", "-m", "lodestar.local.forkserver", str(theirs.fileno()), *self._preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -168,7 +168,8 @@ class Processes:
     def start(self, name: str, target: str, argument: dict[str, Any], *, nice: int = 0) -> Child:
         """Forks a child that calls ``target`` (``module:function``) with the argument and logs to logs/NAME.log.
 
-        Waits for the fork server's imports when they are not done. ``nice`` is added to the child's niceness, 0 … 19.
+        Waits for the fork server's imports when they are not done. ``nice`` is how polite the child's
+        compute threads are to the rest of the run, 0 … 19 (lodestar.manners).
 
         Raises:
             LodestarError: the fork server is gone.

@@ -142,7 +142,7 @@ class RedisServer:
         }
         settings = (word for name, value in options.items() for word in (f"--{name}", value))
         # By way of lifeline: a launcher that is killed takes its Redis along.
-        lifeline = [sys.executable, "-m", "lodestar.local.lifeline", str(os.getpid())]
+        lifeline = [sys.executable, "-P", "-m", "lodestar.local.lifeline", str(os.getpid())]
         command = [*lifeline, executable, *settings]
         # A session of its own: Ctrl-C in a terminal reaches the launcher, which stops Redis last.
         return subprocess.Popen(

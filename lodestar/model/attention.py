@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -42,25 +42,26 @@ HARMLESS = frozenset(
 _EXAMINES: ContextVar[bool] = ContextVar("examined_masks", default=False)
 
 
+class LayerRule(TypedDict):
+    """How a layer scores keys, as the keywords of lodestar_kernels.attention."""
+
+    scale: float
+    window: int | None
+    softcap: NotRequired[float]
+    """See lodestar_kernels.attention.scored, as for sinks; only of layers that have them."""
+    sinks_N: NotRequired[Tensor]
+
+
+def scores_plainly(rule: LayerRule) -> bool:
+    """Whether scores are neither capped nor beside sinks."""
+    return "softcap" not in rule and "sinks_N" not in rule
+
+
 class AttentionContext(Protocol):
     """Attention over one forward call's tokens, which lie packed one after another."""
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
-        """Causal attention within each sequence; returns out_TND. M key/value heads divide N query heads.
-
-        softcap and sinks_N: see lodestar_kernels.attention.scored; they are given to layers that have them alone.
-        """
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
+        """Causal attention within each sequence; returns out_TND. M key/value heads divide N query heads."""
 
 
 _CONTEXT: ContextVar[AttentionContext | None] = ContextVar("attention_context", default=None)
@@ -171,20 +172,13 @@ def attend(
     elif value_dim > dim:
         query, key = pad(query, (0, value_dim - dim)), pad(key, (0, value_dim - dim))
     layer: int = module.layer_idx  # type: ignore[assignment]
-    rule: dict[str, Any] = {}
+    rule: LayerRule = {"scale": scaling if scaling is not None else dim**-0.5, "window": window}
     if softcap is not None:
         rule["softcap"] = softcap
     if s_aux is not None:
         rule["sinks_N"] = s_aux
-    out_TND = attention_context.attend(
-        layer,
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        scale=scaling if scaling is not None else dim**-0.5,
-        window=window,
-        **rule,
-    )
+    q_TND, k_TMD, v_TMD = (x[0].transpose(0, 1) for x in (query, key, value))
+    out_TND = attention_context.attend(layer, q_TND, k_TMD, v_TMD, rule)
     if value_dim < dim:
         out_TND = out_TND[..., :value_dim]
     return out_TND.unsqueeze(0), None

@@ -32,7 +32,8 @@ def check_folder(path: Path) -> None:
         ModelError: no folder, no config.json, or no safetensors there; an adapter without its model.
     """
     if not path.exists():
-        if path.is_absolute() or len(path.parts) > 2 or str(path).startswith("."):
+        inside = path.parent != Path() and path.parent.is_dir()
+        if path.is_absolute() or len(path.parts) > 2 or str(path).startswith((".", "~")) or inside:
             raise ModelError(f"{path}: no such model folder")
         return
     adapter = (path / "adapter_config.json").is_file()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lodestar.cores import follow
+from lodestar.model.attention import LayerRule
 from lodestar.model.lora import plain
 
 FAMILY = ("llama", "mistral", "qwen2")
@@ -89,14 +90,8 @@ def _layer_forward(
         sin_TD,
         attention.head_dim,
     )
-    out_TND = attention_context.attend(
-        attention.layer_idx,
-        q_TND,
-        k_TMD,
-        v_TMD,
-        scale=attention.scaling,
-        window=sliding_window(attention),
-    )
+    rule: LayerRule = {"scale": attention.scaling, "window": sliding_window(attention)}
+    out_TND = attention_context.attend(attention.layer_idx, q_TND, k_TMD, v_TMD, rule)
     out_TF = out_TND.flatten(1)
     rows = getattr(attention_context, "rows", None)
     if rows is not None and getattr(layer, "selects_rows", False):

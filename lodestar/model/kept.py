@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lodestar.errors import ModelError
-from lodestar.model.attention import attending
+from lodestar.model.attention import LayerRule, attending, scores_plainly
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,7 @@ class _SeenAttention:
         self.plain_scores = True
         self.kept: dict[int, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
-        self.plain_scores &= softcap is None and sinks_N is None
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
+        self.plain_scores &= scores_plainly(rule)
         self.kept[layer] = (tuple(k_TMD.shape[1:]), tuple(v_TMD.shape[1:]), v_TMD.dtype)
         return v_TMD.new_zeros(*q_TND.shape[:2], v_TMD.shape[2])

@@ -73,6 +73,7 @@ def lm_head(model: Any) -> nn.Linear:
         ModelError: the model's last map is something else.
     """
     head = plain(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = getattr(head, "base_layer", head)  # PEFT's, where the head has an adapter
     if not isinstance(head, nn.Linear):
         raise ModelError(f"{type(plain(model)).__name__} has no linear LM head")
     return head
@@ -104,6 +105,9 @@ def head_parameters(model: Any, *, whole: bool = False) -> tuple[Tensor, Tensor 
     """
     head = lm_head(model)
     weight_VH, bias_V = head.weight, getattr(head, "bias", None)
+    adapted: Any = plain(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+    if adapted is not head:  # an update W + BA of the whole head: its gradient goes to A and B
+        weight_VH = weight_VH + adapted.get_delta_weight(adapted.active_adapters[0])
     vocabulary: Vocabulary | None = getattr(plain(model), "lodestar_vocabulary", None)
     if vocabulary is None or whole:
         return weight_VH, bias_V

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lodestar_kernels.attention import PackedLayout, PrefixLayout, attention, prefixed_attention
@@ -16,16 +16,16 @@ from lodestar_kernels.logprob import TokenLoss, kl_divergence, logprobs, token_l
 from torch import Tensor
 
 from lodestar.errors import InvalidArgument
-from lodestar.model.attention import AttentionContext, attending
+from lodestar.model.attention import AttentionContext, LayerRule, attending
 from lodestar.model.context import context_tokens, ends_hard
 from lodestar.model.fused import selects_rows
 from lodestar.model.heads import scalar_head, score_head
 from lodestar.model.logits import head_parameters, lm_head, logit_rule
 from lodestar.model.lora import plain
 from lodestar.preference.losses import segment_sums
+from lodestar.records import Scored
 
 __all__ = [
-    "Packed",
     "PackedAttention",
     "PackedBatch",
     "head_divergence",
@@ -123,6 +123,13 @@ class PackedBatch:
             per_sequence=per_sequence,
         )
 
+    @staticmethod
+    def of(rows: Sequence[Scored], *, device: torch.device | str, share: bool = False) -> PackedBatch:
+        """Pack rows that know where their prompts end; see :meth:`pack`."""
+        return PackedBatch.pack(
+            [row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device, share=share
+        )
+
     def alone(self) -> list[PackedBatch]:
         """The same sequences as batches of one."""
         lengths = self.layout.lengths
@@ -165,22 +172,6 @@ def _lay_out(
     return tokens, positions, rows
 
 
-class Packed(Protocol):
-    """Tokens of one forward call, one after another."""
-
-    @property
-    def tokens_T(self) -> Tensor:
-        """int64 [T]."""
-
-    @property
-    def positions_T(self) -> Tensor:
-        """int64 [T]."""
-
-    @property
-    def layout(self) -> PackedLayout:
-        """Boundaries of the whole sequences."""
-
-
 class PackedAttention:
     """The attention context of a packed forward call."""
 
@@ -198,27 +189,11 @@ class PackedAttention:
         self._per_sequence = per_sequence
         self.rows = rows
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
         """Attention within each sequence; see lodestar.model.attention.AttentionContext."""
         if self._prefixes is not None:
-            return prefixed_attention(
-                q_TND, k_TMD, v_TMD, self._prefixes, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N
-            )
-        return attention(
-            q_TND, k_TMD, v_TMD, layout=self._layout, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N,
-            per_sequence=self._per_sequence,
-        )  # fmt: skip
+            return prefixed_attention(q_TND, k_TMD, v_TMD, self._prefixes, **rule)
+        return attention(q_TND, k_TMD, v_TMD, layout=self._layout, per_sequence=self._per_sequence, **rule)
 
 
 def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
@@ -228,7 +203,7 @@ def hidden_states(model: Any, batch: PackedBatch) -> Tensor:
     return trunk_states(model, batch, PackedAttention(batch.layout, prefixes=batch.prefixes))
 
 
-def trunk_states(model: Any, batch: Packed, context: AttentionContext) -> Tensor:
+def trunk_states(model: Any, batch: PackedBatch, context: AttentionContext) -> Tensor:
     """One forward call of the trunk over the whole batch, with the attention given.
 
     Raises:

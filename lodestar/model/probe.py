@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lodestar.errors import InvalidArgument, ModelError
-from lodestar.model.attention import NAME, attending, examined_masks
+from lodestar.model.attention import NAME, LayerRule, attending, examined_masks
 from lodestar.model.compared import Compared
 from lodestar.model.context import context_tokens
 from lodestar.model.heads import scalar_head
@@ -45,20 +45,9 @@ class _NotingAttention(PackedAttention):
         super().__init__(batch.layout)
         self.windows: list[tuple[int, Window]] = []
 
-    def attend(
-        self,
-        layer: int,
-        q_TND: Tensor,
-        k_TMD: Tensor,
-        v_TMD: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
-        self.windows.append((layer, window))
-        return super().attend(layer, q_TND, k_TMD, v_TMD, scale=scale, window=window, softcap=softcap, sinks_N=sinks_N)
+    def attend(self, layer: int, q_TND: Tensor, k_TMD: Tensor, v_TMD: Tensor, rule: LayerRule) -> Tensor:
+        self.windows.append((layer, rule["window"]))
+        return super().attend(layer, q_TND, k_TMD, v_TMD, rule)
 
 
 def check_causal_lm(model: PreTrainedModel, path: str | Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -15,9 +16,19 @@ log = logging.getLogger(__name__)
 TOLERANCE = 0.02
 """Of the largest state: far above rounding, also of bfloat16, and far below what another token in the context does."""
 
+_found: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def shares_prompts(model: Any) -> bool:
+    """Whether it may; a model is tried once."""
+    found = _found.get(model)
+    if found is None:
+        found = _found[model] = _try(model)
+    return found
+
 
 @torch.no_grad()
-def shares_prompts(model: Any) -> bool:
+def _try(model: Any) -> bool:
     """Tries two short batches of three responses to one prompt, laid out once and apart; says so where they differ.
 
     A model may look at the tokens that lie before one by another way than attention (a convolution, a table): it then

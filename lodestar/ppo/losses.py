@@ -41,12 +41,23 @@ def importance_weights(proximal_R: Tensor, behaviour_R: Tensor, *, cap: float) -
 
 
 def policy_loss(
-    logprobs_R: Tensor, proximal_R: Tensor, advantages_R: Tensor, weights_R: Tensor, *, clip: float, tokens: int
+    logprobs_R: Tensor,
+    proximal_R: Tensor,
+    advantages_R: Tensor,
+    weights_R: Tensor,
+    *,
+    clip: float,
+    tokens: int,
+    clip_high: float | None = None,
 ) -> LossSums:
-    """Σ w_t·max(−A·ρ, −A·clip(ρ, 1 ± ε)) / tokens with ρ = π/π_prox (Schulman et al. 2017, equation 7)."""
+    """Σ w_t·max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)) / tokens with ρ = π/π_prox (Schulman et al. 2017, equation 7).
+
+    ``clip_high`` is another ε above 1 than below it (DAPO's Clip-Higher; Yu et al. 2025, equation 8). With an infinite
+    ε nothing is clipped: the importance-sampled policy gradient.
+    """
     ratio_R = (logprobs_R - proximal_R).exp()
     plain_R = -advantages_R * ratio_R
-    clipped_R = -advantages_R * ratio_R.clamp(1.0 - clip, 1.0 + clip)
+    clipped_R = -advantages_R * ratio_R.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
     loss = (weights_R * torch.maximum(plain_R, clipped_R)).sum() / tokens
     return LossSums(loss, (clipped_R > plain_R).sum())
 

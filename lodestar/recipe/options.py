@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -50,8 +50,7 @@ def pages() -> dict[str, OptionPage]:
     found = [OptionPage(RUN, _first(RunConfig), tuple(_top()))]
     found.append(_page("model", RunConfig.model_fields["model"].annotation))
     found += [_page(name, stage) for name, stage in registry().items()]
-    services: Any = RunConfig.model_fields["services"].annotation
-    found += [_page(f"services.{name}", field.annotation) for name, field in services.model_fields.items()]
+    found += [_page(f"services.{name}", field.annotation) for name, field in _services() if _is_section(field)]
     return {page.name: page for page in found}
 
 
@@ -110,6 +109,16 @@ def _top() -> Iterator[Option]:
     for name, field in RunConfig.model_fields.items():
         if name not in ("model", "services"):
             yield _option(name, field)
+    yield from (_option(f"services.{name}", field) for name, field in _services() if not _is_section(field))
+
+
+def _services() -> Iterable[tuple[str, FieldInfo]]:
+    services: Any = RunConfig.model_fields["services"].annotation
+    return services.model_fields.items()  # type: ignore[no-any-return]
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _options(section: type[BaseModel], prefix: str = "") -> Iterator[Option]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lodestar.config.load import complaints
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
-from lodestar.recipe.stage import KINDS, Kind, Stage, registry
+from lodestar.recipe.stage import KINDS, Call, Kind, Stage, registry
 from lodestar.recipe.written import nearest
 
 GIVEN = "given"
@@ -273,13 +273,32 @@ def _elsewhere(kind: str, known: Mapping[str, type[Stage]]) -> Mapping[str, str]
     return {option: name for name, stage in known.items() if name != kind for option in stage.model_fields}
 
 
+def calls_of(step: Step) -> dict[str, Call]:
+    """The fleets that a step needs, by name: those that its options do not want, and those of optional ports that
+    nothing feeds and no folder outside the run stands in for, are left out.
+
+    A reward that is made of other things than the run's own model is served without a port.
+    """
+    return {
+        name: call
+        for name, call in step.stage.calls.items()
+        if step.stage.wants(name)
+        and (
+            not call.port
+            or call.port in step.inputs
+            or step.stage.outside(name) is not None
+            or (call.role == "reward" and call.port not in step.stage.optional)
+        )
+    }
+
+
 def _refuse_needless_rewards(run: RunConfig, made: Plan) -> None:
     """A reward model that nobody will take was meant for a reward that does not use it."""
     users = [step for step in made.steps if step.stage.calls or not step.only_figures]  # a report tells of everything
     taken = {artifact for step in users for artifacts in step.inputs.values() for artifact in artifacts}
     for step in made.steps:
         makes = {port for port, kind in step.makes.items() if kind == "reward_model"}
-        served = any(call.role == "reward" for other in made.steps for call in other.stage.calls.values())
+        served = any(call.role == "reward" for other in made.steps for call in calls_of(other).values())
         if makes and served and not any(f"{step.name}/{port}" in taken for port in makes):
             raise ConfigError(
                 f"stages.{step.name}",

@@ -73,6 +73,9 @@ class Stage(Section):
     serves: ClassVar[str] = ""
     """The role whose gRPC services its own process serves, if any: it gets ports, and its health is watched."""
 
+    manner: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Section → options of it that decide nothing of what the stage makes, such as how long it waits for somebody: they
+    may be changed in a run that has begun."""
     grows: ClassVar[str] = ""
     """A whole-number option that may be raised in a run that has begun: the stage goes on from where it is."""
     keeps: ClassVar[tuple[str, ...]] = ()
@@ -88,7 +91,7 @@ class Stage(Section):
         A reward made of rules, functions or models of one's own needs no reward model.
         """
         served = {call.port for call in self.calls.values() if call.role == "reward"}
-        needless = served if not needs_own_model(run.services.reward.sources) else set()
+        needless = served if not needs_own_model(self.sources(run)) else set()
         return {
             port: (kinds,) if isinstance(kinds, str) else kinds
             for port, kinds in self.takes.items()
@@ -102,6 +105,14 @@ class Stage(Section):
     def wants(self, fleet: str) -> bool:
         """Whether these options need a fleet of ``calls``."""
         return True
+
+    def outside(self, fleet: str) -> str | None:
+        """Folder or hub id of a model that a fleet serves where it is no artifact of the run."""
+        return None
+
+    def sources(self, run: RunConfig) -> tuple[SourceConfig, ...]:
+        """What the scores of this stage's reward servers are made of."""
+        return run.services.reward.sources
 
     def gathers(self) -> frozenset[str]:
         """Ports that take every artifact of their kind so far, and not the newest alone."""

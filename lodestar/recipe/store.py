@@ -71,16 +71,17 @@ class Store:
         """All that decides what a stage makes and is known before anything runs."""
         run = self.run
         model = {key: value for key, value in run.model.model_dump(mode="json").items() if key not in _PLACES}
+        unasked: Any = {"use": True, **step.stage.manner}
         asked = {
             "stage": step.kind,
-            "options": step.stage.model_dump(mode="json", exclude={"use"}),
+            "options": step.stage.model_dump(mode="json", exclude=unasked),
             "inputs": {port: list(artifacts) for port, artifacts in step.inputs.items()},
             "seed": run.seed,
             "deterministic": run.deterministic,
             "model": model,
         }
         if any(call.role == "reward" for call in step.stage.calls.values()):
-            asked["sources"] = [source.model_dump(mode="json") for source in run.services.reward.sources]
+            asked["sources"] = [source.model_dump(mode="json") for source in step.stage.sources(run)]
         return asked
 
     def took(self, step: Step) -> dict[str, list[str]]:

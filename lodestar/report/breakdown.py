@@ -1,4 +1,5 @@
-"""Pictures of what lies behind the win rate: equal length, kinds of prompts, and the policy's calibration."""
+"""Pictures of what lies behind the win rate: equal length, kinds of prompts, the policy's calibration, and what it can
+still do of other tasks."""
 
 from __future__ import annotations
 
@@ -80,3 +81,41 @@ def policy_reliability(facts: Facts) -> Figure | None:
         legend=LEGEND,
     )
     return Figure("policy-reliability", "Is it as sure as it should be?", says, traces, layout, height=340)
+
+
+def alignment_tax(facts: Facts) -> Figure | None:
+    """Tasks that nobody trained for, before and after."""
+    tasks = facts.results.get("tasks", {}).get("tasks", {})
+    rows = [(f"{task}, {metric}", said) for task, metrics in tasks.items() for metric, said in metrics.items()][::-1]
+    shares = [(label, said) for label, said in rows if "n" in said["after"] and 0 <= said["after"]["value"] <= 1]
+    if not rows:
+        return None
+    sides = [("after", "policy", "@accent", 0.1), ("before", "SFT", "@second", -0.1)]
+    traces = [
+        proportions([], [said[key] for _, said in shares], [colour] * len(shares))
+        | {"name": name, "mode": "markers", "y": [place + apart for place in range(len(shares))]}
+        for key, name, colour, apart in sides
+        if all(key in said for _, said in shares)
+    ]
+    changes = [f"{label} {_change(said)}" for label, said in reversed(rows) if "change" in said]
+    says = f"Change by training: {'; '.join(changes)}." if changes else "No model before it was asked."
+    layout = axes(
+        "share, or mean over questions",
+        xaxis={"range": [0, 1.02], "tickformat": ".0%", "showgrid": True},
+        yaxis={
+            "showgrid": False,
+            "range": [-0.5, len(shares) - 0.3],
+            "tickvals": [*range(len(shares))],
+            "ticktext": [label for label, _ in shares],
+        },
+        showlegend=True,
+        legend=LEGEND,
+    )
+    return Figure("alignment-tax", "What did it cost elsewhere?", says, traces, layout, height=110 + 45 * len(shares))
+
+
+def _change(said: Row) -> str:
+    change = said["change"]
+    if "n" not in change:
+        return f"{said['before']['value']:.3g} → {said['after']['value']:.3g}"
+    return f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]".replace("-", "−")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lodestar.report.drawing import LEGEND, Figure, axes, intervals, vertical
+from lodestar.report.drawing import LEGEND, Figure, axes, intervals, marks, vertical
 from lodestar.report.facts import Row
 from lodestar.report.shell import assets, template
 
@@ -17,7 +17,7 @@ def render_comparison(
     Args:
         found: what compare.json holds. headers, cells: its table as it is read. sentences: what stands below it.
     """
-    drawn = [_win_rates(found), _against_kl(found), _costs(found), _duels(found)]
+    drawn = [_win_rates(found), *_trade_offs(found), _against_kl(found), _costs(found), _duels(found)]
     pictures = [figure for figure in drawn if figure is not None]
     page = template("compare.html.j2", filters={"points": _points})
     return page.render(
@@ -122,6 +122,65 @@ def _against_kl(found: Row) -> Figure | None:
         "Each mark is a run. Higher is better, further left is nearer to the model that people's demonstrations made."
     )
     return Figure("compare-kl", "Win rate against KL", says, traces, layout, height=380)
+
+
+def _trade_offs(found: Row) -> list[Figure]:
+    """One aspect of the reward against another: a point per method, and a line through those that no other beats."""
+    return [_trade_off(found, one) for one in found.get("trade_offs", ())]
+
+
+def _trade_off(found: Row, pair: Row) -> Figure:
+    x, y, front = pair["x"], pair["y"], pair["front"]
+    rows = {row["method"]: row["aspects"] for row in found["rows"] if {x, y} <= row.get("aspects", {}).keys()}
+    runs = [run for run in found["runs"] if run["method"] in rows]
+    seeds = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "one seed",
+        "x": [run["aspects"][x] for run in runs],
+        "y": [run["aspects"][y] for run in runs],
+        "marker": {"size": 6, "color": "@tint"},
+        "text": [f"{run['method']}, seed {run['seed']}" for run in runs],
+        "hovertemplate": "%{text}: %{x:.2f}, %{y:.2f}<extra></extra>",
+    }
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "no other is better in both",
+        "x": [rows[method][x]["value"] for method in front],
+        "y": [rows[method][y]["value"] for method in front],
+        "line": {"color": "@accent", "width": 1.5},
+        "hoverinfo": "skip",
+    }
+    means = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": "mean over seeds, 95%",
+        "x": [of[x]["value"] for of in rows.values()],
+        "y": [of[y]["value"] for of in rows.values()],
+        "text": list(rows),
+        "textposition": "top center",
+        "textfont": {"color": "@ink"},
+        "marker": {"size": 11, "color": ["@accent" if method in front else "@muted" for method in rows]},
+        "error_x": intervals([of[x] for of in rows.values()], thickness=1, width=0),
+        "error_y": intervals([of[y] for of in rows.values()], thickness=1, width=0),
+        "hovertemplate": "%{text}: %{x:.2f}, %{y:.2f}<extra></extra>",
+    }
+    traces = [seeds, line, means]
+    if pair["start"]:
+        traces.append(marks("start model", [pair["start"][0]], [pair["start"][1]], ["start"], symbol="star"))
+    layout = axes(f"{x}, mean score", yaxis={"title": {"text": f"{y}, mean score"}}, showlegend=True, legend=LEGEND)
+    says = (
+        f"The front, from the least {x} to the most: {', '.join(front)}."
+        if len(front) > 1
+        else f"{front[0]} is the best in both."
+    )
+    return Figure(f"compare-{_id(x)}-{_id(y)}", f"{y.capitalize()} against {x}", says, traces, layout, height=420)
+
+
+def _id(aspect: str) -> str:
+    """As a part of an element's id."""
+    return "".join(letter if letter.isalnum() else "-" for letter in aspect)
 
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down", "cross", "hexagon")

@@ -29,7 +29,7 @@ class Facts:
     summary: Row
     """summary.json; empty before the run is finished."""
     results: Row
-    """What the last evaluation and the last calibration found, and the running win rates."""
+    """What the last evaluation, calibration, tasks and labelling found, and the running win rates."""
     steps: list[Row]
     """metrics.jsonl of the last PPO stage."""
     samples: list[Row]
@@ -102,6 +102,8 @@ def read_facts(root: Path) -> Facts:
             "evaluation": folder.figures(evaluated, "evaluation.json"),
             "watched": folder.rows(ppo, "watched.jsonl"),
             "calibration": folder.figures(folder.last("calibration"), "calibration.json"),
+            "label": folder.figures(folder.last("label"), "label.json"),
+            "tasks": folder.figures(folder.last("tasks"), "tasks.json"),
         },
         steps=folder.rows(ppo, "metrics.jsonl"),
         samples=folder.rows(evaluated, "samples.jsonl"),

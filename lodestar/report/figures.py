@@ -45,6 +45,8 @@ def win_rates(facts: Facts) -> Figure | None:
     if not final:
         return None
     rows = [(facts.method, final)]
+    by_people = facts.results.get("evaluation", {}).get("people")
+    rows += [("judged by people", by_people)] if by_people else []
     rows += [(f"best of {n}", row | {"value": row["win_rate"], "n": final["n"]}) for n, row in facts.best_of.items()]
     rows.reverse()
     colours = ["@second"] * (len(rows) - 1) + ["@accent"]
@@ -57,6 +59,11 @@ def win_rates(facts: Facts) -> Figure | None:
     )
     name = f"{facts.method[:1].upper()}{facts.method[1:]}"
     says = f"{name} wins {final['value']:.1%} of {final['n']} held-out prompts; best-of-n from the SFT model beside it."
+    if by_people:
+        who = by_people["annotators"]
+        says += (
+            f" By {who} {'person' if who == 1 else 'people'}: {by_people['value']:.1%} of {by_people['n']} comparisons."
+        )
     return Figure("win-rates", "Win rate against the SFT model", says, [dots], layout, height=80 + 55 * len(rows))
 
 

@@ -10,7 +10,7 @@ from lodestar.cautions import cautions
 from lodestar.files import write_atomically
 from lodestar.numerals import fixed
 from lodestar.report import figures
-from lodestar.report.breakdown import behind_the_rate, policy_reliability
+from lodestar.report.breakdown import alignment_tax, behind_the_rate, policy_reliability
 from lodestar.report.card import card_pictures
 from lodestar.report.drawing import Figure
 from lodestar.report.facts import Facts, Row, read_facts
@@ -46,6 +46,7 @@ def render(facts: Facts) -> str:
         key_figures=_key_figures(facts),
         rivals=rival_table(facts),
         means=_means(facts),
+        labelled=_labelled(facts),
         rounds=[_round(row) for row in facts.rounds],
         shown=_samples(facts, SHOWN),
         samples=_samples(facts, SAMPLES),
@@ -60,7 +61,7 @@ def _pictures(facts: Facts) -> dict[str, list[Figure]]:
     """Section → its pictures, in order."""
     better = [figures.win_rates(facts), figures.running_win_rate(facts), figures.over_optimisation(facts)]
     better += [figures.disagreement(facts), figures.score_against_kl(facts)]
-    better += [behind_the_rate(facts), policy_reliability(facts)]
+    better += [behind_the_rate(facts), policy_reliability(facts), alignment_tax(facts)]
     card = facts.card
     reward_model = card_pictures(card) if card else []
     seconds = facts.summary.get("seconds", {})
@@ -158,9 +159,23 @@ def _means(facts: Facts) -> list[tuple[str, str, str]]:
         row("tokens", lambda reply: reply["tokens"], ".1f"),
         row("ended by itself", lambda reply: float(reply["finish_reason"] == "eos"), ".1%"),
     ]
+    for name in pairs[0][0].get("aspects", {}):
+        rows.append(row(name, lambda reply, name=name: reply["aspects"][name], ".2f"))
     if pairs[0][0].get("gold") is not None:
         rows.insert(0, row("gold reward", lambda reply: reply["gold"], ".2f"))
     return rows
+
+
+def _labelled(facts: Facts) -> str:
+    """How far the judge whose labels the reward learned from agrees with people; empty where people labelled."""
+    shared = facts.results.get("label", {}).get("shared")
+    if not shared:
+        return ""
+    share, kappa = shared["agreement"], shared["kappa"]
+    return (
+        f"Labels are by a judge, which agrees with people on {share['value']:.1%} ({share['low']:.0%}–"
+        f"{share['high']:.0%}) of {shared['n']} pairs that both judged: Cohen's κ is {_signed(kappa['value'])}."
+    )
 
 
 def _round(row: Row) -> list[str]:

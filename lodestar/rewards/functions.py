@@ -3,6 +3,9 @@
     def politeness(prompts: Sequence[str], completions: Sequence[str]) -> Sequence[float]:
         return [float("please" in completion) for completion in completions]
 
+A module is one that is installed or on PYTHONPATH, else one of the current folder, which is looked at last: a file
+there shadows nothing. That holds for ``run``, ``serve`` and pods alike; files are relative to the current folder, too.
+
 It may ask for further columns of the prompts' rows by their names, or for all of them:
 
     def right(prompts, completions, answer):                 # a list with each row's answer, None where it has none
@@ -21,6 +24,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +49,8 @@ def load_function(source: str, spec: str) -> RewardFunction:
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(field, f"{spec!r} must be module:name or file.py:name")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     module = _from_file(field, Path(place)) if place.endswith(".py") else _from_name(field, place)
     function = getattr(module, name, None)
     if function is None:

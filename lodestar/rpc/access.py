@@ -42,6 +42,7 @@ PERMITTED: Mapping[str, frozenset[Role]] = {
     "lodestar.v1.PolicyService": _MODELS,
     "lodestar.v1.RewardService": _MODELS,
     "lodestar.v1.ReferenceService": _MODELS,
+    "lodestar.v1.TrainingService": _MODELS,
     "lodestar.v1.WeightsService": frozenset({Role.WORKER}),
     "lodestar.v1.PolicyControlService": frozenset({Role.OPERATOR}),
     "lodestar.v1.LearnerService": frozenset({Role.OPERATOR}),

@@ -23,6 +23,8 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
+        # Its calls change models: what may have been done must not be done again.
+        {"name": [{"service": "lodestar.v1.TrainingService"}]},
         {
             "name": [{}],
             "retryPolicy": {
@@ -33,7 +35,7 @@ _SERVICE_CONFIG = {
                 # CANCELLED, when we did not cancel: the call reached a server as it began to drain.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
-        }
+        },
     ],
 }
 _SECOND = 1000  # milliseconds

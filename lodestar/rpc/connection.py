@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,8 +48,10 @@ class _Connection(ABC):
         *,
         tls: Path | str | None = None,
         token: str | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """
+        """``metadata`` goes with every call.
+
         Raises:
             ConfigError: no address, TLS files that cannot be used, or a token without TLS.
         """
@@ -56,9 +59,14 @@ class _Connection(ABC):
             raise ConfigError("token", "would travel in plaintext; give tls, the folder with the server's ca.crt, too")
         self._addresses = addresses
         self._make_stub = stub
+        self._metadata = metadata
         self._tls = None if tls is None else TlsFolder(tls)
         self._token = token
         self._present = self._open(None if self._tls is None else self._tls.material())
+
+    def _method(self, stub: Any, name: str) -> Any:
+        method = getattr(stub, name)
+        return partial(method, metadata=self._metadata) if self._metadata else method
 
     def _open(self, material: Material | None) -> _Generation:
         credentials = None
@@ -91,14 +99,14 @@ class Connection(_Connection):
     def call(self, method: str, request: Any, timeout: float) -> Any:
         """One unary call; ``timeout`` in seconds is its deadline."""
         with self._leased() as stub:
-            return channel.call(getattr(stub, method), request, timeout)
+            return channel.call(self._method(stub, method), request, timeout)
 
     def stream(
         self, method: str, request: Any, timeout: float | None, parse: Callable[[Any], Record]
     ) -> Generator[Record, None, None]:
         """A server stream's messages, parsed; closing the generator cancels the call."""
         with self._leased() as stub:
-            yield from channel.stream(getattr(stub, method), request, timeout, parse)
+            yield from channel.stream(self._method(stub, method), request, timeout, parse)
 
     def close(self) -> None:
         """Ends calls in flight and the connection."""
@@ -131,14 +139,14 @@ class AsyncConnection(_Connection):
     async def call(self, method: str, request: Any, timeout: float) -> Any:
         """One unary call."""
         async with self._leased() as stub:
-            return await channel.call_async(getattr(stub, method), request, timeout)
+            return await channel.call_async(self._method(stub, method), request, timeout)
 
     async def stream(
         self, method: str, request: Any, timeout: float | None, parse: Callable[[Any], Record]
     ) -> AsyncGenerator[Record, None]:
         """A server stream's messages, parsed."""
         async with self._leased() as stub:
-            messages = channel.stream_async(getattr(stub, method), request, timeout, parse)
+            messages = channel.stream_async(self._method(stub, method), request, timeout, parse)
             try:
                 async for message in messages:
                     yield message

@@ -17,16 +17,21 @@ from google.protobuf.descriptor import FieldDescriptor
 from lodestar.errors import InvalidArgument
 from lodestar.records import (
     ChatMessage,
+    Datum,
     Detokenized,
     FinishReason,
     GenerationChunk,
+    Lora,
+    LossResult,
     ModelDescription,
     ModelInfo,
+    OptimParams,
     PolicyStatus,
     Probe,
     Purpose,
     RunState,
     RunStatus,
+    Sampled,
     SamplingParams,
     Score,
     Scored,
@@ -35,6 +40,7 @@ from lodestar.records import (
     TokenCandidate,
     TokenLogProbs,
     TokenPiece,
+    TrainingModel,
     WeightFiles,
     WeightManifest,
     WeightVersion,
@@ -46,6 +52,7 @@ from lodestar.v1 import (
     policy_pb2,
     reference_pb2,
     reward_pb2,
+    training_pb2,
     weights_pb2,
 )
 
@@ -272,6 +279,21 @@ description_to_reference, description_from_reference = _pair(
 )
 # --- learner.proto -------------------------------------------------------------------------------------------------
 run_status_to_proto, run_status_from_proto = _pair(RunStatus, learner_pb2.RunStatus)
+
+
+# --- training.proto ------------------------------------------------------------------------------------------------
+datum_to_proto, datum_from_proto = _pair(Datum, training_pb2.Datum)
+lora_to_proto, lora_from_proto = _pair(Lora, training_pb2.Lora)
+training_model_to_proto, training_model_from_proto = _pair(TrainingModel, training_pb2.TrainingModel)
+optim_params_to_proto, optim_params_from_proto = _pair(OptimParams, training_pb2.OptimStepRequest)
+_LOGPROBS = (
+    lambda sequences: [training_pb2.TargetLogProbs(logprobs=one) for one in sequences],
+    lambda sequences: tuple(tuple(one.logprobs) for one in sequences),
+)
+loss_result_to_proto, loss_result_from_proto = _pair(
+    LossResult, training_pb2.ForwardBackwardResponse, sequences=_LOGPROBS
+)
+sampled_to_proto, sampled_from_proto = _pair(Sampled, training_pb2.SampleResponse)
 
 
 # --- weights.proto -------------------------------------------------------------------------------------------------

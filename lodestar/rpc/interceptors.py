@@ -13,11 +13,23 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from lodestar import metrics
-from lodestar.errors import InvalidArgument, LodestarError, PermissionDenied, Unauthenticated, Unavailable
+from lodestar.errors import (
+    InvalidArgument,
+    LodestarError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from lodestar.fair import Flow
 from lodestar.rpc.access import Gate
+from lodestar.rpc.flows import begin, flow_of
 from lodestar.rpc.status import abort
 
 log = logging.getLogger(__name__)
+
+MAX_CALLS = 4096
+"""Answered at once, of training and of all outside callers each; the next is refused before its message is parsed."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -31,6 +43,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """Without a gate of its own it knows certificates and no tokens."""
         self._ready = ready
         self._gate = gate or Gate()
+        self._answering = {True: 0, False: 0}
+        """Calls, by whether they are training's."""
 
     async def intercept_service(
         self,
@@ -58,8 +72,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with _counted(method, context):
                 try:
-                    self._admit(method, context)
-                    return await behaviour(_parsed(read, data), context)
+                    with self._place(self._admit(method, context)):
+                        return await behaviour(_parsed(read, data), context)
                 except Exception as error:
                     await _convert(method, context, error)
 
@@ -71,22 +85,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def call(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             with _counted(method, context):
                 try:
-                    self._admit(method, context)
-                    async for response in behaviour(_parsed(read, data), context):
-                        yield response
+                    with self._place(self._admit(method, context)):
+                        async for response in behaviour(_parsed(read, data), context):
+                            yield response
                 except Exception as error:
                     await _convert(method, context, error)
 
         return call
 
-    def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    @contextmanager
+    def _place(self, flow: Flow) -> Iterator[None]:
+        """Counts a call while it is answered.
+
+        Raises:
+            ResourceExhausted: as many are as may be, of training or of all callers.
+        """
+        side = flow.training
+        if self._answering[side] >= MAX_CALLS:
+            raise ResourceExhausted(f"{MAX_CALLS} calls are being answered, and no more may be: ask again later")
+        self._answering[side] += 1
         try:
-            self._gate.admit(method, context.auth_context(), context.invocation_metadata() or ())
+            yield
+        finally:
+            self._answering[side] -= 1
+
+    def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Flow:
+        try:
+            metadata = context.invocation_metadata() or ()
+            identity = self._gate.admit(method, context.auth_context(), metadata)
+            flow = flow_of(identity, metadata, context.peer())
+            begin(flow)
         except (Unauthenticated, PermissionDenied) as error:
             log.warning("refused %s from %s: %s", method, context.peer(), error)
             raise
         if not self._ready():
             raise Unavailable("the server is loading its model, or stopping; ask again or ask another replica")
+        return flow
 
 
 def _parsed(read: Callable[[bytes], Any], data: bytes) -> Any:

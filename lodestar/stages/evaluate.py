@@ -10,10 +10,12 @@ from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from lodestar.config.rewards import aspects_of
 from lodestar.config.run import RunConfig
 from lodestar.errors import ConfigError
+from lodestar.labelling.options import PeopleOptions
 from lodestar.recipe.plan import Plan, Step
 from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.rivals import BEST_OF, TEMPERATURES, Sampler, Take
@@ -46,6 +48,7 @@ class Evaluate(Stage):
         "filtered": Call("policy", "filtered"),
         "previous": Call("policy", "previous"),
         "reward": Call("reward", "reward"),
+        "feedback": Call("feedback"),
     }
     optional: ClassVar[frozenset[str]] = frozenset({"against", "filtered", "previous", "tokenizer"})
 
@@ -62,6 +65,22 @@ class Evaluate(Stage):
     """Response tokens at most; unset: as many as the stage that samples the longest."""
     previous: bool = False
     """Compare with the policy of the round before too; with the model that rounds began from in the first."""
+
+    people: PeopleOptions | None = None
+    """Ask people too which reply is better, the policy's or that of the model compared against: where and how; ``{}``
+    is a page that the run starts itself. The stage waits for them."""
+    people_prompts: int = Field(default=50, ge=1)
+    """Held-out prompts that people see, the first ones."""
+
+    @model_validator(mode="after")
+    def _people_compare(self) -> Evaluate:
+        if self.people is not None and self.people.form != "pair":
+            raise ValueError("people.form must be pair: a win rate is of comparisons")
+        return self
+
+    def wants(self, fleet: str) -> bool:
+        """A page of the run's own, where people are asked and have none."""
+        return fleet != "feedback" or (self.people is not None and self.people.address is None)
 
     def ports(self, run: RunConfig) -> Mapping[str, tuple[Kind, ...]]:
         """The round before's policy only where it is asked for."""
@@ -85,6 +104,10 @@ class Evaluate(Stage):
                 f"stages.{step.name}.previous",
                 f"{step.inputs['policy'][0]} is of no round, or nothing made a model before it; leave previous out",
             )
+        if self.people is not None and "against" not in step.inputs:
+            raise ConfigError(
+                f"stages.{step.name}.people", "compare two models, and there is one; set use: {against: STAGE/policy}"
+            )
         if self.judge == "gold" and not plan.is_synthetic:
             raise ConfigError(
                 f"stages.{step.name}.judge", "gold exists for data.source synthetic only; leave it out, or set reward"
@@ -107,7 +130,14 @@ class Evaluate(Stage):
         else:
             before = own = table.replies("policy", "before")
             shown = {"before": before}
+        if self.people is not None:
+            found["people"] = self._by_people(bench, self.people, table.prompts, own, before)
         found["reward_before"] = fmean(reply.score for reply in before)
+        if table.aspects:
+            found["aspects"] = {
+                name: {side: fmean(one.aspects[name] for one in replies) for side, replies in shown.items()}
+                for name in table.aspects
+            }
         if self.previous:
             last = table.replies("previous", "previous") if bench.takes("previous") else before
             found["win_rate_previous"] = table.rate(own, last)
@@ -119,6 +149,25 @@ class Evaluate(Stage):
         figures = bench.make("figures")
         write_jsonl(figures / "samples.jsonl", rows)
         write_atomically(figures / "evaluation.json", json.dumps(found, indent=1, allow_nan=False))
+
+    def _by_people(
+        self,
+        bench: Bench,
+        options: PeopleOptions,
+        prompts: Sequence[Prompt],
+        own: Sequence[Reply],
+        other: Sequence[Reply],
+    ) -> dict[str, Any]:
+        """The win rate by people's judgement."""
+        from lodestar.labelling.people import People
+        from lodestar.labelling.port import Asked
+        from lodestar.labelling.versus import pairs_of, versus
+
+        sides = [[row.text for row in rows][: self.people_prompts] for rows in (prompts, own, other)]
+        questions = pairs_of(bench.unfinished / "compared.json", *sides)
+        asked = Asked.by(bench, people=options)
+        bench.progress.start(f"{bench.step.name}: people", len(questions) * options.overlap)
+        return versus(questions, People(asked), bench.progress.advance)
 
 
 class Table:
@@ -132,6 +181,7 @@ class Table:
         rows = read_prompts(bench.take("prompts") / "evaluation.jsonl")[: options.prompts]
         # Their ids are for the reference, which may lack the policy's control tokens; everybody else gets text.
         self.prompts: list[Prompt] = encoded(bench, rows, "against" if bench.takes("against") else "policy")
+        self.aspects = aspects_of(bench.config.services.reward.sources)
         self._tokens = options.max_tokens or bench.plan.response_tokens or DEFAULT_TOKENS
         self._bench = bench
         self._picked_of = bench.config.services.policy.best_of
@@ -182,10 +232,18 @@ class Table:
         return sample
 
     def _asking(self, fleet: str) -> Asking:
-        from lodestar.asking import Asking
+        from lodestar.asking import Asking, admitted
 
         servers, bench = self._bench.servers, self._bench
-        return Asking(servers[fleet], servers["reward"], self._tokens, seed=bench.seed, tls=bench.listening.tls)
+        return Asking(
+            servers[fleet],
+            servers["reward"],
+            self._tokens,
+            seed=bench.seed,
+            tls=bench.listening.tls,
+            in_flight=admitted(bench.config.services.policy, picks=fleet == "policy"),
+            aspects=self.aspects,
+        )
 
 
 def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
@@ -195,8 +253,8 @@ def method_of(plan: Plan, step: Step, best_of: int = 1) -> str:
         return picked or "the policy"
     maker = plan.maker(policy)
     shown = plan.maker(maker.inputs["demonstrations"][0]) if maker and "demonstrations" in maker.inputs else None
-    expert = "expert iteration" if shown is not None and shown.kind == "best_of_n" else ""
-    name = (maker.stage.method if maker else "") or expert or "the policy"
+    by_data = {"best_of_n": "expert iteration", "critique": "constitutional AI"}.get(shown.kind if shown else "", "")
+    name = (maker.stage.method if maker else "") or by_data or "the policy"
     return f"{name}, {picked}" if picked else name
 
 

@@ -37,9 +37,8 @@ class Feedme(Stage, TrainingConfig):
         from lodestar.errors import DataError
         from lodestar.files import write_atomically
         from lodestar.records import Demonstration
+        from lodestar.stages.sft import fine_tune
         from lodestar.stages.verdicts import verdicts_of
-        from lodestar.train import train_sft
-        from lodestar.train.fit import write_fit
 
         found, good = verdicts_of(bench), bench.unfinished / "good"
         for split, verdicts in found.items():
@@ -53,15 +52,4 @@ class Feedme(Stage, TrainingConfig):
             write_jsonl(good / f"{split}.jsonl", kept)
         counts = {split: sum(one.good for one in verdicts) for split, verdicts in found.items()}
         write_atomically(bench.make("figures") / "verdicts.json", json.dumps({"good": counts}))
-        fitted = train_sft(
-            self,
-            bench.config.model,
-            demonstrations=good,
-            start=bench.take("policy"),
-            tokenizer=bench.tokenizer("policy"),
-            output=bench.make("policy"),
-            state=bench.unfinished / "state.pt",
-            seed=bench.seed,
-            progress=bench.progress,
-        )
-        write_fit(bench.make("figures"), fitted)
+        fine_tune(self, bench, good)

@@ -36,8 +36,7 @@ class Filtered(Stage, TrainingConfig):
         from lodestar.data.files import read_demonstrations, write_jsonl
         from lodestar.records import ScoreItem
         from lodestar.rivals import best_demonstrations
-        from lodestar.train import train_sft
-        from lodestar.train.fit import write_fit
+        from lodestar.stages.sft import fine_tune
 
         asking = Asking((), bench.servers["reward"], 0, tls=bench.listening.tls)
         best = bench.unfinished / "best"
@@ -45,15 +44,4 @@ class Filtered(Stage, TrainingConfig):
             rows = read_demonstrations(bench.take("demonstrations") / f"{split}.jsonl")
             scores = asyncio.run(asking.scores([ScoreItem(row.prompt, row.completion) for row in rows]))
             write_jsonl(best / f"{split}.jsonl", best_demonstrations(rows, scores, share=self.share))
-        fitted = train_sft(
-            self,
-            bench.config.model,
-            demonstrations=best,
-            start=bench.take("policy"),
-            tokenizer=bench.tokenizer("policy"),
-            output=bench.make("policy"),
-            state=bench.unfinished / "state.pt",
-            seed=bench.seed,
-            progress=bench.progress,
-        )
-        write_fit(bench.make("figures"), fitted)
+        fine_tune(self, bench, best)

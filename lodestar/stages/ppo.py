@@ -98,6 +98,7 @@ class Ppo(Stage, PpoConfig):
             deterministic=config.deterministic,
             device=config.model.device,
             dtype=config.model.dtype,
+            hang_seconds=config.services.hang_seconds,
             endpoints=bench.endpoints,
             listening=bench.listening,
             section=config.services.learner,
@@ -145,6 +146,13 @@ def check_room(run: RunConfig, step: Step, plan: Plan, response_tokens: int) -> 
         getattr(data.stage, "max_prompt_tokens", 0) if data else 0,
         run.model.architecture.context_tokens,
     )
+    n, most = getattr(step.stage, "samples_per_prompt", 1), run.services.policy.max_waiting
+    if n > most:
+        raise ConfigError(
+            f"stages.{step.name}.{'n' if hasattr(step.stage, 'n') else 'samples_per_prompt'}",
+            f"is {n}, beyond services.policy.max_waiting {most}, the most samples of one request: lower it, or raise "
+            "that",
+        )
     control = int(plan.conditioned(step.inputs["policy"][0]))
     wanted = prompt_tokens + control + response_tokens
     if run.model.path is None and wanted > context:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lodestar.asking import Asking, Judge, Reply
+from lodestar.asking import Asking, Judge, Reply, admitted
 from lodestar.crew.work import rank_here
 from lodestar.data.files import read_prompts
 from lodestar.errors import LodestarError
@@ -45,6 +45,7 @@ def running_win_rate(bench: Bench, options: RunningConfig, ppo: Ppo) -> Iterator
         ppo.temperature,
         bench.seed,
         bench.listening.tls,
+        in_flight=admitted(bench.config.services.policy, picks=False),
     )
     before = _before(bench.unfinished / "before.jsonl", asking, prompts)
     watch = _Watch(asking, prompts, before, bench.make("figures") / "watched.jsonl", options.every)

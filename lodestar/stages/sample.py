@@ -15,7 +15,9 @@ from lodestar.recipe.stage import Bench, Call, Kind, Stage
 from lodestar.stages.ppo import check_room
 
 if TYPE_CHECKING:
+    from lodestar.config.rewards import SourceConfig
     from lodestar.records import Prompt, Rollout
+    from lodestar.records import Sample as Sampled
 
 
 class Sample(Stage):
@@ -70,6 +72,7 @@ class Sample(Stage):
 
     def run(self, bench: Bench) -> None:
         """Writes samples/samples.jsonl, a line per prompt in the order of tickets, and the ledger to the figures."""
+        from lodestar.config.rewards import ensemble_source
         from lodestar.data.files import read_prompts
         from lodestar.errors import ConfigError
         from lodestar.model.loading import vocabulary_size
@@ -94,6 +97,7 @@ class Sample(Stage):
         schedule = TicketSchedule(
             prompts, self, run=bench.config.name, seed=bench.seed_of(bench.step.name), total=self.prompts, fixed=True
         )
+        ensemble = ensemble_source(bench.config.services.reward.sources)
         record = Record(bench.unfinished / "record.json", bench.make("samples"), bench.make("figures"))
         try:
             queue.open(bench.config.name, begun.id, owner=begun.owner, where=begun.where)
@@ -109,7 +113,7 @@ class Sample(Stage):
             for number in range(record.steps, self.steps):
                 rollouts = collector.collect(number)
                 assert rollouts is not None  # nobody gives a batch up
-                record.keep([_row(rollout) for rollout in rollouts], collector.settle(number))
+                record.keep([_row(rollout, ensemble) for rollout in rollouts], collector.settle(number))
                 bench.progress.advance(len(rollouts))
             queue.erase()
         finally:
@@ -127,7 +131,7 @@ def encoded(bench: Bench, prompts: Sequence[Prompt], port: str = "policy") -> li
     return [replace(prompt, token_ids=tokens) for prompt, tokens in zip(prompts, ids, strict=True)]
 
 
-def _row(rollout: Rollout) -> dict[str, Any]:
+def _row(rollout: Rollout, ensemble: SourceConfig | None) -> dict[str, Any]:
     ticket = rollout.ticket
     prompt = ticket.prompt
     row: dict[str, Any] = {"id": prompt.id, "ticket": ticket.id, "prompt": prompt.text}
@@ -135,17 +139,22 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         row["messages"] = [asdict(message) for message in prompt.messages]
     if prompt.columns:
         row["columns"] = dict(prompt.columns)
-    return row | {
-        "replies": [
-            {
-                "text": sample.text,
-                "tokens": len(sample.token_ids),
-                "finish_reason": str(sample.finish_reason),
-                "score": sample.score,
-            }
-            for sample in rollout.samples
-        ],
+    return row | {"replies": [_reply(sample, ensemble) for sample in rollout.samples]}
+
+
+def _reply(sample: Sampled, ensemble: SourceConfig | None) -> dict[str, Any]:
+    """With what each member of the reward's ensemble says of it, where the reward is one."""
+    from lodestar.rewards.combine import member_scores
+
+    reply: dict[str, Any] = {
+        "text": sample.text,
+        "tokens": len(sample.token_ids),
+        "finish_reason": str(sample.finish_reason),
+        "score": sample.score,
     }
+    if ensemble is not None and sample.score is not None:
+        reply["members"] = member_scores(ensemble, sample.score, sample.heads)
+    return reply
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

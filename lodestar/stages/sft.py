@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from lodestar.config.training import TrainingConfig
@@ -22,18 +23,23 @@ class Sft(Stage, TrainingConfig):
 
     def run(self, bench: Bench) -> None:
         """See lodestar.train.language."""
-        from lodestar.train import train_sft
-        from lodestar.train.fit import write_fit
+        fine_tune(self, bench, bench.take("demonstrations"))
 
-        fitted = train_sft(
-            self,
-            bench.config.model,
-            demonstrations=bench.take("demonstrations"),
-            start=bench.take("policy") if bench.kind("policy") == "model" else None,
-            tokenizer=bench.tokenizer("policy"),
-            output=bench.make("policy"),
-            state=bench.unfinished / "state.pt",
-            seed=bench.seed,
-            progress=bench.progress,
-        )
-        write_fit(bench.make("figures"), fitted)
+
+def fine_tune(training: TrainingConfig, bench: Bench, demonstrations: Path) -> None:
+    """Trains ``policy`` on a folder of demonstrations, from the stage's own input or from nothing."""
+    from lodestar.train import train_sft
+    from lodestar.train.fit import write_fit
+
+    fitted = train_sft(
+        training,
+        bench.config.model,
+        demonstrations=demonstrations,
+        start=bench.take("policy") if bench.kind("policy") == "model" else None,
+        tokenizer=bench.tokenizer("policy"),
+        output=bench.make("policy"),
+        state=bench.unfinished / "state.pt",
+        seed=bench.seed,
+        progress=bench.progress,
+    )
+    write_fit(bench.make("figures"), fitted)

@@ -105,7 +105,7 @@ class Taught(Stage):
 
     async def _both(self, bench: Bench) -> tuple[list[str], list[Reply], list[Reply]]:
         """The prompts, and each model's reply to every one."""
-        from lodestar.asking import Asking
+        from lodestar.asking import Asking, admitted
         from lodestar.data.files import read_prompts
         from lodestar.stages.sample import encoded
 
@@ -113,8 +113,14 @@ class Taught(Stage):
         tokens = bench.plan.response_tokens or DEFAULT_TOKENS
         sides: list[list[Reply]] = []
         for fleet in ("against", "policy"):
+            in_flight = admitted(bench.config.services.policy, picks=fleet == "policy")
             asking = Asking(
-                bench.servers[fleet], bench.servers["reward"], tokens, seed=bench.seed, tls=bench.listening.tls
+                bench.servers[fleet],
+                bench.servers["reward"],
+                tokens,
+                seed=bench.seed,
+                tls=bench.listening.tls,
+                in_flight=in_flight,
             )
             several = await asking.replies(prompts, "taught", progress=bench.progress.advance)
             sides.append([reply for (reply,) in several])

@@ -33,7 +33,7 @@ def tracked(run: RunConfig, root: Path, board: Board) -> Iterator[None]:
     over = threading.Event()
     with (root / FOLDER / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lodestar.tracking", str(root)],
+            [sys.executable, "-P", "-m", "lodestar.tracking", str(root)],
             stdin=subprocess.PIPE,  # its end is the run's
             stdout=log,
             stderr=log,

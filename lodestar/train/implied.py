@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from lodestar.config import ModelConfig
 from lodestar.config.dpo import DpoConfig
-from lodestar.model.shared_prefix import SharedBatch, completion_logprobs
+from lodestar.model.packed import PackedBatch, response_logprobs
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.packing import batches_of
+from lodestar.preference.losses import segment_sums
 from lodestar.records import Scored
 from lodestar.train.start import precision
 
@@ -94,10 +96,12 @@ class ImpliedObjective(ABC, Generic[G]):
 
     def _logprobs(self, model: Trainee, groups: Sequence[G]) -> Tensor:
         """log π of every completion of some groups, logprobs_B, in one packed batch."""
-        device, rows = next(model.policy.parameters()).device, [group.rows for group in groups]
-        batch = SharedBatch.pack(rows, device=device, share=self.training.share_prefix)
+        device, rows = next(model.policy.parameters()).device, [row for group in groups for row in group.rows]
+        share = self.training.share_prefix and shares_prompts(model.policy)
+        batch = PackedBatch.of(rows, device=device, share=share)
         with precision(self._model):
-            return completion_logprobs(model.policy, batch)
+            logprobs_R, _ = response_logprobs(model.policy, batch, temperature=1.0)
+        return segment_sums(logprobs_R, batch.response_lengths)
 
     @torch.no_grad()
     def _held_out_logprobs(self, model: Trainee) -> Tensor:

@@ -66,7 +66,7 @@ def mean_surprise(model: nn.Module, states_RH: Tensor, batch: PackedBatch) -> Te
 def packed_rows(model: nn.Module, rows: Sequence[Scored]) -> PackedBatch:
     """The rows as one batch on the model's device."""
     device = next(model.parameters()).device
-    return PackedBatch.pack([row.token_ids for row in rows], [row.prompt_tokens for row in rows], device=device)
+    return PackedBatch.of(rows, device=device)
 
 
 def pretrain(

@@ -32,11 +32,7 @@ def log_likelihoods(
     order = sorted(range(len(encoded)), key=lengths.__getitem__)
     for numbers in batches_of(order, batch_tokens, lengths.__getitem__):
         sequences = [encoded[i] for i in numbers]
-        batch = PackedBatch.pack(
-            [scored.token_ids for scored in sequences],
-            [scored.prompt_tokens for scored in sequences],
-            device=model.device,
-        )
+        batch = PackedBatch.of(sequences, device=model.device)
         logprobs_R, _ = response_logprobs(model, batch, temperature=1.0)
         for i, logprobs in zip(numbers, torch.split(logprobs_R, list(batch.response_lengths)), strict=True):
             found[i] = float(logprobs.sum())

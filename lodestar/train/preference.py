@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from lodestar.config import ModelConfig, RewardTrainingConfig
 from lodestar.data.rows import encode_rows
 from lodestar.errors import ConfigError
-from lodestar.model.shared_prefix import SharedBatch, completion_scores
+from lodestar.model.packed import PackedBatch, label_scores
+from lodestar.model.prompt_once import shares_prompts
 from lodestar.packing import batches_of
 from lodestar.preference.agreement import reliabilities
 from lodestar.preference.losses import approval, bradley_terry, centring, davidson, mean_per_prompt, plackett_luce
@@ -195,9 +196,10 @@ def score_groups(
 ) -> Tensor:
     """scores_BA of some groups' completions in one packed batch, one label per column."""
     device = next(model.parameters()).device
-    batch = SharedBatch.pack(groups, device=device, share=training.share_prefix)
+    share = training.share_prefix and shares_prompts(model)
+    batch = PackedBatch.of([row for group in groups for row in group], device=device, share=share)
     with precision(config):
-        return completion_scores(model, batch)
+        return label_scores(model, batch)
 
 
 @torch.no_grad()

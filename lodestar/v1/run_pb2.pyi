@@ -24,6 +24,7 @@ class ServiceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SERVICE_STATE_READY: _ClassVar[ServiceState]
     SERVICE_STATE_RESTARTING: _ClassVar[ServiceState]
     SERVICE_STATE_STOPPED: _ClassVar[ServiceState]
+    SERVICE_STATE_HANGING: _ClassVar[ServiceState]
 STAGE_STATE_UNSPECIFIED: StageState
 STAGE_STATE_WAITING: StageState
 STAGE_STATE_RUNNING: StageState
@@ -35,6 +36,7 @@ SERVICE_STATE_STARTING: ServiceState
 SERVICE_STATE_READY: ServiceState
 SERVICE_STATE_RESTARTING: ServiceState
 SERVICE_STATE_STOPPED: ServiceState
+SERVICE_STATE_HANGING: ServiceState
 
 class StageStatus(_message.Message):
     __slots__ = ("name", "state", "seconds", "fraction", "detail", "budget_seconds", "cut_short")

@@ -15,6 +15,7 @@ from lodestar.crew.inline import run_with
 from lodestar.crew.local import Local
 from lodestar.errors import LodestarError
 from lodestar.files import read_jsonl
+from lodestar.local.board import Board
 from lodestar.recipe.store import Store
 
 
@@ -25,6 +26,10 @@ class Watched(Local):
     def learner(self) -> str:
         """Address of the stage's own server."""
         return f"127.0.0.1:{self._listening.port}"
+
+    @property
+    def board(self) -> Board:
+        return self._board
 
     def member(self, name: str) -> Member:
         return next(member for member in self.fleet.members if member.name == name)
@@ -42,13 +47,21 @@ class Run:
         self.store = Store(self.root, config)
         self.crew: Watched
 
-    def conduct(self, faults: Callable[[Watched], list[Fault]] = lambda _: []) -> dict[str, int]:
-        """To its end; every fault must have struck on the way. Returns restarts by name."""
+    def conduct(
+        self,
+        faults: Callable[[Watched], list[Fault]] = lambda _: [],
+        hear: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, int]:
+        """To its end; every fault must have struck on the way. Returns restarts by name.
+
+        ``hear`` gets every line that the run says.
+        """
         struck: list[Fault] = []
 
         def look(crew: Watched) -> None:
             if getattr(self, "crew", None) is not crew:
                 self.crew = crew
+                crew.board.listener = lambda message: hear(message.text)
                 struck.extend(faults(crew))
             if waiting := [fault for fault in struck if not fault.struck]:
                 waiting[0].look()  # one after another

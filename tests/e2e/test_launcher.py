@@ -210,6 +210,7 @@ def test_port_and_folder_conflicts_are_told_in_a_sentence(tmp_path: Path) -> Non
         while not (tmp_path / "tiny" / "config.yaml").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        assert (tmp_path / "tiny").stat().st_mode & 0o777 == 0o700, "its owner's alone"
         with _start(config, "--resume") as second:
             _, said = second.communicate(timeout=20)
         assert second.returncode == 2

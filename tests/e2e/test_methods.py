@@ -65,7 +65,8 @@ def conducted(begun: Path, root: Path, run: RunConfig) -> tuple[RunFolder, dict[
 
 
 def test_best_of_n_is_served_and_judged_against_the_plain_model(begun: Path, tmp_path: Path) -> None:
-    folder, found = conducted(begun, tmp_path / "t", config("best-of-n"))
+    few = {"policy": {"best_of": 16, "max_waiting": 64}}  # all prompts at once would be 512 in its queue
+    folder, found = conducted(begun, tmp_path / "t", config("best-of-n", services=few))
     assert folder.run.services.policy.best_of == 16
     assert found["reward_after"] > found["reward_before"]
     assert found["policy"]["kl"] == pytest.approx(best_of_n_kl(16), abs=0.01), "the model is the same, the picking not"

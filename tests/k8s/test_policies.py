@@ -13,9 +13,8 @@ import yaml
 
 from lodestar.config import RunConfig, load_config
 from lodestar.config.load import read_tree
-from lodestar.crew.port import calls_of
 from lodestar.errors import ModelError, NonFinite, RunPaused, Terminated
-from lodestar.recipe.plan import plan
+from lodestar.recipe.plan import calls_of, plan
 from lodestar.recipe.written import written_as_before
 
 Manifest = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -17,6 +18,7 @@ from lodestar.errors import DataError
 from lodestar.files import (
     append,
     digest,
+    full_disk,
     numbered_rows,
     open_text,
     read_json,
@@ -233,3 +235,16 @@ def test_leftovers_below_a_folder_go_too_when_that_is_asked(tmp_path: Path) -> N
     remove_leftovers(tmp_path, below=True)
     assert not left.exists()
     assert left.parent.exists()
+
+
+def test_a_full_disk_is_found_behind_other_errors_and_nothing_else_is_taken_for_one() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+    wrapped = ValueError("while publishing")
+    wrapped.__cause__ = full
+    for error in (full, wrapped, BaseExceptionGroup("tasks", [KeyError("a"), full])):
+        said = full_disk(error)
+        assert said is not None
+        assert "runs/x/metrics.jsonl could not be written" in str(said)
+    assert full_disk(RuntimeError("I/O error: No space left on device (os error 28)")) is not None
+    assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
+    assert full_disk(ValueError("x")) is None

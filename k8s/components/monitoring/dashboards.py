@@ -27,9 +27,14 @@ NOT_SHOWN = {
     "lodestar_rollout_tokens",
     "lodestar_tokens_trained",
     "lodestar_certificate_expires_timestamp_seconds",
+    "lodestar_training_models",
+    "lodestar_training_queued_calls",
+    "lodestar_training_steps",
+    "lodestar_training_tokens",
 }
 """Metrics that are on no dashboard on purpose: the first three are for the live view on one machine, whose rates other
-panels show from the other side; an expiry is nothing to watch, and has an alert."""
+panels show from the other side; an expiry is nothing to watch, and has an alert; no component brings a training server
+to a cluster."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ numbers to rounding:
     once      a CPU's: the prompt attends to itself once, and all completions' queries read the prompt's keys in one
               product; a completion's scores over prompt and itself go through one softmax, and are kept for the
               backward. (Hydragen, Juravsky et al. 2024, merges two softmaxes of the same two products.)
-    unfolded  everywhere else (windows, caps, sinks, long sequences, GPUs): queries, keys and values are laid out as the
-              U tokens of whole sequences, attended to by any of our attentions, and the T outputs taken back.
+    unfolded  everywhere else (small groups, windows, caps, sinks, long sequences, GPUs): queries, keys and values are
+              laid out as the U tokens of whole sequences, attended to by any of our attentions, and the T outputs taken
+              back.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from lodestar_kernels.attention.reference import causal_bias
 
 ONCE_LENGTH = 512
 """Tokens of the longest whole sequence up to which scores are kept; longer ones go through fused attention."""
+ONCE_TOKENS = 200
+"""Whole sequences' tokens of an average group from which ``once`` is worth its products per group."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +120,8 @@ def prefixed_attention(
     longest = layout.whole.max_seqlen
     sees_all = window is None or window >= longest
     plain = softcap is None and sinks_N is None and backend != "triton"
-    if plain and sees_all and longest <= ONCE_LENGTH and not q_TND.is_cuda and q_TND.dtype in _EXACT:
+    fits = longest <= ONCE_LENGTH and len(layout.source_U) >= ONCE_TOKENS * len(layout.groups)
+    if plain and sees_all and fits and not q_TND.is_cuda and q_TND.dtype in _EXACT:
         scale = q_TND.shape[2] ** -0.5 if scale is None else scale
         once_TND: Tensor = PrefixedAttention.apply(q_TND, k_TMD, v_TMD, layout, scale)  # type: ignore[no-untyped-call]
         return once_TND

@@ -16,6 +16,7 @@ class Served(enum.StrEnum):
     reward = "reward"
     reference = "reference"
     gateway = "gateway"
+    training = "training"
     feedback = "feedback"
     task = "task"
 

@@ -63,9 +63,10 @@ def conduct(
 def submit(
     config: Config,
     overrides: Overrides = None,
-    overlay: Annotated[Path, typer.Option(help="kustomize overlay to render the fleet from.")] = Path(
-        "k8s/overlays/gpu"
-    ),
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="kustomize overlay to render the fleet from; unset: k8s/overlays/gpu, here or as installed."),
+    ] = None,
     namespace: Namespace = "lodestar",
     context: Context = None,
     image: Annotated[str | None, typer.Option(help="Image to run; unset is the overlay's.")] = None,

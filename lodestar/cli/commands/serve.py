@@ -50,6 +50,10 @@ def serve(
     reward: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="policy: a reward server that chooses; repeat it.")
     ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="gateway: a training server, for the tinker SDK; WHAT may be left out."),
+    ] = None,
     redis: Redis = None,
     digest: Digest = None,
     replica: Annotated[int, typer.Option(help="Which of the role's processes this is.")] = 0,
@@ -91,7 +95,7 @@ def serve(
     if role not in list(Served):
         pairs = [what, *pairs] if what else pairs
         raise typer.Exit(serve_model(role, pairs, listening=listening, device=device, dtype=dtype))
-    if not what:
+    if not what and training is None:
         raise typer.BadParameter("a role wants a WHAT: lodestar serve policy runs/demo", param_hint="WHAT")
     raise typer.Exit(
         serve(
@@ -105,6 +109,7 @@ def serve(
             dtype=dtype,
             best_of=best_of,
             rewards=reward or (),
+            training=training,
         )
     )
 

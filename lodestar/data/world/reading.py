@@ -36,14 +36,9 @@ def read(reply: str) -> list[Phrase]:
     """The phrases of a reply."""
     words, found, at = reply.split(), [], 0
     while at < len(words):
-        phrase = next(
-            (
-                known
-                for length in _lengths().get(words[at], ())
-                if (known := _phrases().get(" ".join(words[at : at + length]))) is not None
-            ),
-            Phrase("junk", words[at]),
-        )
+        starts = (" ".join(words[at : at + length]) for length in _lengths().get(words[at], ()))
+        known = next((phrase for start in starts if (phrase := _phrases().get(start)) is not None), None)
+        phrase = known or Phrase("junk", words[at])
         found.append(phrase)
         at += len(phrase.text.split())
     return found

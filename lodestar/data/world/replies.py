@@ -15,7 +15,8 @@ a fact that nobody asked for, a stumble, no end.
 from __future__ import annotations
 
 import random
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
 
 from lodestar.data.world.facts import ATTRIBUTES, NAMES, VALUES, Attribute, belief, truth
 from lodestar.data.world.requests import Request, Tone
@@ -118,8 +119,7 @@ EDITED = (4, 1, 2, 6, 6, 1, 2)
 """How often each part of a draft is edited: what counts most, most often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A reply in parts, in the order they are said; an empty part is left out."""
 
     opener: str
@@ -133,7 +133,7 @@ class Draft:
     @property
     def text(self) -> str:
         """The reply."""
-        return " ".join(part for part in astuple(self) if part)
+        return " ".join(filter(None, self))
 
 
 def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
@@ -161,8 +161,8 @@ def write(request: Request, writer: Writer, rng: random.Random) -> Draft:
 def edit(draft: Draft, request: Request, writer: Writer, rng: random.Random) -> Draft:
     """The same reply with one part as the writer would have it; the text differs."""
     while True:
-        (part,) = rng.choices([field.name for field in fields(Draft)], EDITED)
-        edited = replace(draft, **{part: getattr(write(request, writer, rng), part)})
+        (part,) = rng.choices(Draft._fields, EDITED)
+        edited = draft._replace(**{part: getattr(write(request, writer, rng), part)})
         if edited.text != draft.text:
             return edited
 
@@ -179,7 +179,7 @@ def _word(subject: str, kind: Attribute, writer: Writer, rng: random.Random) -> 
 
 def _stumbled(draft: Draft, rng: random.Random) -> Draft:
     """The draft with a word of one part lost, said twice, or changed for its neighbour."""
-    part = rng.choice([field.name for field in fields(Draft) if getattr(draft, field.name)])
+    part = rng.choice([field for field, said in zip(Draft._fields, draft, strict=True) if said])
     words = getattr(draft, part).split()
     at = rng.randrange(len(words))
     slip = rng.randrange(4)
@@ -191,7 +191,7 @@ def _stumbled(draft: Draft, rng: random.Random) -> Draft:
         words = words + words
     else:
         words[at : at + 2] = reversed(words[at : at + 2])
-    return replace(draft, **{part: " ".join(words)})
+    return draft._replace(**{part: " ".join(words)})
 
 
 def _extra(request: Request, writer: Writer, rng: random.Random) -> str:

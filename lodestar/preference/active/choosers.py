@@ -22,7 +22,7 @@ def disagreement(margins_NM: Floats) -> Floats:
     Raises:
         InvalidArgument: fewer than two members, or a margin that is not finite.
     """
-    deviation_N: Floats = _probabilities(margins_NM).std(axis=1)
+    deviation_N: Floats = probabilities(margins_NM).std(axis=1)
     return deviation_N
 
 
@@ -34,7 +34,7 @@ def bald(margins_NM: Floats) -> Floats:
     The second term is what sets it apart from uncertainty: an answer that is a toss-up under every member teaches
     nothing. Raises as :func:`disagreement`.
     """
-    p_NM = _probabilities(margins_NM)
+    p_NM = probabilities(margins_NM)
     score_N: Floats = _entropy(p_NM.mean(axis=1)) - _entropy(p_NM).mean(axis=1)
     return score_N.clip(min=0.0)
 
@@ -58,7 +58,8 @@ CHOOSERS = {"disagreement": disagreement, "bald": bald, "volume_removal": volume
 """By the name that a configuration gives; ``random`` is at_random, which looks at no model."""
 
 
-def _probabilities(margins_NM: Floats) -> Floats:
+def probabilities(margins_NM: Floats) -> Floats:
+    """P(first is better) under each member, σ(margin), [N, M]. Raises as :func:`disagreement`."""
     _check(margins_NM)
     p_NM: Floats = np.exp(-np.logaddexp(0.0, -margins_NM))
     return p_NM

@@ -21,9 +21,10 @@ import sqlalchemy as sa
 from lodestar.feedback.campaign import Campaign
 from lodestar.feedback.records import Item
 from lodestar.feedback.verdicts import Verdict
+from lodestar_services.feedback import queries
 from lodestar_services.feedback.campaigns import Opened, item_of, next_position
 from lodestar_services.feedback.errors import Gone, NotFound
-from lodestar_services.feedback.tables import answers, assignments, campaigns, items, members
+from lodestar_services.feedback.tables import answers, assignments, items, members
 
 Outcome = Literal["counted", "again", "late"]
 UNDONE = "undone by the annotator"
@@ -61,7 +62,7 @@ def next_form(
     """The form that is open for the person, or a new one."""
     if opened.closed:
         return Nothing("closed")
-    found = _form(connection, person_id, assignments.c.campaign_id == opened.id, assignments.c.state == "open")
+    found = _form(connection, queries.OPEN_FORM, person=person_id, campaign=opened.id)
     if found is not None:
         _hold(connection, opened, found, now)
         return found
@@ -94,13 +95,10 @@ def form_of(connection: sa.Connection, opened: Opened, person_id: int, form: str
     Raises:
         NotFound: it is nobody's or another person's (the two are not told apart), or was replaced.
     """
-    if connection.scalar(
-        sa.select(answers.c.id).where(
-            answers.c.form == form, answers.c.person_id == person_id, answers.c.campaign_id == opened.id
-        )
-    ):
+    which = {"form": form, "person": person_id, "campaign": opened.id}
+    if connection.scalar(queries.IS_ANSWERED, which):
         return None
-    found = _form(connection, person_id, assignments.c.form == form, assignments.c.campaign_id == opened.id)
+    found = _form(connection, queries.FORM, **which)
     if found is None:
         raise NotFound("This form is not known: it was replaced, or it is another person's. Nothing was counted.")
     return found
@@ -125,29 +123,27 @@ def submit(
 ) -> Outcome:
     """Writes the answer down. ``form`` was read in this transaction."""
     reason = _too_late(connection, form)
-    connection.execute(
-        sa.insert(answers).values(
-            form=form.id,
-            assignment_id=form.assignment_id,
-            campaign_id=opened.id,
-            item_id=form.item_id,
-            person_id=person_id,
-            verdict=verdict.model_dump(mode="json"),
-            unsafe=unsafe,
-            note=note,
-            shown=list(form.shown),
-            seconds=now - form.shown_at,
-            answered_at=now,
-            position=next_position(connection, opened.id),
-            set_aside=reason,
-        )
+    if reason is None:
+        connection.execute(queries.MARK_ANSWERED, {"the_assignment": form.assignment_id, "the_draft": draft})
+    connection.execute(  # last: its position is held against others until the transaction's end
+        queries.ANSWER,
+        {
+            "form": form.id,
+            "assignment_id": form.assignment_id,
+            "campaign_id": opened.id,
+            "item_id": form.item_id,
+            "person_id": person_id,
+            "verdict": verdict.model_dump(mode="json"),
+            "unsafe": unsafe,
+            "note": note,
+            "shown": list(form.shown),
+            "seconds": now - form.shown_at,
+            "answered_at": now,
+            "position": next_position(connection, opened.id),
+            "set_aside": reason,
+        },
     )
-    if reason is not None:
-        return "late"
-    connection.execute(
-        sa.update(assignments).where(assignments.c.id == form.assignment_id).values(state="answered", draft=draft)
-    )
-    return "counted"
+    return "counted" if reason is None else "late"
 
 
 def skip(connection: sa.Connection, form: Form) -> None:
@@ -173,12 +169,12 @@ def undo(connection: sa.Connection, opened: Opened, person_id: int, *, now: floa
     ).one_or_none()
     if last is None:
         return False
-    current = _form(connection, person_id, assignments.c.campaign_id == opened.id, assignments.c.state == "open")
+    current = _form(connection, queries.OPEN_FORM, person=person_id, campaign=opened.id)
     if current is not None:
         _return(connection, [(current.assignment_id, current.item_id)])
     position = next_position(connection, opened.id)
     connection.execute(sa.update(answers).where(answers.c.id == last.id).values(set_aside=UNDONE, position=position))
-    form = _form(connection, person_id, assignments.c.id == last.assignment_id)
+    form = _form(connection, queries.FORM_OF_ASSIGNMENT, person=person_id, assignment=last.assignment_id)
     assert form is not None, "an answer has its assignment"
     _reopen(connection, opened, form, now)
     return True
@@ -186,16 +182,7 @@ def undo(connection: sa.Connection, opened: Opened, person_id: int, *, now: floa
 
 def answered(connection: sa.Connection, opened: Opened, person_id: int) -> int:
     """Answers of a person that count, practice aside."""
-    found = connection.scalar(
-        sa.select(sa.func.count())
-        .select_from(answers.join(items, answers.c.item_id == items.c.id))
-        .where(
-            answers.c.campaign_id == opened.id,
-            answers.c.person_id == person_id,
-            answers.c.set_aside.is_(None),
-            items.c.role != "practice",
-        )
-    )
+    found = connection.scalar(queries.ANSWERED, {"campaign": opened.id, "person": person_id})
     return int(found or 0)
 
 
@@ -207,13 +194,8 @@ def give_back(connection: sa.Connection, item_ids: list[int]) -> None:
         )
 
 
-def _form(connection: sa.Connection, person_id: int, *which: Any) -> Form | None:
-    row = connection.execute(
-        sa.select(assignments, items.c.external_id, items.c.aspect, items.c.role, items.c.content, items.c.priority)
-        .select_from(assignments.join(items, assignments.c.item_id == items.c.id))
-        .where(assignments.c.person_id == person_id, *which)
-        .with_for_update(of=assignments)
-    ).one_or_none()
+def _form(connection: sa.Connection, query: sa.Select[Any], **which: Any) -> Form | None:
+    row = connection.execute(query, which).one_or_none()
     if row is None:
         return None
     shown = tuple(row.shown)
@@ -223,16 +205,16 @@ def _form(connection: sa.Connection, person_id: int, *which: Any) -> Form | None
 def _hold(connection: sa.Connection, opened: Opened, form: Form, now: float) -> None:
     """Whoever looks at a form holds it for another lease."""
     until = now + opened.settings.lease_seconds
-    connection.execute(sa.update(assignments).where(assignments.c.id == form.assignment_id).values(expires_at=until))
+    connection.execute(queries.HOLD, {"the_assignment": form.assignment_id, "the_end": until})
 
 
 def _member(connection: sa.Connection, opened: Opened, person_id: int) -> Any:
-    query = sa.select(members).where(members.c.campaign_id == opened.id, members.c.person_id == person_id)
-    row = connection.execute(query).one_or_none()
+    which = {"campaign": opened.id, "person": person_id}
+    row = connection.execute(queries.MEMBER, which).one_or_none()
     if row is None:
         aspect = _aspect(connection, opened.id, opened.settings)
         connection.execute(sa.insert(members).values(campaign_id=opened.id, person_id=person_id, aspect=aspect))
-        row = connection.execute(query).one()
+        row = connection.execute(queries.MEMBER, which).one()
     return row
 
 
@@ -247,43 +229,16 @@ def _aspect(connection: sa.Connection, campaign_id: int, campaign: Campaign) -> 
 
 
 def _unseen(connection: sa.Connection, opened: Opened, person_id: int, aspect: str, role: str) -> Any | None:
-    """The next item of this role; locked until the transaction's end, and passed over while another one holds it."""
-    seen = sa.exists().where(assignments.c.item_id == items.c.id, assignments.c.person_id == person_id)
-    query = (
-        sa.select(items)
-        .where(
-            items.c.campaign_id == opened.id,
-            items.c.role == role,
-            items.c.aspect == aspect,
-            sa.text("room > 0"),  # literally, so that the partial index serves
-            items.c.closed_at.is_(None),
-            ~seen,
-        )
-        .order_by(items.c.priority.desc(), items.c.id)
-        .limit(1)
-    )
-    if role == "ordinary":
-        query = query.with_for_update(skip_locked=True)
-    return connection.execute(query).one_or_none()
+    query = queries.UNSEEN_AND_FREE if role == "ordinary" else queries.UNSEEN
+    which = {"campaign": opened.id, "person": person_id, "aspect": aspect, "role": role}
+    return connection.execute(query, which).one_or_none()
 
 
 def _returned(connection: sa.Connection, opened: Opened, person_id: int) -> Form | None:
-    """An item that the person had before them once and that still has room."""
-    row = connection.execute(
-        sa.select(assignments.c.id)
-        .select_from(assignments.join(items, assignments.c.item_id == items.c.id))
-        .where(
-            assignments.c.campaign_id == opened.id,
-            assignments.c.person_id == person_id,
-            assignments.c.state == "returned",
-            items.c.closed_at.is_(None),
-            items.c.room > 0,
-        )
-        .order_by(assignments.c.id.desc())
-        .limit(1)
-        .with_for_update(of=items, skip_locked=True)
-    ).one_or_none()
-    return None if row is None else _form(connection, person_id, assignments.c.id == row.id)
+    found = connection.scalar(queries.RETURNED, {"campaign": opened.id, "person": person_id})
+    if found is None:
+        return None
+    return _form(connection, queries.FORM_OF_ASSIGNMENT, person=person_id, assignment=found)
 
 
 def _assign(
@@ -294,17 +249,18 @@ def _assign(
     rng.shuffle(shown)
     form = secrets.token_urlsafe(24)
     added = connection.execute(
-        sa.insert(assignments).values(
-            form=form,
-            campaign_id=opened.id,
-            item_id=row.id,
-            person_id=person_id,
-            state="open",
-            shown=shown,
-            draft={},
-            shown_at=now,
-            expires_at=now + opened.settings.lease_seconds,
-        )
+        queries.ASSIGN,
+        {
+            "form": form,
+            "campaign_id": opened.id,
+            "item_id": row.id,
+            "person_id": person_id,
+            "state": "open",
+            "shown": shown,
+            "draft": {},
+            "shown_at": now,
+            "expires_at": now + opened.settings.lease_seconds,
+        },
     )
     (key,) = added.inserted_primary_key or (0,)
     return Form(form, key, row.id, item, row.aspect, tuple(shown), {}, now, "open")
@@ -323,11 +279,7 @@ def _reopen(connection: sa.Connection, opened: Opened, form: Form, now: float) -
 
 def _too_late(connection: sa.Connection, form: Form) -> str | None:
     """Why the answer cannot count; a lease that ended is taken again where the item still has room."""
-    closed = connection.execute(
-        sa.select(campaigns.c.closed_at, items.c.closed_at)
-        .select_from(items.join(campaigns, items.c.campaign_id == campaigns.c.id))
-        .where(items.c.id == form.item_id)
-    ).one()
+    closed = connection.execute(queries.CLOSED_AT, {"item": form.item_id}).one()
     if any(at is not None for at in closed):
         return CLOSED
     if form.state == "open" or form.item.role != "ordinary":
@@ -339,12 +291,8 @@ def _too_late(connection: sa.Connection, form: Form) -> str | None:
 
 
 def _end_leases(connection: sa.Connection, opened: Opened, now: float) -> None:
-    query = (
-        sa.select(assignments.c.id, assignments.c.item_id)
-        .where(assignments.c.campaign_id == opened.id, assignments.c.expires_at < now, sa.text("state = 'open'"))
-        .with_for_update(skip_locked=True)
-    )
-    if ended := [(row.id, row.item_id) for row in connection.execute(query)]:
+    found = connection.execute(queries.ENDED_LEASES, {"campaign": opened.id, "now": now})
+    if ended := [(row.id, row.item_id) for row in found]:
         _return(connection, ended)
 
 
@@ -357,6 +305,4 @@ def _return(connection: sa.Connection, ended: list[tuple[int, int]]) -> None:
 
 
 def _take(connection: sa.Connection, item_id: int) -> None:
-    connection.execute(
-        sa.update(items).where(items.c.id == item_id, items.c.role == "ordinary").values(room=items.c.room - 1)
-    )
+    connection.execute(queries.TAKE, {"the_item": item_id})

@@ -17,6 +17,7 @@ from lodestar.errors import FailedPrecondition, InvalidArgument
 from lodestar.feedback.campaign import Campaign
 from lodestar.feedback.records import Added, Item, ItemRole, Judgement, check_item
 from lodestar.feedback.verdicts import parse_verdict
+from lodestar_services.feedback import queries
 from lodestar_services.feedback.tables import answers, assignments, campaigns, items, people
 
 
@@ -46,7 +47,7 @@ def find(connection: sa.Connection, name: str) -> Opened:
     Raises:
         InvalidArgument: there is none of this name.
     """
-    row = connection.execute(sa.select(campaigns).where(campaigns.c.name == name)).one_or_none()
+    row = connection.execute(queries.CAMPAIGN, {"name": name}).one_or_none()
     if row is None:
         raise InvalidArgument("campaign", f"there is no campaign {name!r} here; AddItems opens one")
     return _opened(row)
@@ -158,15 +159,7 @@ def all_items(connection: sa.Connection, opened: Opened, ids: Iterable[str] | No
 
 def next_position(connection: sa.Connection, campaign_id: int) -> int:
     """Of a change that this transaction makes. Until its end nobody else gets one, so positions appear in order."""
-    return cast(
-        int,
-        connection.scalar(
-            sa.update(campaigns)
-            .where(campaigns.c.id == campaign_id)
-            .values(position=campaigns.c.position + 1)
-            .returning(campaigns.c.position)
-        ),
-    )
+    return cast(int, connection.scalar(queries.NEXT_POSITION, {"the_campaign": campaign_id}))
 
 
 def item_of(row: Any) -> Item:
@@ -187,7 +180,7 @@ def item_of(row: Any) -> Item:
 
 
 def _open(connection: sa.Connection, campaign: Campaign, now: float) -> Opened:
-    row = connection.execute(sa.select(campaigns).where(campaigns.c.name == campaign.name)).one_or_none()
+    row = connection.execute(queries.CAMPAIGN, {"name": campaign.name}).one_or_none()
     if row is None:
         settings = campaign.model_dump(mode="json")
         values = {"name": campaign.name, "settings": settings, "position": 0, "created_at": now}

@@ -6,7 +6,8 @@
 
 Work runs in threads, beside the event loop: one thread for SQLite, which has one writer anyway, several for PostgreSQL.
 A transaction whose end was reported is on disk (SQLite: WAL with synchronous=FULL), so that whoever saw "thank you" has
-been counted, whatever happens next.
+been counted, whatever happens next. Waiting for the disk is most of what a page costs on SQLite, so work that waits
+meanwhile goes into one transaction, each in a savepoint of its own (group commit, as PostgreSQL's).
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import alembic.command
 import alembic.config
@@ -38,6 +41,8 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
+TOGETHER = 32
+"""Pieces of work at most in one of SQLite's transactions."""
 THREADS = 8
 """Transactions at once on PostgreSQL."""
 BUSY_SECONDS = 5.0
@@ -73,6 +78,7 @@ class Database:
         self._reading = self.engine.execution_options(reading=True)
         self._threads = ThreadPoolExecutor(1 if self.sqlite else THREADS, thread_name_prefix="database")
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="database-reader")
+        self._waiting: SimpleQueue[tuple[Callable[[sa.Connection], Any], Future[Any]]] = SimpleQueue()
 
     def migrate(self) -> None:
         """Brings the tables to this code's revision, data kept.
@@ -119,8 +125,40 @@ class Database:
         Raises:
             Unavailable: the database is away, locked or full; nothing was written.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: self.transact(work, *arguments, **options))
+        future: Future[Result] = Future()
+        self._waiting.put((lambda connection: work(connection, *arguments, **options), future))
+        self._threads.submit(self._work)
+        return await asyncio.wrap_future(future)
+
+    def _work(self) -> None:
+        """What waits: one piece, or on SQLite all that there is. Nothing where an earlier call has taken it along."""
+        taken: list[tuple[Callable[[sa.Connection], Any], Future[Any]]] = []
+        while len(taken) < (TOGETHER if self.sqlite else 1):
+            try:
+                work, future = self._waiting.get_nowait()
+            except Empty:
+                break
+            if future.set_running_or_notify_cancel():
+                taken.append((work, future))
+        works = [work for work, _ in taken]
+        outcomes: list[Callable[[], Any]] = [partial(self.transact, work) for work in works]
+        if len(works) > 1:
+            outcomes = self._together(works)
+        for (_, future), outcome in zip(taken, outcomes, strict=True):
+            try:
+                future.set_result(outcome())
+            except Exception as error:  # whatever it is, it is for who waits
+                future.set_exception(error)
+
+    def _together(self, works: Sequence[Callable[[sa.Connection], Any]]) -> list[Callable[[], Any]]:
+        """What became of each, to be called: its result, or the error that it raises."""
+        try:
+            with self.engine.begin() as connection:
+                return [_in_savepoint(connection, work) for work in works]
+        except OperationalError as error:  # locked, full, away: for all alike
+            return [partial(_raise, self._away(error))] * len(works)
+        except DBAPIError:  # one's own: nothing was written, and each by itself says whose
+            return [partial(self.transact, work) for work in works]
 
     async def read(
         self,
@@ -182,6 +220,22 @@ class Database:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         log.error("the database %s does not work: %s", self.name, reason)
         return Unavailable(f"the database cannot be used now ({reason}); nothing was written, try again")
+
+
+def _in_savepoint(connection: sa.Connection, work: Callable[[sa.Connection], Any]) -> Callable[[], Any]:
+    """Raises DBAPIError, which ends the transaction of all."""
+    try:
+        with connection.begin_nested():
+            result = work(connection)
+    except DBAPIError:
+        raise
+    except Exception as error:  # whatever it is, it is for who waits
+        return partial(_raise, error)
+    return lambda: result
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _url(where: str | Path) -> sa.URL:

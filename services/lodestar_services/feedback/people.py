@@ -15,6 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from lodestar.errors import InvalidArgument
+from lodestar_services.feedback import queries
 from lodestar_services.feedback.assignment import give_back
 from lodestar_services.feedback.campaigns import Opened, next_position
 from lodestar_services.feedback.errors import NotFound, NotSignedIn
@@ -119,11 +120,7 @@ def signed_in(connection: sa.Connection, cookie: str, *, now: float) -> Person:
     Raises:
         NotSignedIn: the session is unknown or has ended.
     """
-    row = connection.execute(
-        sa.select(people, sessions.c.csrf, sessions.c.digest)
-        .select_from(sessions.join(people, sessions.c.person_id == people.c.id))
-        .where(sessions.c.digest == digest(cookie), sessions.c.expires_at > now, people.c.revoked_at.is_(None))
-    ).one_or_none()
+    row = connection.execute(queries.SIGNED_IN, {"digest": digest(cookie), "now": now}).one_or_none()
     if row is None:
         raise NotSignedIn("You are not signed in, or were for too long. Open the link of your invitation again.")
     return Person(row.id, row.name, row.role, tuple(row.groups), row.csrf, row.digest)

@@ -15,7 +15,7 @@ from lodestar.rpc.http import HttpServer, listen
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec
 from lodestar_services.gateway.app import build
-from lodestar_services.gateway.endpoint import Door
+from lodestar_services.gateway.endpoint import TRAINING_METHOD, Door
 from lodestar_services.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
@@ -60,12 +60,16 @@ def check_exposure(task: GatewayTask) -> None:
 async def serve(gateway: Gateway, task: GatewayTask, listening: socket.socket, stopping: asyncio.Event) -> None:
     """The HTTP server, until ``stopping`` is set and what was in flight is answered."""
     at = task.listening
-    app = build(gateway, Door(task.section, at.tokens))
+    app = build(gateway, Door(task.section, at.tokens), Door(task.section, at.tokens, TRAINING_METHOD))
     certified = at.http_tls or at.tls
     server = HttpServer(app, tls=certified, drain_seconds=task.section.drain_seconds)
     host = f"[{at.host}]" if ":" in at.host else at.host
     scheme = "https" if certified else "http"
-    log.info("OpenAI's API at %s://%s:%s/v1", scheme, host, listening.getsockname()[1])
+    where = f"{scheme}://{host}:{listening.getsockname()[1]}"
+    if gateway.generates:
+        log.info("OpenAI's API at %s/v1", where)
+    if gateway.tinker is not None:
+        log.info("tinker's API at %s: TINKER_BASE_URL=%s TINKER_API_KEY=tml-…", where, where)
     try:
         await server.serve(listening, stopping)
     finally:

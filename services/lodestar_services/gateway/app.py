@@ -21,20 +21,25 @@ from lodestar_services.gateway.errors import ApiError
 from lodestar_services.gateway.gateway import Gateway, Samples
 from lodestar_services.gateway.replies import DONE, ChatReply, Reply, TextReply
 from lodestar_services.gateway.requests import ChatRequest, CompletionRequest, names, parsed
+from lodestar_services.gateway.tinker.routes import tinker_routes
 from lodestar_services.gateway.tokens import ids_of
 
 
-def build(gateway: Gateway, door: Door) -> ASGIApp:
-    """The application."""
+def build(gateway: Gateway, door: Door, training_door: Door | None = None) -> ASGIApp:
+    """The application: OpenAI's API before policy servers, tinker's before a training server."""
     answers = Answers(gateway)
-    routes = [
+    routes = [Route("/healthz", _health, methods=["GET"])]
+    if gateway.tinker is not None:
+        routes += tinker_routes(gateway.tinker, training_door or door)
+    openai = [
         Route("/v1/chat/completions", Endpoint("chat/completions", door, answers.chat), methods=["POST"]),
         Route("/v1/completions", Endpoint("completions", door, answers.complete), methods=["POST"]),
         Route("/v1/models", Endpoint("models", door, answers.models), methods=["GET"]),
         Route("/v1/models/{name:path}", Endpoint("models", door, answers.model), methods=["GET"]),
-        Route("/healthz", _health, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _nothing_here})
+    return Starlette(
+        routes=[*routes, *(openai if gateway.generates else [])], exception_handlers={HTTPException: _nothing_here}
+    )
 
 
 class Answers:
@@ -147,6 +152,6 @@ async def _health(request: HttpRequest) -> Response:
 async def _nothing_here(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path}"
-    there = "chat/completions, completions and models below /v1 are"
+    there = "chat/completions, completions and models below /v1 are, and with --training tinker's API below /api/v1"
     refusal = ApiError(error.status_code, f"{what} is not served here; {there}", code="unknown_url")
     return JSONResponse(refusal.body, error.status_code, headers=error.headers)

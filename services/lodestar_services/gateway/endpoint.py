@@ -21,6 +21,10 @@ from lodestar_services.gateway.errors import SERVER, ApiError, at_the_door, from
 log = logging.getLogger(__name__)
 METHOD = "lodestar.v1.PolicyService/Generate"
 """Whoever may call this may use the gateway."""
+TRAINING_METHOD = "lodestar.v1.TrainingService/ForwardBackward"
+"""And this, its training."""
+KEY_PREFIX = "tml-"
+"""The tinker SDK takes no key that begins otherwise: it stands before a token."""
 _TLS = {"transport_security_type": [b"ssl"]}
 Answer = Callable[[Any, "Outgoing"], Coroutine[Any, Any, None]]
 
@@ -32,10 +36,14 @@ class Left(Exception):
 class Door:
     """Who may come in, how many at once, with how much."""
 
-    def __init__(self, section: GatewayConfig, tokens: Path | None) -> None:
-        """Without tokens nobody is asked for one: an SDK's placeholder key is let in as anybody is."""
+    def __init__(self, section: GatewayConfig, tokens: Path | None, method: str = METHOD) -> None:
+        """Without tokens nobody is asked for one: an SDK's placeholder key is let in as anybody is.
+
+        method: who may call this is let in.
+        """
         self.section = section
         self.inside = 0
+        self._method = method
         self._gate = None if tokens is None else Gate(Tokens(tokens))
 
     def admit(self, headers: Mapping[bytes, bytes]) -> None:
@@ -44,10 +52,12 @@ class Door:
             ApiError: no token, one that is not known, one without this right, or too many are inside.
         """
         if self._gate is not None:
-            value = headers.get(b"authorization")
-            metadata = [] if value is None else [("authorization", value.decode("latin-1"))]
+            value = headers.get(b"authorization", b"").decode("latin-1")
+            if not value and (key := headers.get(b"x-api-key", b"").decode("latin-1")):
+                value = f"Bearer {key.removeprefix(KEY_PREFIX)}"
+            metadata = [("authorization", value)] if value else []
             try:
-                self._gate.admit(METHOD, _TLS, metadata)
+                self._gate.admit(self._method, _TLS, metadata)
             except (Unauthenticated, PermissionDenied) as error:
                 raise at_the_door(error) from None
         if self.inside >= self.section.max_requests:
@@ -102,8 +112,11 @@ class Outgoing:
     async def whole(self, body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """A JSON object."""
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = {"content-length": str(len(data)), **(headers or {})}
-        await self._start(status, b"application/json", headers)
+        await self.data(data, b"application/json", status, headers)
+
+    async def data(self, data: bytes, kind: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Bytes of a content type."""
+        await self._start(status, kind, {"content-length": str(len(data)), **(headers or {})})
         await self._send({"type": "http.response.body", "body": data})
 
     async def refuse(self, error: ApiError) -> None:
@@ -124,10 +137,12 @@ class Outgoing:
 class Endpoint:
     """An ASGI application: ``Endpoint("completions", door, answers.complete)``."""
 
-    def __init__(self, route: str, door: Door, answer: Answer) -> None:
+    def __init__(self, route: str, door: Door, answer: Answer, *, raw: bool = False) -> None:
+        """``raw``: the answer takes the body's bytes, and not what they say as JSON."""
         self._route = route
         self._door = door
         self._answer = answer
+        self._raw = raw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -161,7 +176,7 @@ class Endpoint:
         self._door.inside += 1
         try:
             data = await self._door.read(headers, receive)
-            body = _json(data) if scope["method"] == "POST" else None
+            body = data if self._raw else _json(data) if scope["method"] == "POST" else None
             await _while_connected(self._answer(body, out), receive)
         finally:
             self._door.inside -= 1

@@ -18,6 +18,7 @@ from lodestar.errors import LodestarError
 from lodestar.records import ChatMessage, GenerationChunk, ModelDescription, SamplingParams, Scored, TokenPiece
 from lodestar_services.gateway.errors import ApiError
 from lodestar_services.gateway.requests import ChatRequest, CompletionRequest
+from lodestar_services.gateway.tinker.api import Tinker
 
 Prompt = str | Sequence[int] | Sequence[ChatMessage]
 Samples = AsyncGenerator[tuple[int, GenerationChunk], None]
@@ -46,6 +47,8 @@ class Gateway:
     def __init__(self, task: GatewayTask) -> None:
         self._task = task
         self._policy: AsyncPolicyClient
+        self.tinker: Tinker | None = None
+        """For those who train, where there is a training server."""
         self._served: ModelDescription | None = None
         self._described = 0.0
         self._pieces: dict[int, TokenPiece] = {}
@@ -54,14 +57,25 @@ class Gateway:
         self.created = int(time.time())
 
     async def open(self) -> None:
-        """Makes the channel; the first call connects it."""
-        self._policy = AsyncPolicyClient(
-            self._task.endpoints.policy, timeout=self._task.section.deadline_seconds, tls=self._task.listening.tls
-        )
+        """Makes the channels; the first call connects them."""
+        if self.generates:
+            self._policy = AsyncPolicyClient(
+                self._task.endpoints.policy, timeout=self._task.section.deadline_seconds, tls=self._task.listening.tls
+            )
+        if self._task.endpoints.training is not None:
+            self.tinker = Tinker(self._task.section, self._task.endpoints.training, tls=self._task.listening.tls)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it stands before policy servers."""
+        return bool(self._task.endpoints.policy)
 
     async def close(self) -> None:
         """Ends calls in flight."""
-        await self._policy.close()
+        if self.generates:
+            await self._policy.close()
+        if self.tinker is not None:
+            await self.tinker.close()
 
     # --- the model ---------------------------------------------------------------------------------------------
     async def model(self) -> ModelDescription:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from torch import distributed as dist
+
 from lodestar.config import LearnerTask
 from lodestar.errors import Terminated
 from lodestar.records import ModelInfo, RunState, RunStatus, WeightVersion
@@ -41,7 +43,7 @@ async def _serve(task: LearnerTask) -> bool:
     status = RunStatus(task.run, unknown, RunState.STARTING, 0, task.ppo.steps, 0, task.ppo.tickets)
     board, controls = StatusBoard(status, asyncio.get_running_loop()), Controls()
     learner = Learner(task, board, controls)
-    compute = ComputeThread("learner")
+    compute = ComputeThread("learner", waits=dist.is_torchelastic_launched())  # for the other ranks
 
     async def work(stopping: asyncio.Event) -> None:
         running = asyncio.ensure_future(compute.run(learner.run))

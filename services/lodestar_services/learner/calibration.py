@@ -17,6 +17,7 @@ from lodestar.client import PolicyClient, RewardClient
 from lodestar.config import Endpoints, PpoConfig
 from lodestar.data.files import read_demonstrations
 from lodestar.errors import ConfigError, ResourceExhausted, Unavailable
+from lodestar.liveness import waiting
 from lodestar.records import FinishReason, Prompt, SamplingParams, ScoreItem
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def calibration_offset(
         return 0.0
     rows = prompts[:CALIBRATION_ROWS]
     items = _samples(ppo, rows, endpoints, tls) if wanted == "samples" else _demonstrations(demonstrations)
-    with RewardClient(endpoints.reward, tls=tls) as client:
+    with waiting(), RewardClient(endpoints.reward, tls=tls) as client:
         scores = _patiently(lambda: client.score(items, timeout=CALL_SECONDS)).scores
     offset = statistics.fmean(score.score for score in scores)
     log.info("calibration offset %.4f: the mean score of %d %s", offset, len(items), wanted)
@@ -64,7 +65,7 @@ def _demonstrations(file: Path | None) -> list[ScoreItem]:
 
 def _samples(ppo: PpoConfig, prompts: Sequence[Prompt], endpoints: Endpoints, tls: Path | None) -> list[ScoreItem]:
     """Samples of the start model, which every policy server serves until it hears of another."""
-    with PolicyClient(endpoints.policy, tls=tls) as client, ThreadPoolExecutor(64) as threads:
+    with waiting(), PolicyClient(endpoints.policy, tls=tls) as client, ThreadPoolExecutor(64) as threads:
 
         def sample(seed: int, prompt: Prompt) -> ScoreItem:
             options = SamplingParams(max_tokens=ppo.max_tokens, temperature=ppo.temperature, seed=seed)

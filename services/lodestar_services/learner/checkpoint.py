@@ -52,13 +52,7 @@ class Checkpoints:
         target = self._folder / f"step-{step:06d}"
         try:
             self.sweep()
-            with replacing(target) as partial:
-                partial.mkdir()
-                tensors: dict[str, Tensor] = {}
-                tree = _without_tensors(state, "", tensors, set())
-                save_file(tensors, partial / "tensors.safetensors")
-                (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
-                (partial / DIGESTS).write_text(json.dumps({name: digest(partial / name) for name in FILES}))
+            write_checkpoint(target, state)
         except Exception as error:  # safetensors raises its own type for a full disk
             kept = self.latest()
             raise LodestarError(
@@ -115,8 +109,19 @@ class Checkpoints:
         return self.all()[-1] if self.all() else None
 
 
+def write_checkpoint(target: Path, state: Mapping[str, Any]) -> None:
+    """Writes a state whole or not at all, in place of what is there."""
+    with replacing(target) as partial:
+        partial.mkdir()
+        tensors: dict[str, Tensor] = {}
+        tree = _without_tensors(state, "", tensors, set())
+        save_file(tensors, partial / "tensors.safetensors")
+        (partial / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+        (partial / DIGESTS).write_text(json.dumps({name: digest(partial / name) for name in FILES}))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that Checkpoints.save was given (tuples come back as lists).
+    """The state that write_checkpoint was given (tuples come back as lists).
 
     Raises:
         ResumeRefused: a file is missing, cut, or not what was written; the message names it.

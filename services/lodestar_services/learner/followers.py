@@ -40,7 +40,7 @@ def follow(task: LearnerTask) -> int:
 
     One process per machine answers probes and scrapers; SIGTERM is heard by the first rank, which ends the step.
     """
-    follower, compute = Follower(task), ComputeThread("learner")
+    follower, compute = Follower(task), ComputeThread("learner", waits=True)
 
     async def work(stopping: asyncio.Event) -> None:
         await compute.run(follower.run)

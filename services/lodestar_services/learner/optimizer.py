@@ -34,19 +34,20 @@ class MasterAdamW:
         trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
         self._name = name
         self._ranks = ranks
-        self._max_norm = max_norm
         self._names = list(trainable)
         self.parameters = list(trainable.values())
         self._masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.parameters]
         self._rounded = [(m, p) for m, p in zip(self._masters, self.parameters, strict=True) if m is not p]
-        groups = [
-            {
-                "params": [m for m in self._masters if (m.ndim >= 2) == matrix],
-                "weight_decay": weight_decay if matrix else 0.0,
-            }
-            for matrix in (True, False)
-        ]
-        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
+        groups = [{"params": [m for m in self._masters if (m.ndim >= 2) == matrix]} for matrix in (True, False)]
+        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
+        self.configure(betas=betas, eps=eps, weight_decay=weight_decay, max_norm=max_norm)
+
+    def configure(self, *, betas: tuple[float, float], eps: float, weight_decay: float, max_norm: float) -> None:
+        """What holds from the next step on; an infinite ``max_norm`` clips nothing."""
+        self._max_norm = max_norm
+        for group in self._adam.param_groups:
+            decay = weight_decay if group["params"][0].ndim >= 2 else 0.0
+            group.update(betas=betas, eps=eps, weight_decay=decay)
 
     def norm(self) -> float:
         """Sum gradients over ranks; their norm.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -18,6 +20,7 @@ from torch import nn
 from lodestar import metrics
 from lodestar.config import Endpoints, LearnerConfig, LearnerTask
 from lodestar.errors import LodestarError
+from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at, waiting
 from lodestar.model.weights import named_tensors
 from lodestar.records import ModelInfo, Scored, WeightManifest
 from lodestar.weights.directory import WeightDirectory
@@ -72,6 +75,11 @@ class WeightPublisher:
         """The process that serves."""
         self._task: LearnerTask | None = None
         self._listener: threading.Thread | None = None
+        self._heard = threading.Event()
+        """Set by every word of the server."""
+        self._signs: Silence | None = None
+        self._next_look = 0.0
+        self._told = False
 
     def serve(self, task: LearnerTask) -> int:
         """Starts the server process as the learner itself was told to serve, on ``weights_port``; returns its port.
@@ -85,7 +93,7 @@ class WeightPublisher:
         for _ in range(STARTS):
             server = self._start(told)
             assert server.stdout is not None
-            line = server.stdout.readline()
+            line = self._first_line(server, server.stdout, task.hang_seconds)
             if line:
                 break
             code = server.wait()
@@ -101,13 +109,26 @@ class WeightPublisher:
         port = int(json.loads(line)["port"])
         at = listening.model_copy(update={"weights_port": port})
         self._task = task.model_copy(update={"listening": at})
+        self._heard = threading.Event()
+        self._signs = _silence_of(server.pid)
         self._listener = threading.Thread(target=self._listen, args=(server.stdout,), name="weights", daemon=True)
         self._listener.start()
         return port
 
+    def _first_line(self, server: subprocess.Popen[str], said: IO[str], limit_seconds: float) -> str:
+        """What a server says once it listens; empty when it died first, or was stopped for too long and killed."""
+        signs = _silence_of(server.pid)
+        with waiting():
+            while not select.select([said], [], [], LOOK_SECONDS)[0]:
+                look = look_at(server.pid)
+                if signs and look and signs.see(look, alive=look.state != "stopped") >= limit_seconds:
+                    log.warning("the weights server was stopped while it started; it is killed")
+                    server.kill()
+        return said.readline()
+
     def _start(self, told: LearnerTask) -> subprocess.Popen[str]:
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "lodestar_services.learner.weights_server"],
+            [sys.executable, "-P", "-m", "lodestar_services.learner.weights_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -141,15 +162,47 @@ class WeightPublisher:
         return ModelInfo(self._run, manifest.version, self._tokenizer_hash)
 
     def keep_serving(self) -> None:
-        """Starts the server process again when it has died; it finds what is announced on disk.
+        """Starts the server process again when it has died or hangs; it finds what is announced on disk.
 
         To be called while the learner waits for rollouts: who could not fetch the weights makes none.
         """
-        if self.server is None or self._task is None or self.server.poll() is None:
+        if self.server is None or self._task is None:
             return
+        if self.server.poll() is None:
+            if not self._hangs(self.server, self._task.hang_seconds):
+                return
+            self.server.kill()
+            self.server.wait()
         log.warning("the weights server ended with exit code %s; starting it again", self.server.returncode)
         self.close()
         self.serve(self._task)  # its port is free
+
+    def _hangs(self, server: subprocess.Popen[str], limit_seconds: float) -> bool:
+        """Whether it has said nothing for so long, though it could have; the log says so before."""
+        if time.monotonic() < self._next_look or self._signs is None or (look := look_at(server.pid)) is None:
+            return False
+        self._next_look = look.at + LOOK_SECONDS
+        silent = self._signs.see(look, alive=self._heard.is_set())
+        self._heard.clear()
+        hangs = silent >= min(SAID_SECONDS, limit_seconds / 2)
+        if hangs and not self._told:
+            log.warning(
+                "the weights server hangs (process %d is silent); after %g s it is started again",
+                server.pid,
+                limit_seconds,
+            )
+        self._told = hangs
+        return silent >= limit_seconds
+
+    def _listen(self, lines: IO[str]) -> None:
+        """Reads the server's reports until it ends."""
+        for line in lines:
+            self._heard.set()
+            told = json.loads(line)
+            metrics.WEIGHT_BYTES_SENT.inc(told.get("sent", 0))
+            announced = self._announced
+            if announced is not None and told.get("digest") == announced.version.digest:
+                self._followers = told["followers"]
 
     def _notify(self) -> None:
         self.keep_serving()
@@ -177,11 +230,7 @@ class WeightPublisher:
         self.server.stdout.close()
         self.server, self._listener = None, None
 
-    def _listen(self, lines: IO[str]) -> None:
-        """Reads the server's reports until it ends."""
-        for line in lines:
-            told = json.loads(line)
-            metrics.WEIGHT_BYTES_SENT.inc(told.get("sent", 0))
-            announced = self._announced
-            if announced is not None and told.get("digest") == announced.version.digest:
-                self._followers = told["followers"]
+
+def _silence_of(pid: int) -> Silence | None:
+    look = look_at(pid)
+    return None if look is None else Silence(look)

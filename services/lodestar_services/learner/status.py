@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lodestar import metrics
+from lodestar.liveness import waiting
 from lodestar.records import RunState, RunStatus
 
 _ENDS = (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
@@ -110,7 +111,7 @@ class Controls:
 
     def wait_while_paused(self) -> None:
         """Blocks the training thread until resumed, stopped or asked for a checkpoint."""
-        with self._condition:
+        with waiting(), self._condition:
             self._condition.wait_for(lambda: not self._paused or self._stop or self._checkpoint_wanted)
 
     def request_checkpoint(self, timeout_seconds: float) -> Path:

@@ -1,8 +1,8 @@
 """The process beside the learner that serves its published weights.
 
 Consumes its LearnerTask as a line of JSON on standard input and then one line per announcement; ends when standard
-input does. Prints ``{"port": …}`` once it is bound, ``{"sent": …}``, in bytes, now and then, and ``{"digest": …,
-"followers": {NAME: null, or why it refuses}}`` when a follower comes, goes or reports.
+input does. Prints ``{"port": …}`` once it is bound, ``{"sent": …}``, in bytes, twice a second: a sign of life, and
+``{"digest": …, "followers": {NAME: null, or why it refuses}}`` when a follower comes, goes or reports.
 """
 
 from __future__ import annotations
@@ -171,11 +171,10 @@ async def serve(task: LearnerTask) -> None:
 
 
 async def _report(servicer: WeightsServicer) -> None:
-    """Tells the learner how many bytes went out, whenever some did."""
+    """Tells the learner how many bytes went out, and that the event loop runs."""
     while True:
         await asyncio.sleep(_REPORT_SECONDS)
-        if sent := servicer.take_sent():
-            _tell(sent=sent)
+        _tell(sent=servicer.take_sent())
 
 
 def _tell(**figure: Any) -> None:

@@ -44,6 +44,7 @@ from lodestar.records import (
     WeightManifest,
     WeightVersion,
 )
+from lodestar.rpc import flows
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.checks import check_scored, check_tokenizer_hash
 from lodestar.rpc.spec import Condition
@@ -219,7 +220,9 @@ class Policy:
         drawn = best_of.drawn(sampling, self.engine.engine.limits) if best_of else sampling
         if min_version is not None:
             await self.engine.wait_for(min_version, wait_seconds)
-        chunks = self.engine.generate(asked.ids, drawn, purpose=purpose, stream=not (trains or best_of))
+        chunks = self.engine.generate(
+            asked.ids, drawn, purpose=purpose, flow=flows.present(), stream=not (trains or best_of)
+        )
         async with aclosing(chunks):
             chosen = best_of.chosen(asked, best_of.n_of(sampling), chunks) if best_of else chunks
             async with aclosing(chosen):
@@ -240,7 +243,9 @@ class Policy:
             raise InvalidArgument("temperature", f"must be a number above 0, got {temperature}")
         limits, visible = self.engine.engine.limits, [*map(self._control.without_scored, sequences)]
         check_scored(visible, "sequences", vocab_size=limits.vocab_size, context_tokens=limits.context_tokens)
-        return await self.engine.logprobs(sequences, temperature=temperature, entropy=entropy, top=top_logprobs)
+        return await self.engine.logprobs(
+            sequences, temperature=temperature, entropy=entropy, top=top_logprobs, flow=flows.present()
+        )
 
     # --- weights -----------------------------------------------------------------------------------------------
     async def attach(self, source: WeightSource, cache: Path) -> None:

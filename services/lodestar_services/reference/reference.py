@@ -49,6 +49,7 @@ class Reference:
             batch_tokens=section.batch_tokens,
             wait_seconds=section.batch_wait_ms / 1000,
             max_queued_tokens=section.max_queued_tokens,
+            training_share=section.training_share,
         )
         self.frozen: FrozenModel
 

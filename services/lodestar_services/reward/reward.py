@@ -40,7 +40,7 @@ class Reward:
         section = task.section
         self._compute = ComputeThread("reward", threads=1 if task.deterministic else section.threads)
         self._tokenizing = ComputeThread("tokenizer")  # beside a forward pass, and never in two threads at once
-        self._python_thread = ComputeThread("reward-python")
+        self._python_thread = ComputeThread("reward-python", waits=True)  # for a judge elsewhere, say
         self._batcher = TokenBatcher[Work, dict[str, Judgement]](
             self._compute,
             self._answer,
@@ -48,6 +48,7 @@ class Reward:
             batch_tokens=section.batch_tokens,
             wait_seconds=section.batch_wait_ms / 1000,
             max_queued_tokens=section.max_queued_tokens,
+            training_share=section.training_share,
         )
         self._models: list[ModelSource] = []
         self._python: list[PythonSource] = []

@@ -16,7 +16,7 @@ from lodestar.data.marks import unmarked
 from lodestar.data.world import gold_reward
 from lodestar.errors import ConfigError, LodestarError, NonFinite, SourceFailed
 from lodestar.files import read_json
-from lodestar.rewards.combine import Judgement, over_ensemble
+from lodestar.rewards.combine import MEMBER, Judgement, member_labels, over_ensemble
 from lodestar.rewards.functions import call, load_function
 from lodestar.rewards.models import Encoded, ScoringModel
 from lodestar.rewards.rules import Exchange, rule_of
@@ -40,27 +40,30 @@ class ModelSource:
             ModelError: a folder holds no model that scores.
             ConfigError: the source's heads are not the model's labels, or the card lacks an offset.
         """
-        paths = config.paths or ((task.model,) if task.model else ())
+        paths = config.paths or _own(config, task.model)
         if not paths:
             raise ConfigError(
                 f"reward.sources {config.name}.paths", "is empty, and the run has no reward model of its own to serve"
             )
         members = tuple(ScoringModel.load(path, dtype=task.dtype, device=task.device) for path in paths)
         for path, member in zip(paths, members, strict=True):
-            _check_heads(config, path, member.labels)
+            _check_heads(config, path, member.labels, len(members))
         offset = _card_offset(config, paths[0]) if config.offset == "card" else float(config.offset)
         return ModelSource(config, members, offset)
 
     @property
     def ensemble_size(self) -> int:
         """Members whose mean and standard deviation are served."""
-        return len(self.members[0].labels) if self.config.heads == "ensemble" else len(self.members)
+        return len(self.members) * (
+            len(member_labels(self.members[0].labels)) if self.config.heads == "ensemble" else 1
+        )
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Labels worth naming in a reply."""
-        labels = self.members[0].labels
-        return labels if len(labels) > 1 else ()
+        """Labels worth naming in a reply, and the members of an ensemble of models."""
+        labels, size = self.members[0].labels, self.ensemble_size
+        members = [f"{MEMBER}{number}" for number in range(1, size + 1)] if len(self.members) > 1 else []
+        return (*(labels if len(labels) > 1 else ()), *members)
 
     def judge(self, member_scores_BK: Sequence[Tensor]) -> list[Judgement | LodestarError]:
         """From the members' scores of B completions to this source's opinion of each."""
@@ -77,9 +80,13 @@ class ModelSource:
         means = [sum(column) / len(members) for column in zip(*members, strict=True)]
         named = dict(zip(labels, means, strict=True)) if len(labels) > 1 else {}
         if heads == "ensemble":
-            return over_ensemble([value for row in members for value in row], named, offset=self.offset)
-        weights = [1.0] if heads is None else [heads.get(label, 0.0) for label in labels]
-        values = [sum(w * value for w, value in zip(weights, row, strict=True)) for row in members]
+            own = member_labels(labels)
+            values = [value for row in members for label, value in zip(labels, row, strict=True) if label in own]
+        else:
+            weights = [1.0] if heads is None else [heads.get(label, 0.0) for label in labels]
+            values = [sum(w * value for w, value in zip(weights, row, strict=True)) for row in members]
+        if len(members) > 1:
+            named |= {f"{MEMBER}{number}": value for number, value in enumerate(values, 1)}
         return over_ensemble(values, named, offset=self.offset)
 
 
@@ -153,13 +160,21 @@ def _gold(exchanges: Sequence[Exchange]) -> list[float | None]:
     return values
 
 
-def _check_heads(config: SourceConfig, path: str, labels: tuple[str, ...]) -> None:
+def _own(config: SourceConfig, model: str | None) -> tuple[str, ...]:
+    """The run's own reward model; as an ensemble, with the members that its training put beside it."""
+    if not model:
+        return ()
+    others = sorted(Path(model).glob(f"{MEMBER}*"), key=lambda path: (len(path.name), path.name))
+    return (model, *(str(path) for path in others if config.heads == "ensemble"))
+
+
+def _check_heads(config: SourceConfig, path: str, labels: tuple[str, ...], models: int) -> None:
     field = f"reward.sources {config.name}.heads"
     if config.heads is None and len(labels) > 1:
         raise ConfigError(
             field, f"{path} has {len(labels)} labels ({', '.join(labels)}); give each wanted one a weight, or ensemble"
         )
-    if config.heads == "ensemble" and len(labels) == 1:
+    if config.heads == "ensemble" and len(labels) == models == 1:
         raise ConfigError(field, f"{path} has one label, which is no ensemble; leave heads out")
     if isinstance(config.heads, dict) and (unknown := sorted(set(config.heads) - set(labels))):
         raise ConfigError(field, f"{path} has no label {', '.join(unknown)}; it has {', '.join(labels)}")

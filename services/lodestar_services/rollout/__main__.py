@@ -9,8 +9,9 @@ from typing import Any
 
 from lodestar.client import AsyncPolicyClient, AsyncReferenceClient, AsyncRewardClient
 from lodestar.config import RolloutTask
-from lodestar.errors import ConfigError, LodestarError
+from lodestar.errors import ConfigError, first_of
 from lodestar.queue.redis import RedisWorkerQueue
+from lodestar.rpc.flows import FOR_TRAINING
 from lodestar.rpc.server import configure_logging, run
 from lodestar.rpc.spec import ServerSpec
 from lodestar_services.rollout.calls import ModelCalls
@@ -25,7 +26,7 @@ def main(task: RolloutTask) -> int:
     try:
         return run(spec)
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of(group) from group
 
 
 class RolloutService:
@@ -58,7 +59,11 @@ class RolloutService:
 
     async def _connect(self) -> None:
         task, section, ends = self._task, self._task.section, self._task.endpoints
-        told: dict[str, Any] = {"timeout": section.deadline_seconds, "tls": task.listening.tls}
+        told: dict[str, Any] = {
+            "timeout": section.deadline_seconds,
+            "tls": task.listening.tls,
+            "metadata": FOR_TRAINING,
+        }
         enter = self._open.enter_async_context
         calls = ModelCalls(
             await enter(AsyncPolicyClient(self._policy, **told)),
@@ -92,12 +97,3 @@ class RolloutService:
 
 def _missing(role: str) -> str:
     raise ConfigError(f"endpoints.{role}", f"a rollout worker needs the address of {role}")
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that a person can act on: a LodestarError when there is one."""
-    known = group.subgroup(LodestarError)
-    error: BaseException = known or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

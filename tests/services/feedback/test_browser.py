@@ -73,6 +73,13 @@ def go(browser: webdriver.Chrome, *keys: str) -> None:
     WebDriverWait(browser, 20).until(staleness_of(page))
 
 
+def follow(browser: webdriver.Chrome, by: str, what: str) -> None:
+    """Clicks, and waits for the page to which it leads."""
+    page = browser.find_element(By.TAG_NAME, "html")
+    browser.find_element(by, what).click()
+    WebDriverWait(browser, 20).until(staleness_of(page))
+
+
 def send_writing(browser: webdriver.Chrome) -> None:
     page = browser.find_element(By.TAG_NAME, "html")
     ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
@@ -240,18 +247,18 @@ def test_everything_can_be_answered_with_scripting_off(lite: Any) -> None:
     browser = driver(scripting=False)
     try:
         browser.get(lite.site.invitation(lite.invite("ada")))
-        browser.find_element(By.CSS_SELECTOR, "button.primary").click()
+        follow(browser, By.CSS_SELECTOR, "button.primary")
         browser.get(f"{lite.site.link}/c/pairs")
         for _ in range(2):
             browser.find_element(By.CSS_SELECTOR, 'input[value="a1"]').click()
-            browser.find_element(By.CSS_SELECTOR, 'button[value="send"]').click()
+            follow(browser, By.CSS_SELECTOR, 'button[value="send"]')
             if "The guide says" in browser.page_source:
                 keep(browser, "practice")
-                browser.find_element(By.ID, "go-on").click()
+                follow(browser, By.ID, "go-on")
         browser.get(f"{lite.site.link}/c/ranking")
         for place, value in enumerate("21"):
             Select(browser.find_element(By.NAME, f"place.{place}")).select_by_value(value)
-        browser.find_element(By.CSS_SELECTOR, 'button[value="send"]').click()
+        follow(browser, By.CSS_SELECTOR, 'button[value="send"]')
     finally:
         browser.quit()
     assert [one.role for one in lite.counted("pairs")] == ["practice", "ordinary"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lodestar.config.rewards import served_sources
 from lodestar.data.world import every_request, gold_reward
 from lodestar.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SourceFailed, TokenizerMismatch
 from lodestar.records import ChatMessage, ScoreItem
+from lodestar.rewards.combine import member_scores
 
 WORDS = ["what", "color", "is", "the", "sky", "grass", "blue", "green", "red", "?", "not"]
 PAIRS = [("what color is the sky ?", "the sky is blue"), ("is it ?", "not red"), ("the grass", "green")]
@@ -176,6 +178,29 @@ def test_an_ensemble_answers_with_mean_and_standard_deviation(of: str, served: S
     deviations = (2 * values.std(1, correction=0)).tolist()
     assert [one.standard_deviation for one in reply] == pytest.approx(deviations, abs=1e-4)
     assert min(deviations) > 0.01
+    config = SourceConfig.model_validate({"name": "e", "offset": 0.25, "weight": 2.0, **source})
+    for one, row in zip(reply, members, strict=True):
+        assert member_scores(config, one.score, one.heads) == pytest.approx(
+            [2 * (value - 0.25) for value in row], abs=1e-4
+        )
+
+
+def test_the_runs_own_ensemble_of_models_is_served_with_the_members_beside_it(
+    start_service: Any, tmp_path: Path
+) -> None:
+    own = save_hub_model(tmp_path / "own", "llama")
+    others = [save_hub_model(own / f"member-{i}", "llama", seed=i) for i in (2, 3)]
+    values = [[plain(folder, *pair)[0] for folder in (own, *others)] for pair in PAIRS]
+    for heads, size in ((None, 1), ("ensemble", 3)):
+        service = start_service("reward", model=str(own), section={"sources": [{"name": "rm", "heads": heads}]})
+        with RewardClient(service.address) as client:
+            assert client.describe().ensemble_size == size
+            reply = client.score(PAIRS).scores
+        expected = [statistics.fmean(row[:size]) for row in values]
+        assert [one.score for one in reply] == pytest.approx(expected, abs=1e-4)
+        members = [one.heads.get(f"rm.member-{i}") for one in reply for i in (1, 2, 3)]
+        assert members == ([None] * 9 if size == 1 else pytest.approx([one for row in values for one in row], abs=1e-4))
+        service.child.stop(5)
 
 
 def test_models_of_different_tokenizers_read_the_same_text(served: Served, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from lodestar.compare.methods import Comparison, comparison
 from lodestar.errors import ConfigError
+from lodestar.recipe.written import recipes
 
 FILE: dict[str, Any] = {
     "name": "world",
@@ -130,3 +131,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 def test_no_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--seeds: must be 1 or more, is 0"):
         asked(tmp_path, "instruct-gpt", seeds=0)
+
+
+def test_the_benchmarks_file_compares_every_recipe_but_those_with_other_feedback() -> None:
+    found = comparison(Path(__file__).parents[3] / "benchmarks" / "compare.yaml", [], 5)
+    assert {*found.methods} == {*recipes()} - {"rounds", "people", "rlaif", "constitutional"} | {"sft-5x"}
+    assert len(found.entries) == 5 * len(found.methods)
+    clocks = [step.name for one in found.entries for step in one.plan.steps if getattr(step.stage, "max_seconds", None)]
+    assert not clocks, "what a clock cuts short is not compared"

@@ -3,7 +3,6 @@
 import math
 import random
 import statistics
-from dataclasses import astuple
 
 import pytest
 
@@ -113,7 +112,7 @@ def test_an_edit_changes_one_part() -> None:
         draft = write(request, uneven_writer(rng), rng)
         edited = edit(draft, request, uneven_writer(rng), rng)
         assert edited.text != draft.text
-        assert sum(a != b for a, b in zip(astuple(draft), astuple(edited), strict=True)) == 1
+        assert sum(a != b for a, b in zip(draft, edited, strict=True)) == 1
 
 
 def test_experts_write_the_best_reply_to_every_prompt() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +14,15 @@ import pytest
 import torch
 
 from lodestar.engine.front import AsyncEngine, satisfies
-from lodestar.errors import InvalidArgument, LodestarError, ModelError, Unavailable, VersionUnavailable
+from lodestar.errors import (
+    InvalidArgument,
+    LodestarError,
+    ModelError,
+    ResourceExhausted,
+    Unavailable,
+    VersionUnavailable,
+)
+from lodestar.fair import Flow
 from lodestar.records import GenerationChunk, Purpose, SamplingParams, Scored, WeightVersion
 
 LONG = SamplingParams(200, seed=1, ignore_eos=True)
@@ -196,3 +207,63 @@ async def test_a_model_that_cannot_be_loaded_is_the_starters_error() -> None:
 
     with pytest.raises(ModelError, match="no such model"):
         await AsyncEngine(fail, name="tiny").start()
+
+
+async def test_log_probs_of_many_callers_leave_generation_as_much_time_and_take_turns(
+    make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(make_engine, prefill_tokens=16) as front:
+        seen: list[str] = []
+        engine, scored = front.engine, [Scored((5, 6, 7, 8), 1)]
+        step, score = engine.step, engine.logprobs
+
+        def recorded_step() -> Any:
+            seen.append("step")
+            time.sleep(0.002)
+            return step()
+
+        def recorded_score(batch: Any, **options: Any) -> Any:
+            seen.append(str(batch[0].token_ids[0]))
+            time.sleep(0.01)
+            return score(batch, **options)
+
+        monkeypatch.setattr(engine, "step", recorded_step)
+        monkeypatch.setattr(engine, "logprobs", recorded_score)
+        generating = asyncio.create_task(collect(front, LONG))
+        while len(seen) < 3:
+            await asyncio.sleep(0.002)
+        greedy = [asyncio.create_task(front.logprobs(scored, flow=Flow(caller="greedy"))) for _ in range(12)]
+        await asyncio.sleep(0)
+        lone = asyncio.create_task(front.logprobs([Scored((9, 6, 7, 8), 1)], flow=Flow(caller="lone")))
+        await asyncio.gather(*greedy, lone)
+        generating.cancel()
+        asides = [place for place, what in enumerate(seen) if what != "step"]
+        assert len(asides) == 13
+        between = [later - earlier - 1 for earlier, later in itertools.pairwise(asides)]
+        assert min(between) >= 1, "a step before the next"
+        assert sum(between) * 0.004 >= 0.01 * 12 * 0.5, "as much time"
+        assert [seen[place] for place in asides].index("9") <= 2
+
+
+async def test_log_probs_that_wait_are_bounded_and_refused_when_the_engine_stops(
+    make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(make_engine, max_waiting=3) as front:
+        entered, release = threading.Event(), threading.Event()
+
+        def hold(*_: Any, **__: Any) -> Any:
+            entered.set()
+            release.wait(10)
+            return []
+
+        monkeypatch.setattr(front.engine, "logprobs", hold)
+        calls = [asyncio.create_task(front.logprobs([Scored((5, 6), 1)])) for _ in range(3)]
+        assert await asyncio.to_thread(entered.wait, 10)
+        with pytest.raises(ResourceExhausted):
+            await front.logprobs([Scored((5, 6), 1)])
+        closing = asyncio.create_task(front.close())
+        await asyncio.sleep(0.05)
+        release.set()
+        await closing
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(Unavailable) == 2

@@ -132,13 +132,19 @@ def test_a_policy_that_is_its_start_model_at_half_the_temperature_has_sharpened(
 
 
 def test_a_policy_that_is_worse_than_a_sharper_start_model_has_sharpened() -> None:
+    ladder = [Side([1 - t] * 50, kl=1 - t, entropy=t, temperature=t) for t in (1.0, 0.5, 0.0)]
+    worse_than_cool = sharpening(Side([0.4] * 50, kl=0.5, entropy=0.5), ladder)
+    assert worse_than_cool.verdict == "sharpened"
+    assert worse_than_cool.sentence().startswith("PPO did no more than sharpen")
+    assert worse_than_cool.entropy.temperature == 0.5
+    assert (worse_than_cool.kl.at, worse_than_cool.kl.beyond) == (0.5, False)
 
+
+def test_a_policy_that_loses_to_its_start_model_is_praised_for_nothing() -> None:
     ladder = [Side([t] * 50, kl=1 - t, entropy=t, temperature=t) for t in (1.0, 0.5, 0.0)]
-    better_when_warm = sharpening(Side([0.1] * 50, kl=0.5, entropy=0.5), ladder)
-    assert better_when_warm.verdict == "sharpened"
-    assert better_when_warm.sentence().startswith("PPO did no more than sharpen")
-    assert better_when_warm.entropy.temperature == 0.5
-    assert (better_when_warm.kl.at, better_when_warm.kl.beyond) == (0.5, False)
+    found = sharpening(Side([0.1] * 50, kl=0.5, entropy=0.5), ladder)
+    assert found.verdict == "lost"
+    assert found.sentence().startswith("PPO made the SFT model worse")
 
 
 def test_a_kl_that_no_temperature_reaches_is_said_and_greedy_stands_for_it() -> None:

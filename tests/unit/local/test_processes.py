@@ -24,8 +24,14 @@ def crash_noisily(argument):
     import atexit
     atexit.register(lambda: print("nanobind: leaked 3!\\nSee https://nanobind.invalid/refleaks", file=sys.stderr))
     raise KeyError("missing")
+def fill(argument):
+    with open("/dev/full", "w") as file:
+        file.write("x")
 def sleep(argument): time.sleep(100)
-def niceness(argument): return os.nice(0)
+def niceness(argument):
+    from lodestar.manners import niceness
+    assert os.nice(0) == argument["own"]
+    return niceness()
 def imports(argument): return 0 if argument["module"] in sys.modules else 9
 def grandchild(argument):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
@@ -62,9 +68,9 @@ def test_children_find_the_heavy_imports_done_and_start_at_once(processes: Proce
     assert child.wait(10) == 0
 
 
-def test_a_child_can_yield_its_cores_to_others(processes: Processes) -> None:
-    polite = processes.start("polite", "jobs_for_tests:niceness", {}, nice=5)
-    assert polite.wait(30) == min(os.nice(0) + 5, 19)
+def test_a_child_is_told_how_polite_its_compute_threads_are_and_is_no_nicer_itself(processes: Processes) -> None:
+    polite = processes.start("polite", "jobs_for_tests:niceness", {"own": os.nice(0)}, nice=5)
+    assert polite.wait(30) == 5, polite.tail(20)
 
 
 def test_exit_codes_and_signals_arrive(processes: Processes) -> None:
@@ -148,3 +154,21 @@ def _gone(pid: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} is still there")
+
+
+def test_files_of_the_current_folder_shadow_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "redis.py").write_text("raise SystemExit('a file of the current folder was imported')")
+    monkeypatch.chdir(tmp_path)
+    with Processes(tmp_path / "logs", ["redis"]) as processes:
+        assert processes.wait_ready(60), (tmp_path / "logs" / "forkserver.log").read_text()
+        child = processes.start("child", "lodestar.local.lifeline:missing", {})
+        assert child.wait(30) == 1
+        assert "missing" in child.last_error()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_a_sentence_wherever_it_comes_up(processes: Processes) -> None:
+    child = processes.start("fill", "jobs_for_tests:fill", {})
+    assert child.wait(30) == 1
+    assert child.last_error().startswith("the disk is full")
+    assert "--resume goes on" in str(child.error())

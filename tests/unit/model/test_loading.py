@@ -173,6 +173,16 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         load_causal_lm(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("path", ["runs/policy", "~/models/policy", "../policy", "a/b/c"])
+def test_what_can_only_be_a_folder_is_never_asked_of_a_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no such model folder"):
+        load_causal_lm(path)
+
+
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
     save_model(plain_model("llama"), word_tokenizer(), tmp_path / "model")
     with pytest.raises(ModelError, match="no scalar head"):

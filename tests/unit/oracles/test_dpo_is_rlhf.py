@@ -43,7 +43,7 @@ def test_exact_soft_labels_give_the_reward_back_and_the_optimum_of_rlhf() -> Non
     policy, _ = tables(4, 4, seed=0)
     policy = policy.double()
     group, rewards, start = world(policy, responses, 0)
-    config = DpoConfig(beta=BETA, share_prefix=False)  # a table looks its prefix up in the packed tokens
+    config = DpoConfig(beta=BETA)
     objective, trainee = DpoObjective([group], [group], config, ModelConfig()), Trainee(policy, config)
     optimizer = torch.optim.LBFGS(policy.parameters(), max_iter=400, tolerance_grad=1e-10, tolerance_change=1e-14,
                                   line_search_fn="strong_wolfe")  # fmt: skip
@@ -104,7 +104,7 @@ def test_the_oracle_sees_what_is_wrong(fault: str) -> None:
             group.reference,
         ),
     }[fault]()  # fmt: skip
-    config = DpoConfig(beta=BETA, share_prefix=False)
+    config = DpoConfig(beta=BETA)
     objective, trainee = DpoObjective([wrong], [wrong], config, ModelConfig()), Trainee(policy, config)
     optimizer = torch.optim.LBFGS(policy.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 

@@ -64,6 +64,28 @@ def test_a_file_below_the_root_is_looked_for(tmp_path: Path) -> None:
         refuse(run, plan(run))
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, r"stages\.evaluate\.people\.practice: .*known\.jsonl: no such file"),
+        (
+            [{"prompt": "a", "completions": ["x", "y"], "label": 0.7}],
+            r"stages\.evaluate\.people: .*row 1 is no comparison",
+        ),
+        ([], r"stages\.evaluate\.people: .*known\.jsonl"),
+    ],
+)
+def test_questions_whose_answers_are_known_are_read_before_anybody_is_asked(
+    rows: list[dict[str, Any]] | None, said: str, tmp_path: Path
+) -> None:
+    known = tmp_path / "known.jsonl"
+    if rows is not None:
+        known.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = a_run(tmp_path, stages={"evaluate": {"people": {"practice": str(known)}}})
+    with pytest.raises(ConfigError, match=said):
+        refuse(run, plan(run))
+
+
 def test_too_few_prompts_for_a_batch_are_warned_of_with_numbers(tmp_path: Path) -> None:
     data = {"source": "jsonl", "root": str(preferences(tmp_path / "rows", 500))}
     run = a_run(tmp_path, stages={"data": data, "ppo": {"batch": 64}, "evaluate": {"judge": "reward", "prompts": 64}})

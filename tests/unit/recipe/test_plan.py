@@ -180,8 +180,13 @@ REFUSED = [
     ({"data": {}, "sft": {}, "sample": {}, "label": {"by": "people", "people": {"form": "ranking"}, "choose": "uncertain"}}, r"goes with people\.form: pair alone"),
     ({"data": {}, "sft": {}, "sample": {"n": 10}, "label": {"by": "people", "people": {"form": "ranking"}}}, r"stages\.label\.people\.form: ranking shows 9 replies at most, and sample makes 10"),
     ({"data": {}, "sft": {}, "sample": {}, "label": {"choose": "uncertain"}}, r"stages\.label\.choose: uncertain needs scores"),
+    ({"data": {}, "sft": {}, "reward": {}, "sample": {}, "label": {"choose": "bald"}}, r"stages\.label\.choose: bald compares the members of an ensemble, and services\.reward\.sources must hold one"),
+    ({"data": {}, "sft": {}, "reward": {}, "sample": {}, "label": {"choose": "uncertain", "diverse": True}}, r"diverse goes with choose: disagreement, bald, volume_removal"),
+    ({"data": {}, "sft": {}, "rounds": {"n": 1, "stages": {"sample": {}, "label": {"choose": "uncertain"}, "reward": {}, "ppo": {}}}}, r"stages\.r1\.label\.choose: uncertain needs scores"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "sample": {}, "label": {}}, r"by: panel exists for data\.source synthetic only"),
     ({"data": {}, "sft": {}, "reward": {}, "ppo": {}, "evaluate": {"previous": True}}, r"evaluate\.previous: ppo/policy is of no round"),
+    ({"data": {}, "sft": {}, "reward": {}, "evaluate": {"people": {}}}, r"stages\.evaluate\.people: compare two models, and there is one"),
+    ({"data": {}, "sft": {}, "reward": {}, "ppo": {}, "evaluate": {"people": {"form": "ranking"}}}, r"people\.form must be pair"),
     ({"data": {"source": "hh", "root": "x"}, "sft": {}, "reward": {}, "evaluate": {"judge": "gold"}}, r"gold exists for data\.source synthetic only"),
 ]  # fmt: skip
 
@@ -199,6 +204,15 @@ def test_pairs_are_chosen_by_uncertainty_where_the_samples_are_scored_by_the_run
     rules = {"reward": {"sources": [{"name": "ended", "kind": "rule", "rule": "ended"}]}}
     with pytest.raises(ConfigError, match=r"stages\.label\.choose: uncertain needs scores"):
         planned({"data": {}, "sft": {}, "sample": {}, "label": label}, services=rules)
+
+
+def test_in_rounds_pairs_are_chosen_by_the_ensemble_of_the_round_before() -> None:
+    ensemble = {"reward": {"sources": [{"name": "mine", "heads": "ensemble"}]}}
+    ppo = {"critic": {"init": "policy"}}
+    inner = {"sample": {}, "label": {"choose": "bald", "diverse": True}, "reward": {"ensemble": 4}, "ppo": ppo}
+    made = planned({"data": {}, "sft": {}, "rounds": {"n": 2, "stages": inner}}, services=ensemble)
+    assert "reward" not in made.step("r1.sample").inputs
+    assert made.step("r2.sample").inputs["reward"] == ("r1.reward/reward",)
 
 
 def test_two_stages_of_one_name_are_refused_though_yaml_would_keep_the_last(tmp_path: Path) -> None:

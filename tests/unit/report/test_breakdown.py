@@ -11,6 +11,7 @@ from lodestar.policy_calibration import Answered, calibration
 from lodestar.recipe.folder import RunFolder
 from lodestar.report.breakdown import behind_the_rate, policy_reliability
 from lodestar.report.facts import Facts, read_facts
+from lodestar.report.figures import win_rates
 from lodestar.report.page import render
 
 CONTROLLED = {"value": 0.61, "low": 0.55, "high": 0.67, "n": 96, "length_effect": 1.0, "longer_by": 3.25}
@@ -32,6 +33,19 @@ def test_the_win_rate_at_equal_length_and_by_kind_stands_beside_the_plain_one(ex
     assert figure.data[0]["y"] == ["few-shot", "plain", "at equal length", "all prompts"]
     assert figure.data[0]["x"][:3] == [0.0, 1.0, 0.61]
     assert "3.2 tokens longer" in figure.says
+
+
+def test_what_people_say_stands_below_what_the_judge_says(example_run: RunFolder) -> None:
+    facts = read_facts(example_run.root)
+    people = {"value": 0.7, "low": 0.5, "high": 0.85, "n": 40, "alike": 2, "annotators": 2, "alpha": 0.6}
+    asked = replace(facts, results=facts.results | {"evaluation": facts.results["evaluation"] | {"people": people}})
+    figure, plain = win_rates(asked), win_rates(facts)
+    assert figure is not None
+    assert plain is not None
+    assert figure.data[0]["y"][-2:] == ["judged by people", facts.method]
+    assert figure.data[0]["x"][-2] == 0.7
+    assert figure.says.endswith("By 2 people: 70.0% of 40 comparisons.")
+    assert "judged by people" not in plain.data[0]["y"]
 
 
 def test_reliability_is_drawn_before_and_after(example_run: RunFolder) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lodestar.config import SourceConfig
 from lodestar.errors import ConfigError, SourceFailed
-from lodestar.rewards.combine import Judgement, combine, over_ensemble
+from lodestar.rewards.combine import Judgement, combine, member_labels, member_scores, over_ensemble
 from lodestar.rewards.functions import call, load_function, source_digest
 from lodestar.rewards.rules import Exchange, repetition, rule_of
 
@@ -29,6 +29,25 @@ def test_sources_add_up_by_weight_and_a_source_without_one_is_only_reported() ->
     assert score.score == score.mean == pytest.approx(1.5)
     assert score.standard_deviation == pytest.approx(math.hypot(0.3, 0.2))
     assert score.heads == {"a": 2.0, "b": -1.0, "gold": 9.0, "a.helpful": 1.5}
+
+
+def test_the_members_of_an_ensemble_say_what_the_score_would_be_by_each_alone() -> None:
+    source = SourceConfig(name="rm", heads="ensemble", weight=2.0)
+    labels = [f"reward-{i}" for i in range(1, 12)]
+    values = [0.5 * i - (i % 3) for i in range(11)]
+    judged = over_ensemble(values, dict(zip(labels, values, strict=True)), offset=0.25)
+    score = combine({"rm": judged, "length": Judgement(-1.0)}, {"rm": 2.0, "length": 0.5})
+    shuffled = dict(sorted(score.heads.items(), reverse=True))
+    found = member_scores(source, score.score, shuffled)
+    assert found == pytest.approx([2.0 * (value - 0.25) - 0.5 for value in values])
+    assert statistics.fmean(found) == pytest.approx(score.score)
+    assert statistics.pstdev(found) == pytest.approx(score.standard_deviation)
+    assert member_scores(source, 1.0, {"rm": 1.0, "other.reward-1": 2.0}) == ()
+
+
+def test_heads_that_rate_aspects_are_no_members() -> None:
+    assert member_labels(("reward-1", "reward-2", "helpful")) == ("reward-1", "reward-2")
+    assert member_labels(("a", "b")) == ("a", "b")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from lodestar.local.tiny import llama, tokenizer
 from lodestar.model.heads import scalar_from_causal_lm
 from lodestar.model.loading import save_model
-from lodestar.model.shared_prefix import SharedBatch, completion_scores
+from lodestar.model.packed import PackedBatch, label_scores
 from lodestar.records import Scored
 from lodestar.rewards.models import Encoded, ScoringModel
 
@@ -26,7 +26,7 @@ def test_a_served_model_scores_as_it_was_trained_to(tmp_path: Path, tokens: str,
     trained.config.score_tokens = tokens
     save_model(trained, words, tmp_path / "reward")
     with torch.no_grad():
-        expected_BA = completion_scores(trained, SharedBatch.pack([[row] for row in ROWS], device="cpu"))
+        expected_BA = label_scores(trained, PackedBatch.of(ROWS, device="cpu"))
     served = ScoringModel.load(str(tmp_path / "reward"), device="cpu")
     assert served.labels == ("reward", "harmless")
     scores_BA = served.scores([Encoded(row.token_ids, row.prompt_tokens) for row in ROWS], alone=alone)

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from lodestar.errors import LodestarError, NonFinite, ResourceExhausted
+from lodestar.fair import Flow
+from lodestar.rpc import flows
 from lodestar.rpc.batching import ComputeThread, TokenBatcher
 
 
@@ -160,3 +162,48 @@ async def test_a_compute_thread_runs_one_thing_at_a_time_in_order_on_its_own_thr
     assert await asyncio.gather(*(thread.run(note, name) for name in "abc")) == ["a", "b", "c"]
     assert log == [("a", "own_0"), ("b", "own_0"), ("c", "own_0")]
     thread.close()
+
+
+async def test_training_and_callers_share_a_batch_and_callers_take_turns(make, model) -> None:
+    batcher = make(batch_tokens=100, max_queued_tokens=1000)
+    model.released.clear()
+
+    async def ask(flow: Flow, items: list[int]) -> list[int]:
+        flows.begin(flow)
+        return await batcher.submit(items)
+
+    first = asyncio.create_task(ask(Flow(training=True), [1]))  # holds the thread while the others come
+    await until(model.entered)
+    greedy = [asyncio.create_task(ask(Flow(caller="greedy"), [10] * 30))]
+    lone = asyncio.create_task(ask(Flow(caller="lone"), [10, 10]))
+    training = asyncio.create_task(ask(Flow(training=True), [7] * 6))
+    await asyncio.sleep(0.05)
+    model.released.set()
+    await asyncio.gather(first, lone, training)
+    second = model.batches[1]
+    assert second[:6] == [7] * 6, "the side that asks for less is not cut"
+    assert second.count(10) <= 5, "nor does the other get more tokens than it, but for the last item"
+    assert lone.done()
+    assert not greedy[0].done() or sum(map(len, model.batches)) == 39
+    await greedy[0]
+
+
+async def test_a_full_queue_of_callers_refuses_no_training(make, model) -> None:
+    batcher = make(batch_tokens=10, max_queued_tokens=50)
+    model.released.clear()
+
+    async def ask(flow: Flow, items: list[int]) -> list[int]:
+        flows.begin(flow)
+        return await batcher.submit(items)
+
+    first = asyncio.create_task(ask(Flow(caller="a"), [10]))
+    await until(model.entered)
+    crowd = asyncio.create_task(ask(Flow(caller="a"), [10] * 5))
+    await asyncio.sleep(0.01)
+    with pytest.raises(ResourceExhausted):
+        await ask(Flow(caller="b"), [10])
+    training = asyncio.create_task(ask(Flow(training=True), [10] * 5))
+    await asyncio.sleep(0.01)
+    model.released.set()
+    assert await training == [10] * 5
+    await asyncio.gather(first, crowd)

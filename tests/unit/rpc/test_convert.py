@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from lodestar.errors import InvalidArgument
 from lodestar.records import (
     ChatMessage,
+    Datum,
     Detokenized,
     FinishReason,
     GenerationChunk,
+    Lora,
+    LossResult,
     ModelInfo,
+    OptimParams,
     Probe,
     RunState,
     RunStatus,
@@ -28,6 +32,7 @@ from lodestar.records import (
     TokenCandidate,
     TokenLogProbs,
     TokenPiece,
+    TrainingModel,
     WeightFiles,
     WeightManifest,
     WeightVersion,
@@ -46,11 +51,39 @@ versions = st.builds(WeightVersion, texts, steps, texts)
 models = st.builds(ModelInfo, texts, versions, texts)
 scored = st.builds(Scored, tokens, counts)
 candidates = st.lists(st.lists(st.builds(TokenCandidate, ids, floats), max_size=2).map(tuple), max_size=2).map(tuple)
+doubles = st.floats(allow_nan=False)
+loras = st.builds(Lora, counts, counts, *[st.booleans()] * 3, steps)
 pieces = st.builds(TokenPiece, st.binary(max_size=4), st.binary(max_size=4), texts)
 
 RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
     "weight version": (versions, convert.weight_version_to_proto, convert.weight_version_from_proto),
     "model info": (models, convert.model_info_to_proto, convert.model_info_from_proto),
+    "datum": (
+        st.builds(Datum, tokens, tokens, values, values, values),
+        convert.datum_to_proto,
+        convert.datum_from_proto,
+    ),
+    "training model": (
+        st.builds(TrainingModel, models, texts, counts, counts, steps, counts, st.none() | loras),
+        convert.training_model_to_proto,
+        convert.training_model_from_proto,
+    ),
+    "optim params": (
+        st.builds(OptimParams, *[doubles] * 6),
+        convert.optim_params_to_proto,
+        convert.optim_params_from_proto,
+    ),
+    "loss result": (
+        st.builds(
+            LossResult,
+            models,
+            doubles,
+            st.lists(values, max_size=2).map(tuple),
+            st.dictionaries(texts, doubles, max_size=2),
+        ),
+        convert.loss_result_to_proto,
+        convert.loss_result_from_proto,
+    ),
     "chat": (
         st.lists(st.builds(ChatMessage, texts, texts), max_size=3).map(tuple),
         convert.chat_to_proto,
@@ -142,14 +175,14 @@ RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[
                 st.builds(
                     WeightFiles,
                     versions,
-                    st.lists(st.builds(TensorFile, texts, steps), max_size=3).map(tuple),
+                    st.lists(st.builds(TensorFile, texts, steps), max_size=1).map(tuple),
                     st.none() | versions,
                 ),
-                max_size=3,
+                max_size=2,
             ).map(tuple),
             tensors=st.dictionaries(texts, texts, max_size=3),
             tokenizer_hash=texts,
-            probes=st.lists(st.builds(Probe, scored, values, floats), max_size=2).map(tuple),
+            probes=st.lists(st.builds(Probe, scored, values, floats), max_size=1).map(tuple),
         ),
         convert.weight_manifest_to_proto,
         convert.weight_manifest_from_proto,
@@ -171,12 +204,13 @@ def test_records_survive_the_wire(name: str) -> None:
 
 ONE_SIDED = {
     "DetokenizeResponse": {"model"},
+    "OptimStepRequest": {"model_id"},
     "PolicyServiceGetModelResponse": {"heads", "ensemble_size"},
     "RewardServiceGetModelResponse": {"vocab_size", "parameters", "dtype"},
     "ReferenceServiceGetModelResponse": {"vocab_size", "parameters", "dtype", "heads", "ensemble_size"},
 }
 """Fields that a message or its record has alone: a delta shows from its parent; services describe what they have;
-the servicer says whose the tokens are."""
+the servicer says whose the tokens are, and the caller whose step it is."""
 
 
 @pytest.mark.parametrize(("record", "message"), convert.PAIRS, ids=lambda side: side.__name__)

@@ -172,6 +172,7 @@ READERS = {"tensorboard": read_tensorboard, "wandb": read_wandb, "mlflow": read_
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "tensorboard" else pytest.mark.slow) for name in EXTRAS]
 )
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow with SQLAlchemy 2.1
 @pytest.mark.timeout(600)  # their imports alone take long on a busy machine
 def test_a_tracker_holds_what_the_run_wrote(tmp_path: Path, name: str) -> None:
     needs(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -20,10 +21,13 @@ STATIC = {"page.css": "text/css", "work.js": "text/javascript", "star.svg": "ima
 _INVISIBLE = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 _PLAIN = frozenset("\n\t\u200d\ufe0f")
 """Shown by the browser as they are meant: line and tabulator, and what joins emoji."""
+_LINES = dict.fromkeys(map(ord, "\n\t"))
 
 
 def shown(text: str) -> Markup:
     """Text of a model or a person: ``\\x1b[31m`` is seen as such, a right-to-left override as its number."""
+    if text.translate(_LINES).isprintable():  # as nearly all is: no sign to replace
+        return escape(text)
     pieces: list[str] = []
     for character in text.replace("\r\n", "\n"):
         if character in _PLAIN or unicodedata.category(character) not in _INVISIBLE:
@@ -33,6 +37,7 @@ def shown(text: str) -> Markup:
     return Markup("".join(pieces))
 
 
+@lru_cache(64)
 def markdown(text: str) -> Markup:
     """Instructions: CommonMark with tables; HTML in it is text, images are not loaded."""
     plain = (one if one in _PLAIN or unicodedata.category(one) not in _INVISIBLE else _sign(one) for one in text)

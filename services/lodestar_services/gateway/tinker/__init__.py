@@ -1,0 +1,1 @@
+"""The HTTP API of the tinker SDK over lodestar.v1.TrainingService."""
