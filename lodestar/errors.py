@@ -5,6 +5,7 @@
     │   ├── ConfigError                                exit 2   names the key or the file
     │   └── DataError                                  exit 2   names file:line
     ├── ModelError                FAILED_PRECONDITION  exit 2   a model or tokenizer that cannot be used
+    │   └── ProbeFailed                                         weights that compute otherwise than at the learner
     ├── FailedPrecondition        FAILED_PRECONDITION  exit 2
     │   ├── TokenizerMismatch
     │   └── ResumeRefused                                       names what changed since the checkpoint
@@ -67,6 +68,10 @@ class ModelError(LodestarError):
 
     status: ClassVar[str] = "FAILED_PRECONDITION"
     exit_code: ClassVar[int] = 2
+
+
+class ProbeFailed(ModelError):
+    """Weights that are the published ones, and give other log-probs here than at the learner."""
 
 
 class FailedPrecondition(LodestarError):

@@ -554,28 +554,51 @@ class TensorFile:
     bytes: int
 
 
+MAX_PROBES = 8
+"""Of one weight version: a policy server computes them together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Fixed tokens and the learner's log-probs of them, which a policy server must reproduce while serving."""
+    """Fixed tokens and the learner's log-probs of them, which a policy server must reproduce through its serving path.
+
+    ``Probe(Scored((1, 5, 8, 9), prompt_tokens=2), logprobs=(-3.1, -0.4), tolerance=1e-3)``
+    """
 
     scored: Scored
     logprobs: tuple[float, ...]
+    """Nats at temperature 1, one per token behind the prompt."""
     tolerance: float
+    """Nats by which a served log-prob may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """Files that lead to a version: ``WeightFiles(version, (TensorFile("delta.safetensors", 41_312),), parent)``."""
+
+    version: WeightVersion
+    files: tuple[TensorFile, ...]
+    parent: WeightVersion | None = None
+    """Set when the files hold only what changed since this version; unset: every tensor."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file.bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class WeightManifest:
-    """All that a policy server needs to check the weights it fetched."""
+    """All that a policy server needs to fetch weights and to check what it fetched."""
 
     run: str
     version: WeightVersion
-    files: tuple[TensorFile, ...]
+    chain: tuple[WeightFiles, ...]
+    """What can be fetched, oldest first: full weights, and the changes from version to version that end at this one."""
     tensors: Mapping[str, str]
     """Hex sha256 of every tensor by state-dict name; version.digest is the sha256 over these in name order."""
     tokenizer_hash: str
-    parent: WeightVersion | None = None
-    """Set when the files hold only what changed since this version."""
-    probe: Probe | None = None
+    probes: tuple[Probe, ...] = ()
 
 
 class RunState(StrEnum):

@@ -169,3 +169,4 @@ class AsyncWeightsClient(AsyncClient):
 
     watch = _stream(calls.watch_weights)
     fetch = _stream(calls.fetch)
+    report = _unary(calls.report_weights)

@@ -168,3 +168,4 @@ class WeightsClient(Client):
 
     watch = _stream(calls.watch_weights)
     fetch = _stream(calls.fetch)
+    report = _unary(calls.report_weights)

@@ -486,10 +486,24 @@ def _training_model(reply: Any) -> TrainingModel:
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
-def watch_weights(run: str) -> Call[WeightManifest]:
-    """The present version and then every announcement, until the server goes or the loop is left."""
-    request = weights_pb2.WatchRequest(run=text_of("run", run))
+def watch_weights(run: str, *, follower: str = "") -> Call[WeightManifest]:
+    """The present version and then every announcement, until the server goes or the loop is left.
+
+    Whoever names itself as a ``follower`` is to report on each of them.
+    """
+    request = weights_pb2.WatchRequest(run=text_of("run", run), follower=text_of("follower", follower))
     return Call("Watch", request, lambda reply: convert.weight_manifest_from_proto(reply.manifest), endless=True)
+
+
+def report_weights(run: str, follower: str, version: WeightVersion, *, refusal: str = "") -> Call[WeightVersion]:
+    """Tells the learner's host that a version is served, or why it is not; the version that is announced now."""
+    request = weights_pb2.ReportRequest(
+        run=text_of("run", run),
+        follower=text_of("follower", follower),
+        version=_version("version", version),
+        refusal=text_of("refusal", refusal),
+    )
+    return Call("Report", request, lambda reply: convert.weight_version_from_proto(reply.model.version))
 
 
 def fetch(version: WeightVersion, file: str, *, offset: int = 0, timeout: float = 600.0) -> Call[bytes]:

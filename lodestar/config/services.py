@@ -12,6 +12,8 @@ from lodestar.config.base import Section
 from lodestar.config.rewards import SourceConfig, check_sources
 from lodestar.queue.address import checked_url, password_from
 
+WeightDeltas = Literal["16bit", "all"]
+
 
 class ServerConfig(Section):
     """What every gRPC server shares."""
@@ -103,7 +105,13 @@ class LearnerConfig(ServerConfig):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Older ones are deleted."""
     weight_versions: int = Field(default=3, ge=1)
-    """Published versions kept on disk."""
+    """Published versions kept on disk, besides all since the last full one."""
+    full_weights_every: int = Field(default=16, ge=1)
+    """Versions from one full publication to the next; between them what changed is sent, unless that is more than half
+    as much. 1: every version is full."""
+    weight_deltas: WeightDeltas = "16bit"
+    """Weights of which a copy is kept in the learner, so that what changed can be sent: bfloat16 and float16 (at a
+    learning rate of 1e-6 2% of the bytes), or float32 too (40%)."""
 
 
 class RolloutConfig(Section):

@@ -16,7 +16,6 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from lodestar_kernels.logprob import logprobs_from_logits
 from torch import Tensor
 
 from lodestar import metrics
@@ -26,10 +25,11 @@ from lodestar.engine.blocks import block_hashes
 from lodestar.engine.caches import make_cache
 from lodestar.engine.figures import Figures
 from lodestar.engine.limits import Limits, check_room
+from lodestar.engine.replay import Standby, replay
 from lodestar.engine.runner import ModelRunner
 from lodestar.engine.sampler import Sampler
 from lodestar.engine.scheduler import Scheduler
-from lodestar.engine.sequence import Chunk, Plan, Request, Sequence
+from lodestar.engine.sequence import Plan, Request, Sequence
 from lodestar.engine.text import StopChecker
 from lodestar.engine.weights import LiveWeights
 from lodestar.errors import ModelError, ResourceExhausted
@@ -37,11 +37,11 @@ from lodestar.fair import Flow
 from lodestar.model.attention import NAME as ATTENTION
 from lodestar.model.candidates import response_candidates
 from lodestar.model.context import context_tokens
-from lodestar.model.loading import tokenizer_hash
+from lodestar.model.loading import named_tensors, tokenizer_hash
 from lodestar.model.logits import sampled_ids
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.model.tokenizers import check_special_ids, end_ids
-from lodestar.records import FinishReason, Purpose, SamplingParams, Scored, TokenLogProbs, WeightVersion
+from lodestar.records import MAX_PROBES, FinishReason, Purpose, SamplingParams, Scored, TokenLogProbs, WeightVersion
 
 START = WeightVersion("", 0, "")
 
@@ -99,8 +99,8 @@ class Engine:
         self.eos_ids = end_ids(model, tokenizer)
         self.control = Control.of(tokenizer)
         self._device = device
-        paged = device.type != "cpu" if paged is None else paged
-        self._cache = make_cache(model, config, deterministic=deterministic, paged=paged, device=device)
+        self._paged = device.type != "cpu" if paged is None else paged
+        self._cache = make_cache(model, config, deterministic=deterministic, paged=self._paged, device=device)
         self.scheduler = Scheduler(
             self._cache,
             max_sequences=config.max_sequences,
@@ -125,7 +125,7 @@ class Engine:
             deterministic=deterministic,
             device=device,
         )
-        self._weights = LiveWeights(model)
+        self._weights = LiveWeights(model, apart=self.can_stand_by)
         self._figures = Figures(self.scheduler, self._cache.blocks, config.block_tokens)
         self._requests: dict[int, Request] = {}
         self._stops: dict[int, StopChecker] = {}
@@ -294,19 +294,54 @@ class Engine:
         ``verify`` looks at the engine with its new weights; when it raises, the old ones come back.
 
         Raises:
-            ModelError: names or shapes are not the model's; nothing was changed. Also what ``verify`` raises.
+            ModelError: names, shapes or dtypes are not the model's; nothing was changed. Also what ``verify`` raises.
         """
         started = time.monotonic()
+        previous: Mapping[str, Tensor] = {}
         if tensors:
             self._weights.check(tensors)
             previous = self._weights.copies() if verify else {}
             self._copy_in(tensors)
-            if verify is not None:
-                try:
-                    verify(self)
-                except BaseException:
+        if verify is not None:
+            try:
+                verify(self)
+            except BaseException:
+                if tensors:
                     self._copy_in(previous)
-                    raise
+                raise
+        self._serves(version, started, swapped=bool(tensors))
+
+    @property
+    def can_stand_by(self) -> bool:
+        """Whether new weights can be laid out beside those that serve: on a CPU, where no graph knows addresses."""
+        return self._device.type == "cpu"
+
+    def stand_by(self, tensors: Mapping[str, Tensor]) -> Standby:
+        """A model with new weights, which are not copied, beside the one that serves; callable from any thread.
+
+        Raises:
+            ModelError: names, shapes or dtypes are not the model's.
+        """
+        self._weights.check(tensors)
+        model = self._weights.model_of(tensors)
+        config = self.config.model_copy(update={"max_sequences": MAX_PROBES})
+        cache = make_cache(model, config, deterministic=self.deterministic, paged=self._paged, device=self._device)
+        return Standby(model, self._runner.of(model), cache, self._device)
+
+    def adopt(self, standby: Standby, version: WeightVersion) -> None:
+        """Serve what stood by, from the next step on, and forget cached prefixes."""
+        started = time.monotonic()
+        self.model, self._runner = standby.model, standby.runner
+        self._weights.model = standby.model
+        self._cache.forget_prefixes()
+        self._serves(version, started, swapped=True)
+
+    def held_weights(self) -> Mapping[str, Tensor]:
+        """The weights that serve, on the CPU; nobody writes them before the next swap."""
+        return {name: tensor.cpu() for name, tensor in named_tensors(self.model).items()}
+
+    def _serves(self, version: WeightVersion, started: float, *, swapped: bool) -> None:
+        if swapped:
             self.swap_seconds = time.monotonic() - started
             metrics.WEIGHT_SWAP_SECONDS.observe(self.swap_seconds)
         self.version = version
@@ -318,33 +353,22 @@ class Engine:
         self._cache.forget_prefixes()
 
     def replay(self, scored: Scored) -> list[float]:
-        """Log-probs of a completion through the serving path itself: prefill, then one decode step per token.
+        """Log-probs of a completion through the serving path itself (lodestar.engine.replay).
 
         Running sequences yield their blocks to it where they must, and are recomputed later.
 
         Raises:
             ResourceExhausted: the cache is smaller than the completion.
         """
-        known, ids = scored.prompt_tokens, list(scored.token_ids)
-        if len(ids) > self._context_tokens:
-            raise ResourceExhausted(f"a completion of {len(ids)} tokens cannot be replayed in this KV cache")
-        request = Request(next(self._ids), scored.token_ids[:known], SamplingParams(len(ids) - known), seed=0)
-        sequence = Sequence(next(self._ids), request, 0, ids[:known])
-        self.scheduler.make_way(len(ids))
-        self._cache.open(sequence, len(ids), ())
-        logprobs = []
-        try:
-            chunks = [Chunk(sequence, 0, known - 1)] if known > 1 else []
-            for end in range(known, len(ids)):
-                sequence.tokens = ids[:end]
-                logits_1V = self._runner.logits(Plan(self._cache.order([sequence]), chunks))[:1]
-                sequence.computed = end
-                target_1 = torch.tensor([ids[end]], device=self._device)
-                logprobs.append(float(logprobs_from_logits(logits_1V, target_1).logprobs_T))
-                chunks = []
-        finally:
-            self._cache.close(sequence)
+        self._check_replayed(scored)
+        self.scheduler.make_way(len(scored.token_ids))
+        (logprobs,) = replay(self._runner, self._cache, [scored], self._ids, self._device)
         return logprobs
+
+    def _check_replayed(self, scored: Scored) -> None:
+        tokens = len(scored.token_ids)
+        if tokens > self._context_tokens:
+            raise ResourceExhausted(f"a completion of {tokens} tokens cannot be replayed in this KV cache")
 
     @torch.inference_mode()
     def logprobs(

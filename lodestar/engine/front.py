@@ -19,6 +19,7 @@ from torch import Tensor
 from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.limits import check_room
 from lodestar.engine.messages import CLOSED, Command, News, Stream
+from lodestar.engine.replay import Standby
 from lodestar.engine.sequence import Request, Sequence
 from lodestar.engine.thread import EngineThread
 from lodestar.errors import LodestarError, Unavailable, VersionUnavailable
@@ -179,10 +180,21 @@ class AsyncEngine:
             ModelError: the tensors are not this model's; the present ones stay.
             Unavailable: the engine is stopping.
         """
+        await self._swap(lambda: self.engine.swap(tensors, version, verify), new=bool(tensors))
+
+    async def adopt(self, standby: Standby, version: WeightVersion) -> None:
+        """:meth:`swap` for weights that stand by already (Engine.stand_by).
+
+        Raises:
+            Unavailable: the engine is stopping.
+        """
+        await self._swap(lambda: self.engine.adopt(standby, version), new=True)
+
+    async def _swap(self, function: Callable[[], None], *, new: bool) -> None:
         async with self._swapping:
             self._check_open()
-            swap = Command(lambda: self.engine.swap(tensors, version, verify))
-            self._thread.put_swap(swap, drain=bool(tensors) and self.engine.config.swap == "drain")
+            swap = Command(function)
+            self._thread.put_swap(swap, drain=new and self.engine.config.swap == "drain")
             await asyncio.wrap_future(swap.done)
             self._swapped.set()
             self._swapped = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -35,9 +36,10 @@ class ModelRunner:
         deterministic: bool,
         device: torch.device,
     ) -> None:
+        self._context_tokens = context_tokens
+        self._cache = cache
         self._trunk = make_trunk(model, paged=isinstance(cache, PagedCache), positions=context_tokens)
         self._head = Head(model)
-        self._cache = cache
         self._sampler = sampler
         self._device = device
         self._deterministic = deterministic
@@ -45,6 +47,23 @@ class ModelRunner:
         # Capped scores and sinks gather contexts of lengths that no graph knows.
         if isinstance(cache, PagedCache) and device.type == "cuda" and cache.shape.plain_scores:
             self.graphs = DecodeGraphs(self.forward, cache, device)
+
+    def of(self, model: Any) -> ModelRunner:
+        """A runner like this one of another model, over the same cache."""
+        return ModelRunner(
+            model,
+            self._cache,
+            self._sampler,
+            context_tokens=self._context_tokens,
+            deterministic=self._deterministic,
+            device=self._device,
+        )
+
+    def over(self, cache: KVCache) -> ModelRunner:
+        """The same layers over another cache, without graphs."""
+        other = copy(self)
+        other._cache, other.graphs = cache, None
+        return other
 
     def refresh(self) -> None:
         """Derive anew what is derived from the weights."""

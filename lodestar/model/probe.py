@@ -8,6 +8,7 @@ under transformers' own attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,7 +189,8 @@ def _check_head(model: PreTrainedModel, path: str | Path, sequence: list[int]) -
     batch = _pack(model, [sequence])
     with torch.no_grad():
         product = head(trunk_states(model, batch, PackedAttention(batch.layout))).float()
-        boosts = (1.0, BOOSTED / max(float(product.abs().max()), 1e-6))
+        most = BOOSTED / max(float(product.abs().max()), 1e-6)
+        boosts = (1.0, 2.0 ** math.ceil(math.log2(most)))  # a power of two: 16 bits hold the product as exactly
         for boost in boosts:
             hook = head.register_forward_hook(lambda _, __, out, boost=boost: out * boost)
             try:
@@ -233,11 +235,11 @@ def _compare_logprobs(model: PreTrainedModel, path: str | Path, sequences: Seque
     with torch.no_grad():
         ours_R, _ = response_logprobs(model, _pack(model, sequences), temperature=1.0, whole=True)
         with own_attention(model, path):
-            theirs = [_plain_logprobs(model, sequence) for sequence in sequences]
-    if not _close(ours_R, torch.cat(theirs)):
+            theirs_R = torch.cat([_plain_logprobs(model, sequence) for sequence in sequences])
+    if not _close(ours_R.to(model.dtype), theirs_R.to(model.dtype)):  # they are no finer than the states they come from
         raise ModelError(
             f"{path}: log-probs of {type(model).__name__} differ from transformers' own by up to "
-            f"{float((ours_R - torch.cat(theirs)).abs().max()):.3g} nats; it is not served"
+            f"{float((ours_R - theirs_R).abs().max()):.3g} nats; it is not served"
         )
 
 

@@ -41,6 +41,7 @@ from lodestar.records import (
     TokenLogProbs,
     TokenPiece,
     TrainingModel,
+    WeightFiles,
     WeightManifest,
     WeightVersion,
 )
@@ -310,15 +311,12 @@ def _probe_from_proto(message: weights_pb2.Probe) -> Probe:
 
 
 tensor_file_to_proto, tensor_file_from_proto = _pair(TensorFile, weights_pb2.TensorFile)
-_manifest_to_proto, weight_manifest_from_proto = _pair(
+weight_files_to_proto, weight_files_from_proto = _pair(WeightFiles, weights_pb2.WeightFiles)
+weight_manifest_to_proto, weight_manifest_from_proto = _pair(
     WeightManifest,
     weights_pb2.WeightManifest,
-    probe=(lambda probe: None if probe is None else _probe_to_proto(probe), _probe_from_proto),
+    probes=(
+        lambda probes: [*map(_probe_to_proto, probes)],
+        lambda messages: tuple(map(_probe_from_proto, messages)),
+    ),
 )
-
-
-def weight_manifest_to_proto(manifest: WeightManifest) -> weights_pb2.WeightManifest:
-    """lodestar.v1.WeightManifest; whether it is a delta shows from its parent."""
-    message = _manifest_to_proto(manifest)
-    message.encoding = weights_pb2.ENCODING_SPARSE_DELTA if manifest.parent else weights_pb2.ENCODING_FULL
-    return message

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -34,13 +35,14 @@ from lodestar.errors import ConfigError
 from lodestar.rpc.access import Gate, Tokens
 from lodestar.rpc.binding import bind, export_metrics, is_loopback
 from lodestar.rpc.interceptors import CallInterceptor
-from lodestar.rpc.spec import ServerSpec
+from lodestar.rpc.spec import Condition, ServerSpec
 from lodestar.rpc.state import ServiceState
 from lodestar.rpc.tls import TlsFolder
 
 log = logging.getLogger(__name__)
 
 _SECOND = 1000  # milliseconds
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second server would share a taken port in silence
     ("grpc.keepalive_time_ms", 60 * _SECOND),
@@ -101,6 +103,7 @@ class Server:
         self._state_file: Path | None = None
         self._exporter: tuple[WSGIServer, Thread] | None = None
         self._probes: grpc.aio.Server | None = None
+        self._telling: set[asyncio.Future[None]] = set()
         gate = Gate(None if spec.tokens is None else Tokens(spec.tokens))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         self._server = grpc.aio.server(
@@ -118,7 +121,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for service in spec.services:
             service.add(self._server)
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say(_NOT_SERVING)
         if spec.reflection if spec.reflection is not None else is_loopback(spec.host):
             names = [service.name for service in spec.services]
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -144,12 +147,22 @@ class Server:
         """Lets calls in: health turns SERVING."""
         self._ready = True
         await self._say(health_pb2.HealthCheckResponse.SERVING)
+        for condition in self.spec.conditions:
+            condition.on_change = partial(self._follow_condition, condition)
         metrics.READY.set(1)
         log.info("is ready")
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ["", *(service.name for service in self.spec.services)]:
             await self._health.set(name, status)
+        for condition in self.spec.conditions:
+            await self._health.set(condition.name, status if condition.holds else _NOT_SERVING)
+
+    def _follow_condition(self, condition: Condition) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if condition.holds else _NOT_SERVING
+        telling = asyncio.ensure_future(self._health.set(condition.name, status))  # after shutdown it stays as it is
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def withdraw(self) -> float:
         """Says NOT_SERVING from now on; returns the seconds left of ``drain_seconds`` since the first time."""

@@ -25,6 +25,22 @@ class Service:
     add: Callable[[grpc.aio.Server], None]
 
 
+class Condition:
+    """A health name of its own beside the services': ``condition.set(False)`` says NOT_SERVING, and calls go on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.holds = True
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change, on the event loop."""
+
+    def set(self, holds: bool) -> None:
+        """From the server's event loop."""
+        if holds != self.holds:
+            self.holds = holds
+            self.on_change()
+
+
 async def _nothing() -> None:
     """A service with nothing to load."""
 
@@ -42,6 +58,7 @@ class ServerSpec:
     work: Callable[[asyncio.Event], Awaitable[None]] | None = None
     """Runs beside the server once it is warm; the server ends when it returns or raises. The event is set on
     SIGTERM; the work has ``drain_seconds`` to return before it is cancelled."""
+    conditions: Sequence[Condition] = ()
     replica: int = 0
     host: str = "127.0.0.1"
     port: int = 0
@@ -72,13 +89,14 @@ class ServerSpec:
         warm: Callable[[], Awaitable[None]] = _nothing,
         work: Callable[[asyncio.Event], Awaitable[None]] | None = None,
         role: str = "",
+        conditions: Sequence[Condition] = (),
     ) -> ServerSpec:
         """The spec of one process by its task; no section for one that answers no calls."""
         section = section or ServerConfig()
         made = cls.of_listening(
             role or task.name, task.folder, task.listening, services, drain_seconds=section.drain_seconds
         )
-        return replace(made, warm=warm, work=work, max_message_bytes=section.max_message_bytes)
+        return replace(made, warm=warm, work=work, conditions=conditions, max_message_bytes=section.max_message_bytes)
 
     @classmethod
     def of_listening(

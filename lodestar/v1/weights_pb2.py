@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lodestar.v1 import common_pb2 as lodestar_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lodestar/v1/weights.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"\x1b\n\x0cWatchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"e\n\rWatchResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.lodestar.v1.WeightManifest\")\n\nTensorFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xed\x02\n\x0eWeightManifest\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\'\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x15.lodestar.v1.Encoding\x12*\n\x06parent\x18\x03 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12&\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x17.lodestar.v1.TensorFile\x12\x39\n\x07tensors\x18\x05 \x03(\x0b\x32(.lodestar.v1.WeightManifest.TensorsEntry\x12\x16\n\x0etokenizer_hash\x18\x06 \x01(\t\x12\x0b\n\x03run\x18\x07 \x01(\t\x12!\n\x05probe\x18\x08 \x01(\x0b\x32\x12.lodestar.v1.Probe\x1a.\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\x05Probe\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x11\n\ttolerance\x18\x04 \x01(\x02\"Y\n\x0c\x46\x65tchRequest\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"c\n\rFetchResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05\x63rc32\x18\x04 \x01(\x07*R\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x11\n\rENCODING_FULL\x10\x01\x12\x19\n\x15\x45NCODING_SPARSE_DELTA\x10\x02\x32\x94\x01\n\x0eWeightsService\x12@\n\x05Watch\x12\x19.lodestar.v1.WatchRequest\x1a\x1a.lodestar.v1.WatchResponse0\x01\x12@\n\x05\x46\x65tch\x12\x19.lodestar.v1.FetchRequest\x1a\x1a.lodestar.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lodestar/v1/weights.proto\x12\x0blodestar.v1\x1a\x18lodestar/v1/common.proto\"-\n\x0cWatchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x10\n\x08\x66ollower\x18\x02 \x01(\t\"e\n\rWatchResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.lodestar.v1.WeightManifest\")\n\nTensorFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\x8e\x01\n\x0bWeightFiles\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12*\n\x06parent\x18\x02 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12&\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x17.lodestar.v1.TensorFile\"\xa0\x02\n\x0eWeightManifest\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x39\n\x07tensors\x18\x05 \x03(\x0b\x32(.lodestar.v1.WeightManifest.TensorsEntry\x12\x16\n\x0etokenizer_hash\x18\x06 \x01(\t\x12\x0b\n\x03run\x18\x07 \x01(\t\x12\"\n\x06probes\x18\x08 \x03(\x0b\x32\x12.lodestar.v1.Probe\x12\'\n\x05\x63hain\x18\t \x03(\x0b\x32\x18.lodestar.v1.WeightFiles\x1a.\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x02\x10\x05\"V\n\x05Probe\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x11\n\ttolerance\x18\x04 \x01(\x02\"Y\n\x0c\x46\x65tchRequest\x12+\n\x07version\x18\x01 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"c\n\rFetchResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05\x63rc32\x18\x04 \x01(\x07\"l\n\rReportRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x10\n\x08\x66ollower\x18\x02 \x01(\t\x12+\n\x07version\x18\x03 \x01(\x0b\x32\x1a.lodestar.v1.WeightVersion\x12\x0f\n\x07refusal\x18\x04 \x01(\t\"7\n\x0eReportResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.lodestar.v1.ModelInfo2\xd7\x01\n\x0eWeightsService\x12@\n\x05Watch\x12\x19.lodestar.v1.WatchRequest\x1a\x1a.lodestar.v1.WatchResponse0\x01\x12@\n\x05\x46\x65tch\x12\x19.lodestar.v1.FetchRequest\x1a\x1a.lodestar.v1.FetchResponse0\x01\x12\x41\n\x06Report\x12\x1a.lodestar.v1.ReportRequest\x1a\x1b.lodestar.v1.ReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +34,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WEIGHTMANIFEST_TENSORSENTRY']._loaded_options = None
   _globals['_WEIGHTMANIFEST_TENSORSENTRY']._serialized_options = b'8\001'
-  _globals['_ENCODING']._serialized_start=891
-  _globals['_ENCODING']._serialized_end=973
   _globals['_WATCHREQUEST']._serialized_start=68
-  _globals['_WATCHREQUEST']._serialized_end=95
-  _globals['_WATCHRESPONSE']._serialized_start=97
-  _globals['_WATCHRESPONSE']._serialized_end=198
-  _globals['_TENSORFILE']._serialized_start=200
-  _globals['_TENSORFILE']._serialized_end=241
-  _globals['_WEIGHTMANIFEST']._serialized_start=244
-  _globals['_WEIGHTMANIFEST']._serialized_end=609
-  _globals['_WEIGHTMANIFEST_TENSORSENTRY']._serialized_start=563
-  _globals['_WEIGHTMANIFEST_TENSORSENTRY']._serialized_end=609
-  _globals['_PROBE']._serialized_start=611
-  _globals['_PROBE']._serialized_end=697
-  _globals['_FETCHREQUEST']._serialized_start=699
-  _globals['_FETCHREQUEST']._serialized_end=788
-  _globals['_FETCHRESPONSE']._serialized_start=790
-  _globals['_FETCHRESPONSE']._serialized_end=889
-  _globals['_WEIGHTSSERVICE']._serialized_start=976
-  _globals['_WEIGHTSSERVICE']._serialized_end=1124
+  _globals['_WATCHREQUEST']._serialized_end=113
+  _globals['_WATCHRESPONSE']._serialized_start=115
+  _globals['_WATCHRESPONSE']._serialized_end=216
+  _globals['_TENSORFILE']._serialized_start=218
+  _globals['_TENSORFILE']._serialized_end=259
+  _globals['_WEIGHTFILES']._serialized_start=262
+  _globals['_WEIGHTFILES']._serialized_end=404
+  _globals['_WEIGHTMANIFEST']._serialized_start=407
+  _globals['_WEIGHTMANIFEST']._serialized_end=695
+  _globals['_WEIGHTMANIFEST_TENSORSENTRY']._serialized_start=643
+  _globals['_WEIGHTMANIFEST_TENSORSENTRY']._serialized_end=689
+  _globals['_PROBE']._serialized_start=697
+  _globals['_PROBE']._serialized_end=783
+  _globals['_FETCHREQUEST']._serialized_start=785
+  _globals['_FETCHREQUEST']._serialized_end=874
+  _globals['_FETCHRESPONSE']._serialized_start=876
+  _globals['_FETCHRESPONSE']._serialized_end=975
+  _globals['_REPORTREQUEST']._serialized_start=977
+  _globals['_REPORTREQUEST']._serialized_end=1085
+  _globals['_REPORTRESPONSE']._serialized_start=1087
+  _globals['_REPORTRESPONSE']._serialized_end=1142
+  _globals['_WEIGHTSSERVICE']._serialized_start=1145
+  _globals['_WEIGHTSSERVICE']._serialized_end=1360
 # @@protoc_insertion_point(module_scope)

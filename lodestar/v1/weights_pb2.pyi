@@ -1,6 +1,5 @@
 from lodestar.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -8,20 +7,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    ENCODING_UNSPECIFIED: _ClassVar[Encoding]
-    ENCODING_FULL: _ClassVar[Encoding]
-    ENCODING_SPARSE_DELTA: _ClassVar[Encoding]
-ENCODING_UNSPECIFIED: Encoding
-ENCODING_FULL: Encoding
-ENCODING_SPARSE_DELTA: Encoding
-
 class WatchRequest(_message.Message):
-    __slots__ = ("run",)
+    __slots__ = ("run", "follower")
     RUN_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWER_FIELD_NUMBER: _ClassVar[int]
     run: str
-    def __init__(self, run: _Optional[str] = ...) -> None: ...
+    follower: str
+    def __init__(self, run: _Optional[str] = ..., follower: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("model", "manifest")
@@ -39,8 +31,18 @@ class TensorFile(_message.Message):
     bytes: int
     def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
+class WeightFiles(_message.Message):
+    __slots__ = ("version", "parent", "files")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    version: _common_pb2.WeightVersion
+    parent: _common_pb2.WeightVersion
+    files: _containers.RepeatedCompositeFieldContainer[TensorFile]
+    def __init__(self, version: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., parent: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., files: _Optional[_Iterable[_Union[TensorFile, _Mapping]]] = ...) -> None: ...
+
 class WeightManifest(_message.Message):
-    __slots__ = ("version", "encoding", "parent", "files", "tensors", "tokenizer_hash", "run", "probe")
+    __slots__ = ("version", "tensors", "tokenizer_hash", "run", "probes", "chain")
     class TensorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,22 +51,18 @@ class WeightManifest(_message.Message):
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    ENCODING_FIELD_NUMBER: _ClassVar[int]
-    PARENT_FIELD_NUMBER: _ClassVar[int]
-    FILES_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_HASH_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
-    PROBE_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
     version: _common_pb2.WeightVersion
-    encoding: Encoding
-    parent: _common_pb2.WeightVersion
-    files: _containers.RepeatedCompositeFieldContainer[TensorFile]
     tensors: _containers.ScalarMap[str, str]
     tokenizer_hash: str
     run: str
-    probe: Probe
-    def __init__(self, version: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., parent: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., files: _Optional[_Iterable[_Union[TensorFile, _Mapping]]] = ..., tensors: _Optional[_Mapping[str, str]] = ..., tokenizer_hash: _Optional[str] = ..., run: _Optional[str] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
+    probes: _containers.RepeatedCompositeFieldContainer[Probe]
+    chain: _containers.RepeatedCompositeFieldContainer[WeightFiles]
+    def __init__(self, version: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., tensors: _Optional[_Mapping[str, str]] = ..., tokenizer_hash: _Optional[str] = ..., run: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., chain: _Optional[_Iterable[_Union[WeightFiles, _Mapping]]] = ...) -> None: ...
 
 class Probe(_message.Message):
     __slots__ = ("token_ids", "prompt_tokens", "logprobs", "tolerance")
@@ -99,3 +97,21 @@ class FetchResponse(_message.Message):
     offset: int
     crc32: int
     def __init__(self, model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., data: _Optional[bytes] = ..., offset: _Optional[int] = ..., crc32: _Optional[int] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("run", "follower", "version", "refusal")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    follower: str
+    version: _common_pb2.WeightVersion
+    refusal: str
+    def __init__(self, run: _Optional[str] = ..., follower: _Optional[str] = ..., version: _Optional[_Union[_common_pb2.WeightVersion, _Mapping]] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: _common_pb2.ModelInfo
+    def __init__(self, model: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ...) -> None: ...

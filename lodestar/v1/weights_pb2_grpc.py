@@ -45,6 +45,11 @@ class WeightsServiceStub(object):
                 request_serializer=lodestar_dot_v1_dot_weights__pb2.FetchRequest.SerializeToString,
                 response_deserializer=lodestar_dot_v1_dot_weights__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/lodestar.v1.WeightsService/Report',
+                request_serializer=lodestar_dot_v1_dot_weights__pb2.ReportRequest.SerializeToString,
+                response_deserializer=lodestar_dot_v1_dot_weights__pb2.ReportResponse.FromString,
+                _registered_method=True)
 
 
 class WeightsServiceServicer(object):
@@ -64,6 +69,13 @@ class WeightsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """What a follower made of the announced version. When all that watch refuse it, the learner pauses its run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WeightsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_WeightsServiceServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=lodestar_dot_v1_dot_weights__pb2.FetchRequest.FromString,
                     response_serializer=lodestar_dot_v1_dot_weights__pb2.FetchResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=lodestar_dot_v1_dot_weights__pb2.ReportRequest.FromString,
+                    response_serializer=lodestar_dot_v1_dot_weights__pb2.ReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +150,33 @@ class WeightsService(object):
             '/lodestar.v1.WeightsService/Fetch',
             lodestar_dot_v1_dot_weights__pb2.FetchRequest.SerializeToString,
             lodestar_dot_v1_dot_weights__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lodestar.v1.WeightsService/Report',
+            lodestar_dot_v1_dot_weights__pb2.ReportRequest.SerializeToString,
+            lodestar_dot_v1_dot_weights__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

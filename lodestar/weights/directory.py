@@ -3,13 +3,14 @@
 weights/
   announced.json                what to serve now: a weight manifest, replaced atomically
   9f31c2aa-12/                  one version: incarnation and step
-    manifest.json
-    model.safetensors
+    model.safetensors           every tensor, or
+    delta.safetensors           what changed since the version before (or both)
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -47,12 +48,13 @@ class WeightDirectory:
         """Where a version's files are."""
         return self.root / f"{version.incarnation}-{version.step}"
 
-    def prune(self, keep: int) -> None:
-        """Deletes all but the newest ``keep`` versions, and what a killed learner left half written."""
-        remove_leftovers(self.root)
-        versions = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        for path in sorted(versions, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
-            shutil.rmtree(path, ignore_errors=True)
+    def prune(self, keep: Iterable[WeightVersion]) -> None:
+        """Deletes all versions but these, and what a killed process left half written."""
+        kept = {self.folder(version).name for version in keep}
+        remove_leftovers(self.root, below=True)
+        for path in self.root.iterdir():
+            if path.is_dir() and path.name not in kept and not path.name.startswith("."):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def write_manifest(path: Path, manifest: WeightManifest) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from lodestar.records import WeightManifest
+from lodestar.records import TensorFile, WeightManifest, WeightVersion
 
 
 class WeightSource(Protocol):
@@ -15,11 +14,18 @@ class WeightSource(Protocol):
     def watch(self) -> AsyncIterator[WeightManifest]:
         """The present version at once, then each announcement, backwards too. Ends or raises Unavailable when lost."""
 
-    async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
-        """Writes the version's files into the folder.
+    def fetch(self, version: WeightVersion, file: TensorFile) -> AsyncGenerator[bytes, None]:
+        """A version's file, in pieces.
 
         Raises:
-            Unavailable: the version is gone or the source cannot be reached.
+            Unavailable: the version is gone, the source cannot be reached, or other bytes than announced arrived.
+        """
+
+    async def report(self, version: WeightVersion, refusal: str) -> None:
+        """Tells that an announced version is served, or why it is not.
+
+        Raises:
+            Unavailable: the source cannot be reached.
         """
 
     async def close(self) -> None:

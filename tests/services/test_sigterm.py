@@ -16,7 +16,7 @@ import pytest
 from lodestar_services.learner.publisher import WeightPublisher
 
 from lodestar.client import PolicyClient, ReferenceClient, RewardClient
-from lodestar.config import LearnerTask, PpoConfig
+from lodestar.config import LearnerConfig, LearnerTask, PpoConfig
 from lodestar.local.redis_server import RedisServer
 from lodestar.model.loading import load_causal_lm
 from lodestar.queue.port import Delivery
@@ -127,7 +127,10 @@ def test_a_terminated_worker_hands_its_tickets_on(
 ) -> None:
     incarnation = uuid.uuid4().hex[:8]
     model = load_causal_lm(tiny_models.sft)
-    publisher = WeightPublisher(tmp_path / "weights", run="test", incarnation=incarnation, tokenizer_hash="", keep=1)
+    section = LearnerConfig(weight_versions=1)
+    publisher = WeightPublisher(
+        tmp_path / "weights", run="test", incarnation=incarnation, tokenizer_hash="", section=section
+    )
     weights = publisher.serve(
         LearnerTask(
             run="test",

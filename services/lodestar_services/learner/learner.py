@@ -36,6 +36,7 @@ from lodestar_services.learner.checkpoint import (
 from lodestar_services.learner.journal import Journal
 from lodestar_services.learner.loop import LearnerLoop
 from lodestar_services.learner.models import Start, make_trainer
+from lodestar_services.learner.probes import probed_tokens
 from lodestar_services.learner.publisher import WeightPublisher
 from lodestar_services.learner.ranks import Orders, join
 from lodestar_services.learner.status import Controls, StatusBoard
@@ -103,7 +104,8 @@ class Learner:
             run=task.run,
             incarnation=incarnation,
             tokenizer_hash=tokenizer_hash(self._tokenizer),
-            keep=task.section.weight_versions,
+            section=task.section,
+            probed=probed_tokens(prompts, self._trainer.policy.config),
         )
         self._open.callback(publisher.close)
         publisher.serve(task)

@@ -94,6 +94,8 @@ class LearnerLoop:
                 figures = self._optimise(rollouts)
             except RunPaused as reason:
                 self._pause(str(reason))
+                if self._publisher.refusals and not self._controls.stopping:
+                    self._publish(full=True)
                 continue
             except NonFinite:
                 if self._trainer.intact:
@@ -129,10 +131,19 @@ class LearnerLoop:
             return self._collector.collect(self._step, self._watch)
 
     def _watch(self, received: int) -> bool:
-        """Called while rollouts arrive; False gives the step up."""
+        """Called while rollouts arrive; False gives the step up.
+
+        Raises:
+            RunPaused: every policy server refuses the weights.
+        """
         if received != self._board.status.settled:
             self._board.update(settled=received)
         self._publisher.keep_serving()
+        if refusals := self._publisher.refusals:
+            said = "; ".join(f"{name}: {why}" for name, why in sorted(refusals.items()))
+            raise RunPaused(
+                f"no policy server takes the weights of step {self._step} ({said}); Resume offers them anew"
+            )
         if self._controls.checkpoint_wanted:
             self._checkpoint()
         return not self._controls.stopping
@@ -142,9 +153,9 @@ class LearnerLoop:
         with self._timed("optimise"):
             return self._trainer.step(rollouts)
 
-    def _publish(self) -> None:
+    def _publish(self, *, full: bool = False) -> None:
         with self._timed("publish"):
-            self._manifest = self._publisher.publish(self._trainer.policy, self._step)
+            self._manifest = self._publisher.publish(self._trainer.policy, self._step, full=full)
         self._board.update(model=self._publisher.model_info(self._manifest))
 
     def _record(self, rollouts: list[Rollout], figures: dict[str, float], seconds: float) -> None:

@@ -11,19 +11,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from torch import nn
 
 from lodestar import metrics
-from lodestar.config import Endpoints, LearnerTask
+from lodestar.config import Endpoints, LearnerConfig, LearnerTask
 from lodestar.errors import LodestarError
 from lodestar.liveness import LOOK_SECONDS, SAID_SECONDS, Silence, look_at, waiting
 from lodestar.model.weights import named_tensors
-from lodestar.records import ModelInfo, WeightManifest
+from lodestar.records import ModelInfo, Scored, WeightManifest
 from lodestar.weights.directory import WeightDirectory
-from lodestar.weights.tensors import publish
+from lodestar.weights.publication import Publication
+from lodestar_services.learner.probes import probes_of
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +37,40 @@ class WeightPublisher:
     """Writes each version below the run's folder; a process of its own streams it, so that training never waits.
 
     The server process reads this process's pipe: it hears of announcements there, and when the pipe closes, however
-    the learner ended, it ends too and frees its port.
+    the learner ended, it ends too and frees its port. It tells what it sent, and what the followers make of a version.
     """
 
-    def __init__(self, root: Path, *, run: str, incarnation: str, tokenizer_hash: str, keep: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        run: str,
+        incarnation: str,
+        tokenizer_hash: str,
+        section: LearnerConfig,
+        probed: Sequence[Scored] = (),
+    ) -> None:
+        """``probed`` are the tokens of the parity probe: every version comes with the model's log-probs of them."""
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(".*.partial"):  # of a start that was killed
             shutil.rmtree(leftover)
-        self._directory = WeightDirectory(root)
-        self._directory.retract()
+        directory = WeightDirectory(root)
+        directory.retract()
         self._run = run
-        self._incarnation = incarnation
         self._tokenizer_hash = tokenizer_hash
-        self._keep = keep
+        self._publication = Publication(
+            directory,
+            run=run,
+            incarnation=incarnation,
+            tokenizer_hash=tokenizer_hash,
+            keep=section.weight_versions,
+            deltas=section.weight_deltas,
+            full_every=section.full_weights_every,
+        )
+        self._probed = probed
+        self._announced: WeightManifest | None = None
+        self._followers: Mapping[str, str | None] = {}
+        """Who follows, and why it refuses what is announced; None: it has not said."""
         self.server: subprocess.Popen[str] | None = None
         """The process that serves."""
         self._task: LearnerTask | None = None
@@ -88,7 +111,7 @@ class WeightPublisher:
         self._task = task.model_copy(update={"listening": at})
         self._heard = threading.Event()
         self._signs = _silence_of(server.pid)
-        self._listener = threading.Thread(target=self._count, args=(server.stdout,), name="weights", daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(server.stdout,), name="weights", daemon=True)
         self._listener.start()
         return port
 
@@ -114,20 +137,25 @@ class WeightPublisher:
             self._say(told.model_dump_json())
         return self.server
 
-    def publish(self, model: nn.Module, step: int) -> WeightManifest:
-        """Writes and announces the model's weights as the version of ``step``."""
-        manifest = publish(
-            self._directory,
-            named_tensors(model),
-            run=self._run,
-            incarnation=self._incarnation,
-            step=step,
-            tokenizer_hash=self._tokenizer_hash,
-            keep=self._keep,
-        )
+    def publish(self, model: nn.Module, step: int, *, full: bool = False) -> WeightManifest:
+        """Writes and announces the model's weights as the version of ``step``; ``full``: whole, whatever was due.
+
+        Raises:
+            NonFinite: the model's log-probs of the probe are no numbers.
+        """
+        probes = probes_of(model, self._probed)
+        manifest = self._publication.publish(named_tensors(model), step, probes=probes, full=full)
+        self._announced, self._followers = manifest, {}
         metrics.WEIGHT_STEP.set(step)
         self._notify()
         return manifest
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Why each follower refuses the version announced last, if all that follow do; else empty."""
+        followers = self._followers
+        refusals = {name: said for name, said in followers.items() if said}
+        return refusals if len(refusals) == len(followers) else {}
 
     def model_info(self, manifest: WeightManifest) -> ModelInfo:
         """The published policy as replies name it."""
@@ -166,11 +194,15 @@ class WeightPublisher:
         self._told = hangs
         return silent >= limit_seconds
 
-    def _count(self, lines: IO[str]) -> None:
+    def _listen(self, lines: IO[str]) -> None:
         """Reads the server's reports until it ends."""
         for line in lines:
             self._heard.set()
-            metrics.WEIGHT_BYTES_SENT.inc(json.loads(line).get("sent", 0))
+            told = json.loads(line)
+            metrics.WEIGHT_BYTES_SENT.inc(told.get("sent", 0))
+            announced = self._announced
+            if announced is not None and told.get("digest") == announced.version.digest:
+                self._followers = told["followers"]
 
     def _notify(self) -> None:
         self.keep_serving()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 
 from lodestar.config import PolicyTask
@@ -24,7 +25,8 @@ def main(task: PolicyTask) -> int:
     async def warm() -> None:
         await policy.load()
         if task.endpoints.weights is not None:
-            source = GrpcSource(task.endpoints.weights, task.run, tls=task.listening.tls)
+            name = f"{task.name}-{task.listening.replica} on {socket.gethostname()}"
+            source = GrpcSource(task.endpoints.weights, task.run, name, tls=task.listening.tls)
             await policy.attach(source, task.cache or task.folder / "served" / str(task.listening.replica))
 
     services = [
@@ -35,6 +37,8 @@ def main(task: PolicyTask) -> int:
         ),
     ]
     try:
-        return run(ServerSpec.of(task, task.section, services, warm=warm, work=policy.follow))
+        return run(
+            ServerSpec.of(task, task.section, services, warm=warm, work=policy.follow, conditions=[policy.training])
+        )
     finally:
         policy.stop()

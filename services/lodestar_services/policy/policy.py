@@ -22,7 +22,7 @@ from lodestar.engine.engine import Engine, EngineStatus
 from lodestar.engine.front import AsyncEngine
 from lodestar.engine.limits import MAX_TOP_LOGPROBS
 from lodestar.engine.pieces import Pieces
-from lodestar.errors import InvalidArgument, ModelError, VersionUnavailable
+from lodestar.errors import InvalidArgument, ModelError, ProbeFailed, Unavailable, VersionUnavailable
 from lodestar.model.loading import (
     load_causal_lm,
     load_tokenizer,
@@ -47,6 +47,7 @@ from lodestar.records import (
 from lodestar.rpc import flows
 from lodestar.rpc.batching import ComputeThread
 from lodestar.rpc.checks import check_scored, check_tokenizer_hash
+from lodestar.rpc.spec import Condition
 from lodestar.weights.follower import WeightFollower
 from lodestar.weights.port import WeightSource
 from lodestar_services.policy.best_of import Asked, BestOf
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 600.0
 WARM_TOKENS = 4
+TRAINING = "lodestar.v1.PolicyService.Training"
+"""The health name that says whether rollouts are taken here."""
 WARM_PROMPT = 64
 """Tokens on a GPU: more than a decode step's kernel takes, so that the one for prompts is compiled, too."""
 
@@ -71,6 +74,10 @@ class Policy:
         threads = 1 if task.deterministic else task.section.threads
         self._tokenizing = ComputeThread("tokenizer")
         """The event loop answers health, too: no text is read on it."""
+        self._standing_by = ComputeThread("weights", 1)
+        """Lays new weights out and probes them, while the engine's thread goes on with the old ones."""
+        self.training = Condition(TRAINING)
+        """Whether rollouts are taken: not while the learner's weights are refused. Others are served on."""
         self.engine = AsyncEngine(self._make_engine, name=task.model, threads=threads)
 
     async def load(self) -> None:
@@ -123,6 +130,7 @@ class Policy:
         """End the engine's thread; nothing is answered afterwards."""
         self.engine.stop()
         self._tokenizing.close()
+        self._standing_by.close()
 
     # --- what callers ask --------------------------------------------------------------------------------------
     @property
@@ -199,12 +207,15 @@ class Policy:
 
         Raises:
             VersionUnavailable: older weights than wanted, after ``wait_seconds``.
+            Unavailable: training asks, and the learner's weights are refused here.
             LodestarError: see AsyncEngine.generate.
         """
         if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
             raise InvalidArgument("wait_seconds", f"must be 0 … {MAX_WAIT_SECONDS:g}, got {wait_seconds}")
         self.engine.engine.check(asked.ids, sampling, purpose)
         trains = purpose is Purpose.TRAINING
+        if trains and not self.training.holds:
+            raise Unavailable(f"this server takes no rollouts while it refuses the learner's weights: {self.refusal}")
         best_of = None if trains else self._best_of
         drawn = best_of.drawn(sampling, self.engine.engine.limits) if best_of else sampling
         if min_version is not None:
@@ -239,7 +250,11 @@ class Policy:
     # --- weights -----------------------------------------------------------------------------------------------
     async def attach(self, source: WeightSource, cache: Path) -> None:
         """Serve the last verified version that ``cache`` holds, if any. To be awaited before anybody is answered."""
-        self._follower = WeightFollower(source, cache, self._task.run, self.engine.version, self.apply)
+        engine = self.engine
+        self._follower = WeightFollower(
+            source, cache, self._task.run, engine.version, self.apply, lambda: engine.engine.held_weights()
+        )
+        self._follower.refuses = self._refuses
         await self._follower.restore()
 
     async def follow(self, stopping: asyncio.Event) -> None:
@@ -260,18 +275,25 @@ class Policy:
             following.result()
 
     async def apply(self, manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
-        """Serve a version; without tensors the weights held are the version's already.
+        """Serve a version whose tensors were verified; without tensors the weights held are the version's already.
 
         Raises:
-            ModelError: another tokenizer's weights, tensors that are not this model's, or a served model that does not
-                say what the learner's says. The weights held before are served on.
+            ModelError: another tokenizer's weights, or tensors that are not this model's.
+            ProbeFailed: the serving path does not give the learner's log-probs. The weights held before are served on.
         """
         if manifest.tokenizer_hash and manifest.tokenizer_hash != self.tokenizer_hash:
             raise ModelError(
                 f"weights of step {manifest.version.step} belong to tokenizer {manifest.tokenizer_hash[:12]}, "
                 f"this server's is {self.tokenizer_hash[:12]}"
             )
-        await self.engine.swap(tensors or {}, manifest.version, partial(_verify, manifest))
+        if tensors is not None and self.engine.engine.can_stand_by:
+            standby = await self._standing_by.run(self.engine.engine.stand_by, tensors)
+            served = await self._standing_by.run(standby.replay, [probe.scored for probe in manifest.probes])
+            check_probes(manifest, served)
+            await self.engine.adopt(standby, manifest.version)
+        else:
+            verify = partial(_verify, manifest, copied=tensors is not None)
+            await self.engine.swap(tensors or {}, manifest.version, verify)
 
     async def load_version(self, version: WeightVersion, seconds: float) -> None:
         """Return once exactly this version is served; the learner must announce it.
@@ -289,29 +311,38 @@ class Policy:
         """Why the last announced version is not served; empty when it is."""
         return self._follower.refusal if self._follower is not None else ""
 
+    def _refuses(self, refuses: bool) -> None:
+        self.training.set(not refuses)
+
     async def status(self) -> EngineStatus:
         """How full the engine is."""
         return await self.engine.status()
 
 
-def _verify(manifest: WeightManifest, engine: Engine) -> None:
-    """Whether the live tensors are the manifest's, and the serving path gives the learner's log-probs.
+def _verify(manifest: WeightManifest, engine: Engine, *, copied: bool) -> None:
+    """Whether the tensors that were copied are the manifest's, and the serving path gives the learner's log-probs.
 
     Raises:
         ModelError: they differ.
     """
-    live = weights_digest(tensor_digests(engine.model))
+    live = weights_digest(tensor_digests(engine.model)) if copied else manifest.version.digest
     if live != manifest.version.digest:
         raise ModelError(
             f"weights of step {manifest.version.step}: the tensors in memory hash to {live[:12]}, "
             f"announced was {manifest.version.digest[:12]}"
         )
-    probe = manifest.probe
-    if probe is not None:
-        served = engine.replay(probe.scored)
-        worst = max(abs(ours - theirs) for ours, theirs in zip(served, probe.logprobs, strict=True))
+    check_probes(manifest, [engine.replay(probe.scored) for probe in manifest.probes])
+
+
+def check_probes(manifest: WeightManifest, served: Sequence[Sequence[float]]) -> None:
+    """
+    Raises:
+        ProbeFailed: a served log-prob is other than the learner's by more than its probe allows.
+    """
+    for probe, logprobs in zip(manifest.probes, served, strict=True):
+        worst = max(abs(ours - theirs) for ours, theirs in zip(logprobs, probe.logprobs, strict=True))
         if not worst <= probe.tolerance:
-            raise ModelError(
+            raise ProbeFailed(
                 f"weights of step {manifest.version.step}: served log-probs differ from the learner's by {worst:.2g} "
                 f"on its probe, more than {probe.tolerance:.2g}"
             )

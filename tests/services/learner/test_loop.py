@@ -36,6 +36,7 @@ from lodestar.records import FinishReason, ModelInfo, Prompt, Rollout, RunState,
 from lodestar.rollouts.collector import Collector
 from lodestar.rollouts.ledger import read_ledger, verify_ledger
 from lodestar.rollouts.tickets import TicketSchedule
+from lodestar.weights.checks import route
 from lodestar.weights.directory import WeightDirectory
 from lodestar.weights.tensors import load_verified
 
@@ -91,7 +92,7 @@ class Worker(threading.Thread):
     def _follow(self, ticket) -> bool:
         manifest = self._directory.announced()
         if manifest is not None and manifest.version != self._version:
-            tensors = load_verified(self._directory.folder(manifest.version), manifest)
+            tensors = load_verified(self._directory, manifest, route(manifest, ""), {})
             with torch.no_grad():
                 for name, parameter in self._policy.named_parameters():
                     parameter.copy_(tensors[name])
@@ -165,7 +166,7 @@ class Run:
             collector=collector,
             trainer=self.trainer,
             publisher=WeightPublisher(
-                self.folder / "weights", run="run", incarnation=incarnation, tokenizer_hash="", keep=3
+                self.folder / "weights", run="run", incarnation=incarnation, tokenizer_hash="", section=SECTION
             ),
             journal=self.journal,
             checkpoints=checkpoints,

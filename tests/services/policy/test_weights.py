@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lodestar_services.policy.policy import Policy
 from torch import Tensor
 
 from lodestar.config import PolicyTask
-from lodestar.errors import ModelError
+from lodestar.errors import ModelError, ProbeFailed
 from lodestar.model.loading import load_causal_lm, named_tensors, tensor_digests, weights_digest
 from lodestar.model.packed import PackedBatch, response_logprobs
 from lodestar.records import Probe, Purpose, SamplingParams, Scored, WeightManifest, WeightVersion
@@ -40,10 +41,10 @@ def published(tiny_models: Any) -> tuple[WeightManifest, Mapping[str, Tensor]]:
     manifest = WeightManifest(
         run="test",
         version=WeightVersion("9f31c2aa", 1, weights_digest(digests)),
-        files=(),
+        chain=(),
         tensors=digests,
         tokenizer_hash="",
-        probe=Probe(PROBE, tuple(logprobs_R.tolist()), tolerance=1e-4),
+        probes=(Probe(PROBE, tuple(logprobs_R.tolist()), tolerance=1e-4),),
     )
     return manifest, named_tensors(model)
 
@@ -59,24 +60,58 @@ async def test_a_version_that_passes_its_probe_is_served(policy: Policy, publish
     await policy.apply(manifest, tensors)
     assert policy.info.version == manifest.version
     (served,) = await policy.logprobs([PROBE], temperature=1.0, entropy=False)
-    assert served.logprobs == pytest.approx(manifest.probe.logprobs, abs=1e-4)
+    assert served.logprobs == pytest.approx(manifest.probes[0].logprobs, abs=1e-4)
 
 
-async def test_tensors_with_another_digest_or_another_opinion_are_rolled_back(policy: Policy, published: Any) -> None:
+def disagreeing(manifest: WeightManifest) -> WeightManifest:
+    """The same with a probe that a learner of another opinion would give."""
+    (probe,) = manifest.probes
+    return replace(manifest, probes=(replace(probe, logprobs=tuple(value - 0.01 for value in probe.logprobs)),))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+async def test_a_version_that_computes_otherwise_is_refused_and_the_old_one_served(
+    policy: Policy, published: Any, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, tensors = published
+    if device == "gpu":  # where weights are copied in place, and back
+        monkeypatch.setattr(type(policy.engine.engine), "can_stand_by", False)
     before, held = await sample(policy), policy.info.version
-    tampered = {name: tensor + 0.5 for name, tensor in tensors.items()}
-    with pytest.raises(ModelError, match="the tensors in memory hash to"):
-        await policy.apply(manifest, tampered)
-    wrong = tuple(value - 0.01 for value in manifest.probe.logprobs)
-    disagreeing = WeightManifest(
-        **{field: getattr(manifest, field) for field in ("run", "version", "files", "tensors", "tokenizer_hash")},
-        probe=Probe(PROBE, wrong, tolerance=1e-4),
-    )
-    with pytest.raises(ModelError, match=r"differ from the learner.s by 0\.01"):
-        await policy.apply(disagreeing, tensors)
+    with pytest.raises(ProbeFailed, match=r"differ from the learner.s by 0\.01"):
+        await policy.apply(disagreeing(manifest), tensors)
     assert policy.info.version == held
     assert await sample(policy) == before
+    await policy.apply(manifest, tensors)
+    assert policy.info.version == manifest.version
+
+
+async def test_tensors_that_hash_otherwise_once_they_were_copied_are_rolled_back(
+    policy: Policy, published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, tensors = published
+    monkeypatch.setattr(type(policy.engine.engine), "can_stand_by", False)
+    before, held = await sample(policy), policy.info.version
+    with pytest.raises(ModelError, match="the tensors in memory hash to"):
+        await policy.apply(manifest, {name: tensor + 0.5 for name, tensor in tensors.items()})
+    assert policy.info.version == held
+    assert await sample(policy) == before
+
+
+async def test_weights_of_another_shape_or_dtype_are_refused(policy: Policy, published: Any) -> None:
+    manifest, tensors = published
+    with pytest.raises(ModelError, match=r"is torch.bfloat16, the model.s is torch.float32"):
+        await policy.apply(manifest, {name: tensor.bfloat16() for name, tensor in tensors.items()})
+    with pytest.raises(ModelError, match="has shape"):
+        await policy.apply(manifest, {name: tensor[:1] for name, tensor in tensors.items()})
+
+
+async def test_the_start_model_must_pass_the_probe_too(policy: Policy, published: Any) -> None:
+    manifest, _ = published
+    held = policy.info.version
+    start = WeightVersion("9f31c2aa", 0, held.digest)
+    with pytest.raises(ProbeFailed):
+        await policy.apply(replace(manifest, version=start), None)
+    assert policy.info.version == held
 
 
 async def test_the_start_model_is_relabelled_without_tensors(policy: Policy, published: Any) -> None:

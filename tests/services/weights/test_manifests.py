@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lodestar.errors import ModelError
-from lodestar.records import TensorFile, WeightManifest, WeightVersion
+from lodestar.records import TensorFile, WeightFiles, WeightManifest, WeightVersion
 from lodestar.weights.checks import check_manifest
 from lodestar.weights.directory import read_manifest, write_manifest
 from lodestar.weights.follower import WeightFollower
 
 
 def manifest(*files: TensorFile, incarnation: str = "9f31c2aa") -> WeightManifest:
-    return WeightManifest("demo", WeightVersion(incarnation, 3, "d"), files, {}, "tok")
+    version = WeightVersion(incarnation, 3, "d")
+    return WeightManifest("demo", version, (WeightFiles(version, files),), {}, "tok")
 
 
 def test_plain_names_are_taken() -> None:
@@ -61,15 +62,18 @@ async def test_a_follower_fetches_nothing_under_a_name_that_is_a_path(tmp_path: 
             yield manifest(TensorFile("../../evil.safetensors", 5))
             await asyncio.Event().wait()
 
-        async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
+        async def fetch(self, version: WeightVersion, file: TensorFile) -> AsyncGenerator[bytes, None]:
             Hostile.fetched = True
+            yield b""
+
+        async def report(self, version: WeightVersion, refusal: str) -> None: ...
 
         async def close(self) -> None: ...
 
     async def apply(*_: object) -> None:
         raise AssertionError("nothing is to be served")
 
-    follower = WeightFollower(Hostile(), tmp_path / "cache", "demo", WeightVersion("", 0, "other"), apply)
+    follower = WeightFollower(Hostile(), tmp_path / "cache", "demo", WeightVersion("", 0, "other"), apply, dict)
     await follower.restore()
     following = asyncio.create_task(follower.run())
     while not follower.refusal:

@@ -9,7 +9,7 @@ import pytest
 from lodestar_services.learner import publisher as module
 from lodestar_services.learner.publisher import WeightPublisher
 
-from lodestar.config import PpoConfig
+from lodestar.config import LearnerConfig, PpoConfig
 from lodestar.config.serve import LearnerTask
 from lodestar.errors import LodestarError
 
@@ -30,7 +30,8 @@ class Doomed(WeightPublisher):
 @pytest.fixture
 def publisher(tmp_path: Path) -> Doomed:
     (tmp_path / "weights" / ".9f31c2aa-3.partial").mkdir(parents=True)
-    made = Doomed(tmp_path / "weights", run="demo", incarnation="a", tokenizer_hash="t", keep=2)
+    section = LearnerConfig(weight_versions=2)
+    made = Doomed(tmp_path / "weights", run="demo", incarnation="a", tokenizer_hash="t", section=section)
     assert not list((tmp_path / "weights").glob(".*.partial"))
     return made
 

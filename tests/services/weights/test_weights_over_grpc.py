@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from lodestar_services.learner.publisher import WeightPublisher
 from torch import Tensor, nn
 
 from lodestar import metrics
-from lodestar.config import LearnerTask, Listening, PpoConfig
+from lodestar.config import LearnerConfig, LearnerTask, Listening, PpoConfig
 from lodestar.errors import FailedPrecondition, InvalidArgument, ModelError, PermissionDenied, Unavailable
 from lodestar.model.weights import named_tensors
-from lodestar.records import WeightManifest, WeightVersion
+from lodestar.records import TensorFile, WeightManifest, WeightVersion
 from lodestar.rpc import channel, convert
 from lodestar.rpc.certificates import Authority
 from lodestar.v1 import weights_pb2
@@ -40,22 +39,24 @@ class DirectorySource:
 
     async def watch(self) -> AsyncIterator[WeightManifest]:
         """Polls the announcement; see WeightSource.watch."""
-        seen: WeightVersion | None = None
+        seen: WeightManifest | None = None
         while True:
             manifest = self._directory.announced()
-            if manifest is not None and manifest.version != seen:
-                seen = manifest.version
+            if manifest is not None and manifest != seen:
+                seen = manifest
                 yield manifest
             await asyncio.sleep(0.05)
 
-    async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
-        """Copies the files; see WeightSource.fetch."""
-        for file in manifest.files:
-            source = self._directory.folder(manifest.version) / file.name
-            try:
-                await asyncio.to_thread(shutil.copyfile, source, folder / file.name)
-            except FileNotFoundError:
-                raise Unavailable(f"weights {manifest.version.step} are gone from {source.parent}") from None
+    async def fetch(self, version: WeightVersion, file: TensorFile) -> AsyncGenerator[bytes, None]:
+        """The file in one piece; see WeightSource.fetch."""
+        path = self._directory.folder(version) / file.name
+        try:
+            yield await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            raise Unavailable(f"weights {version.step} are gone from {path.parent}") from None
+
+    async def report(self, version: WeightVersion, refusal: str) -> None:
+        """Nobody to tell."""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -68,6 +69,10 @@ class Served:
         self.versions: list[WeightVersion] = []
         self.tensors: Mapping[str, Tensor] | None = None
         self.news = asyncio.Event()
+
+    def held(self) -> Mapping[str, Tensor]:
+        """What is served now."""
+        return self.tensors or {}
 
     async def apply(self, manifest: WeightManifest, tensors: Mapping[str, Tensor] | None) -> None:
         self.versions.append(manifest.version)
@@ -86,7 +91,8 @@ def model(seed: int) -> nn.Module:
 
 
 def publisher(root: Path, incarnation: str = "aaaa") -> WeightPublisher:
-    return WeightPublisher(root, run="here", incarnation=incarnation, tokenizer_hash="t0", keep=2)
+    section = LearnerConfig(weight_versions=2, full_weights_every=3)
+    return WeightPublisher(root, run="here", incarnation=incarnation, tokenizer_hash="t0", section=section)
 
 
 def options(folder: Path, port: int = 0, **listening: Any) -> LearnerTask:
@@ -113,7 +119,7 @@ def learner(tmp_path: Path) -> Iterator[tuple[WeightPublisher, int]]:
 
 
 def follower(source: WeightSource, tmp_path: Path, served: Served, run: str = "here") -> WeightFollower:
-    return WeightFollower(source, tmp_path / "cache", run, NOTHING, served.apply)
+    return WeightFollower(source, tmp_path / "cache", run, NOTHING, served.apply, served.held)
 
 
 async def test_a_follower_serves_every_announced_version_bit_for_bit(learner, tmp_path):
@@ -137,7 +143,7 @@ async def test_equal_weights_are_relabelled_without_being_fetched(learner, tmp_p
     first = published.publish(model(0), 0)
     following = asyncio.create_task(
         WeightFollower(
-            source, tmp_path / "cache", "here", WeightVersion("", 0, first.version.digest), served.apply
+            source, tmp_path / "cache", "here", WeightVersion("", 0, first.version.digest), served.apply, served.held
         ).run()
     )
     assert await served.next() == first.version
@@ -238,7 +244,7 @@ def test_damaged_weights_are_refused_by_name(tmp_path):
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(ModelError, match="1 tensors differ"):
-        load_verified(folder, manifest)
+        load_verified(WeightDirectory(tmp_path / "weights"), manifest, manifest.chain, {})
 
 
 def test_old_versions_are_deleted_and_manifests_are_readable(tmp_path):
@@ -257,7 +263,7 @@ async def test_a_weights_server_has_health_and_says_what_it_sent(learner, tmp_pa
     source, served = GrpcSource(f"127.0.0.1:{port}", "here"), Served()
     following = asyncio.create_task(follower(source, tmp_path, served).run())
     await served.next()
-    total = sum(file.bytes for file in manifest.files)
+    total = sum(files.bytes for files in manifest.chain)
     deadline = time.monotonic() + 5
     while metrics.WEIGHT_BYTES_SENT._value.get() < sent + total:
         assert time.monotonic() < deadline
@@ -300,14 +306,14 @@ async def test_a_weights_server_killed_before_anybody_fetched_is_started_again(l
     await source.close()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("file", ["aaaa-4/model.safetensors", "announced.json"])
 @pytest.mark.parametrize("left", [0, 5, 200])
 async def test_a_damaged_cache_is_not_served_and_does_not_stop_the_server(tmp_path, file, left):
-    published = publisher(tmp_path / "weights")
-    cache = published._directory.folder(published.publish(model(4), 4).version)
+    cache = tmp_path / "weights"
+    publisher(cache).publish(model(4), 4)
     (cache / file).write_bytes((cache / file).read_bytes()[:left])
     served = Served()
-    await WeightFollower(DirectorySource(tmp_path), cache, "here", NOTHING, served.apply).restore()
+    await WeightFollower(DirectorySource(tmp_path), cache, "here", NOTHING, served.apply, served.held).restore()
     assert served.versions == []
 
 
@@ -318,12 +324,13 @@ async def test_a_disk_that_was_full_is_told_and_tried_again(tmp_path):
     class FullAtFirst(DirectorySource):
         told = ""
 
-        async def fetch(self, manifest: WeightManifest, folder: Path) -> None:
+        async def fetch(self, version: WeightVersion, file: TensorFile) -> AsyncGenerator[bytes, None]:
             if not self.told:
                 self.told = "once"
                 raise OSError(28, "No space left on device")
             self.told = following.refusal
-            await super().fetch(manifest, folder)
+            async for data in super().fetch(version, file):
+                yield data
 
     source, served = FullAtFirst(tmp_path / "weights"), Served()
     following = follower(source, tmp_path, served)
@@ -346,7 +353,7 @@ async def test_stopping_lets_a_swap_end_that_a_newer_version_waits_for(tmp_path)
         ended.set()
 
     source = DirectorySource(tmp_path / "weights")
-    following = asyncio.create_task(WeightFollower(source, tmp_path / "cache", "here", NOTHING, apply).run())
+    following = asyncio.create_task(WeightFollower(source, tmp_path / "cache", "here", NOTHING, apply, dict).run())
     await asyncio.wait_for(begun.wait(), 10)
     published.publish(model(2), 2)
     await asyncio.sleep(0.3)  # the follower has heard of it and waits for the swap

@@ -55,6 +55,12 @@ def test_logprobs_of_a_loaded_model_are_those_of_the_plain_forward(name: str, tm
     assert torch.allclose(entropy, torch.stack(entropies), atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_of_16_bits_is_not_taken_for_another_computation(seed: int, tmp_path: Path) -> None:
+    save_model(plain_model("llama", seed).bfloat16(), word_tokenizer(), tmp_path / "model")
+    assert load_causal_lm(tmp_path / "model", dtype="bfloat16").dtype == torch.bfloat16
+
+
 def test_a_saved_model_loads_with_plain_transformers(tmp_path: Path) -> None:
     tokenizer = word_tokenizer()
     model = new_causal_lm(SMALL, tokenizer, seed=0)

@@ -33,6 +33,7 @@ from lodestar.records import (
     TokenLogProbs,
     TokenPiece,
     TrainingModel,
+    WeightFiles,
     WeightManifest,
     WeightVersion,
 )
@@ -170,11 +171,18 @@ RECORDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], Callable[
             WeightManifest,
             run=texts,
             version=versions,
-            files=st.lists(st.builds(TensorFile, texts, steps), max_size=3).map(tuple),
+            chain=st.lists(
+                st.builds(
+                    WeightFiles,
+                    versions,
+                    st.lists(st.builds(TensorFile, texts, steps), max_size=1).map(tuple),
+                    st.none() | versions,
+                ),
+                max_size=2,
+            ).map(tuple),
             tensors=st.dictionaries(texts, texts, max_size=3),
             tokenizer_hash=texts,
-            parent=st.none() | versions,
-            probe=st.none() | st.builds(Probe, scored, values, floats),
+            probes=st.lists(st.builds(Probe, scored, values, floats), max_size=1).map(tuple),
         ),
         convert.weight_manifest_to_proto,
         convert.weight_manifest_from_proto,
@@ -195,7 +203,6 @@ def test_records_survive_the_wire(name: str) -> None:
 
 
 ONE_SIDED = {
-    "WeightManifest": {"encoding"},
     "DetokenizeResponse": {"model"},
     "OptimStepRequest": {"model_id"},
     "PolicyServiceGetModelResponse": {"heads", "ensemble_size"},
