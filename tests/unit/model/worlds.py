@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -49,7 +51,7 @@ PROMPTS = [3, 2, 1]
 def plain_model(name: str, seed: int = 0) -> PreTrainedModel:
     """The architecture as transformers runs it, with its own attention."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name]), attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
