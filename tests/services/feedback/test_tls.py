@@ -64,7 +64,7 @@ def test_people_are_asked_over_tls(
     running, token, _ = guarded
     (tmp_path / "token").write_text(token)
     ways: dict[str, tuple[PeopleOptions, dict[str, Any]]] = {
-        "own": (PeopleOptions(), {"address": running.address, "tls": certs / "stage"}),
+        "own": (PeopleOptions(), {"servers": {"feedback": (running.address,)}, "tls": certs / "stage"}),
         "certificate": (PeopleOptions(address=running.address, tls=str(certs / "stage")), {}),
         "token": (
             PeopleOptions(
