@@ -104,6 +104,7 @@ def test_with_tls_it_shows_a_callers_certificate_and_asks_for_tokens(
         "lodestar.v1.PolicyService",
         "lodestar.v1.RewardService",
         "lodestar.v1.ReferenceService",
+        "lodestar.v1.TrainingService",
     ]
     volumes = pod_of(objects)["spec"]["volumes"]
     assert {"name": "tls", "secret": {"secretName": "gateway-tls", "defaultMode": 0o440}} in volumes

@@ -31,10 +31,12 @@ NOT_SHOWN = {
     "lodestar_training_queued_calls",
     "lodestar_training_steps",
     "lodestar_training_tokens",
+    "lodestar_silent_seconds",
+    "lodestar_hangs",
 }
 """Metrics that are on no dashboard on purpose: the first three are for the live view on one machine, whose rates other
 panels show from the other side; an expiry is nothing to watch, and has an alert; no component brings a training server
-to a cluster."""
+to a cluster; silence and hangs are what one machine's launcher sees, for which a cluster has probes."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ SERVING = [
     Panel("Calls by method", rate("lodestar_rpcs", "method"), "reqps"),
     Panel("Time to answer", quantiles("lodestar_rpc_seconds", "method"), "s"),
     Panel("Calls in flight", {"{{method}}": "sum by (method) (lodestar_rpcs_in_flight{SEL})"}),
+    Panel("Work that no thread was run for", latest("lodestar_asleep_seconds"), "s", limit=60),
     Panel("Time to the first token", quantiles("lodestar_first_token_seconds", "role", POLICY), "s", limit=2.5),
     Panel("Time between tokens", quantiles("lodestar_between_tokens_seconds", "role", POLICY), "s"),
     Panel("Tokens", {
