@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -166,6 +167,7 @@ def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int | 
                     except KeyboardInterrupt:
                         console.print("\n[dim]stopped; it is as if you had not asked[/]")
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: a second Ctrl-C would leave it half closed
             runner.run(opening.__aexit__(None, None, None))
 
 
