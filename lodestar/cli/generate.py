@@ -166,9 +166,10 @@ def chat(opening: Opening, model: str, *, temperature: float, max_tokens: int | 
                         console.print(f"[red]{escape(str(error))}[/]")
                     except KeyboardInterrupt:
                         console.print("\n[dim]stopped; it is as if you had not asked[/]")
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: a second Ctrl-C would leave it half closed
+        finally:  # a second Ctrl-C would leave it half closed
+            held = signal.signal(signal.SIGINT, signal.SIG_IGN)
             runner.run(opening.__aexit__(None, None, None))
+            signal.signal(signal.SIGINT, held)
 
 
 def opened(model: str, *, tls: Path | None = None, token: str | None = None) -> Opening:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,16 +105,19 @@ def test_defaults_fit_what_is_left_of_the_context(narrow: Path) -> None:
 def test_ctrl_c_at_the_prompt_ends_a_chat(narrow: Path) -> None:
     ours, theirs = pty.openpty()
     command = [Path(sys.executable).with_name("lodestar"), "chat", narrow]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as chat:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs tests in the background ignores it
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=heard
+    ) as chat:
         os.close(theirs)
         told = b""
         while "›".encode() not in told:
             told += os.read(ours, 4096)
         time.sleep(0.2)
-        for _ in range(300):  # impatiently: more of them while it closes change nothing
+        for _ in range(4):  # one that comes just before the terminal is read is not seen before the next
             chat.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                chat.wait(0.1)
+                chat.wait(10)
                 break
         assert chat.returncode == 0, told.decode()
     os.close(ours)
